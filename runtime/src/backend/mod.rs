@@ -1,0 +1,272 @@
+//! What executes the networks: [`Backend`] (is it here?) → [`Engine`] (one network, shared, immutable) → [`Session`]
+//! (per thread, runs into the caller's buffers).
+//!
+//! [`select`] chooses a backend. A named one fails hard with the reason; only `auto` may choose, and says what it chose
+//! and why. This version has one backend, [`cpu`]; the others answer [`BackendErrorKind::NotCompiled`].
+
+pub mod cpu;
+
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a person may ask for with `--backend`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BackendChoice {
+    /// The best one that works here.
+    #[default]
+    Auto,
+    /// The embedded pure-Rust engine (rten), fp32.
+    Cpu,
+    /// ONNX Runtime, opened at run time.
+    OnnxRuntime,
+    /// NVIDIA TensorRT, opened at run time.
+    TensorRt,
+}
+
+impl BackendChoice {
+    /// The name on the command line and in `summary.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Cpu => "cpu",
+            Self::OnnxRuntime => "onnxruntime",
+            Self::TensorRt => "tensorrt",
+        }
+    }
+}
+
+/// What a working backend says about itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BackendInfo {
+    /// Its name, as on the command line.
+    pub name: &'static str,
+    /// Name and version of what executes the network.
+    pub version: String,
+    /// The accelerator; none on a CPU.
+    pub device: Option<String>,
+}
+
+/// Why a backend cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BackendErrorKind {
+    /// This program was built without it.
+    NotCompiled,
+    /// Its library is not on this machine.
+    NotInstalled,
+    /// The library is here, but no device it could use.
+    NoDevice,
+    /// The library is older than this program needs.
+    TooOld,
+    /// A network file cannot be loaded.
+    Load,
+    /// A run failed, or was asked for something the network does not have.
+    Run,
+    /// A tensor holds NaN or infinity.
+    NotFinite,
+}
+
+/// An error of a backend; the message names the file or library, what was found, and the remedy.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct BackendError {
+    kind: BackendErrorKind,
+    message: String,
+}
+
+impl BackendError {
+    /// An error of this kind; `message` names file, expected, got and the remedy.
+    pub fn new(kind: BackendErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// What kind of error it is.
+    pub fn kind(&self) -> BackendErrorKind {
+        self.kind
+    }
+
+    fn not_compiled(name: &'static str) -> Self {
+        Self::new(
+            BackendErrorKind::NotCompiled,
+            format!("the backend `{name}` is not compiled into this version; use `--backend cpu` or `--backend auto`"),
+        )
+    }
+}
+
+/// A tensor in the caller's memory. Runs resize it as needed; the memory is reused.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TensorBuffer {
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its values, row-major.
+    pub data: Vec<f32>,
+}
+
+/// Name and shape of an input or output of a network; none = the axis may have any length.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorInfo {
+    /// Its name.
+    pub name: String,
+    /// Its axes.
+    pub shape: Vec<Option<usize>>,
+}
+
+/// How networks are executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Threads for the arithmetic, at least 1.
+    pub num_threads: usize,
+}
+
+/// One way to execute networks.
+pub trait Backend: Send + Sync {
+    /// Whether it works on this machine.
+    ///
+    /// # Errors
+    /// Why not: [`BackendErrorKind::NotCompiled`], `NotInstalled`, `NoDevice` or `TooOld`, with the remedy.
+    fn probe(&self) -> Result<BackendInfo, BackendError>;
+
+    /// Loads an ONNX file.
+    ///
+    /// # Errors
+    /// [`BackendErrorKind::Load`], naming the file.
+    fn load(&self, path: &Path, options: EngineOptions) -> Result<Arc<dyn Engine>, BackendError>;
+}
+
+/// One loaded network. Immutable; all threads share it.
+pub trait Engine: Send + Sync {
+    /// The file it came from.
+    fn path(&self) -> &Path;
+
+    /// What it wants.
+    fn inputs(&self) -> &[TensorInfo];
+
+    /// What it can give.
+    fn outputs(&self) -> &[TensorInfo];
+
+    /// A session for one thread.
+    ///
+    /// # Errors
+    /// [`BackendErrorKind::Run`] when resources for it are missing.
+    fn session(self: Arc<Self>) -> Result<Box<dyn Session>, BackendError>;
+}
+
+/// Runs one network on one thread.
+pub trait Session: Send {
+    /// Runs the network: `inputs` are (name, shape, row-major values); each of `outputs` is (name, buffer), and its
+    /// buffer gets the shape and values of that output. Only what the asked outputs need is computed.
+    ///
+    /// # Errors
+    /// [`BackendErrorKind::Run`] when a name is unknown, a shape does not fit, or the engine fails. Values are not
+    /// judged here: see [`check_finite`].
+    fn run(
+        &mut self,
+        inputs: &[(&str, &[usize], &[f32])],
+        outputs: &mut [(&str, &mut TensorBuffer)],
+    ) -> Result<(), BackendError>;
+}
+
+/// The chosen backend.
+pub struct Selection {
+    /// The backend.
+    pub backend: Box<dyn Backend>,
+    /// What it says about itself.
+    pub info: BackendInfo,
+    /// Why it was chosen, in words.
+    pub reason: String,
+}
+
+/// Chooses a backend.
+///
+/// # Errors
+/// When a named backend does not work here; `auto` always finds `cpu`.
+pub fn select(choice: BackendChoice) -> Result<Selection, BackendError> {
+    match choice {
+        BackendChoice::Cpu | BackendChoice::Auto => {
+            let backend = cpu::CpuBackend::default();
+            let info = backend.probe()?;
+            let reason = if choice == BackendChoice::Cpu {
+                "named with --backend"
+            } else {
+                "chosen by auto: the only backend compiled into this version"
+            };
+            Ok(Selection { backend: Box::new(backend), info, reason: reason.to_owned() })
+        }
+        BackendChoice::OnnxRuntime | BackendChoice::TensorRt => Err(BackendError::not_compiled(choice.name())),
+    }
+}
+
+/// The first value that is NaN or infinite. Costs about one pass over memory: cheap enough for every frame.
+pub fn first_not_finite(values: &[f32]) -> Option<usize> {
+    // x · 0 is 0 for finite x and NaN otherwise, and NaN survives sums: eight independent sums vectorise.
+    let mut sums = [0.0f32; 8];
+    let chunks = values.chunks_exact(8);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += value * 0.0;
+        }
+    }
+    let all_finite = sums.iter().sum::<f32>() == 0.0 && rest.iter().all(|value| value.is_finite());
+    if all_finite { None } else { values.iter().position(|value| !value.is_finite()) }
+}
+
+/// Refuses a tensor with NaN or infinity: `file` is the network it came from.
+///
+/// # Errors
+/// [`BackendErrorKind::NotFinite`], naming the file and the tensor.
+pub fn check_finite(file: &Path, tensor: &str, values: &[f32]) -> Result<(), BackendError> {
+    match first_not_finite(values) {
+        None => Ok(()),
+        Some(index) => Err(BackendError::new(
+            BackendErrorKind::NotFinite,
+            format!(
+                "{}: the output tensor `{tensor}` holds {} at index {index}, expected finite numbers; the weights are \
+                 broken: export the model again from a checkpoint whose training did not diverge",
+                file.display(),
+                values[index]
+            ),
+        )),
+    }
+}
+
+pub(crate) fn load_error(path: &Path, what: impl std::fmt::Display) -> BackendError {
+    BackendError::new(
+        BackendErrorKind::Load,
+        format!("{}: cannot be loaded as a network: {what}; export the model again", path.display()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_are_not_finite_are_found() {
+        for len in [0, 1, 7, 8, 9, 100] {
+            let mut values = vec![1.5; len];
+            assert_eq!(first_not_finite(&values), None);
+            for i in 0..len {
+                for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    values[i] = bad;
+                    assert_eq!(first_not_finite(&values), Some(i));
+                }
+                values[i] = f32::MAX;
+                assert_eq!(first_not_finite(&values), None);
+            }
+        }
+        let error = check_finite(Path::new("a/b.onnx"), "embedding", &[0.0, f32::NAN]).unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::NotFinite);
+        assert!(error.to_string().contains("a/b.onnx") && error.to_string().contains("`embedding`"));
+    }
+
+    #[test]
+    fn backends_of_later_versions_say_so() {
+        for choice in [BackendChoice::OnnxRuntime, BackendChoice::TensorRt] {
+            let error = select(choice).err().unwrap();
+            assert_eq!(error.kind(), BackendErrorKind::NotCompiled);
+            assert!(error.to_string().contains(choice.name()), "{error}");
+        }
+        assert_eq!(select(BackendChoice::Auto).unwrap().info.name, "cpu");
+    }
+}

@@ -1,0 +1,299 @@
+//! What was typed. `settings.rs` says what it means.
+//!
+//! Every option may also come from the environment (`HSG_` and the option's name) and from the TOML file of `--config`;
+//! what is typed wins over the environment, the environment over the file.
+
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Segments street scenes, live and hierarchically, without having been told any labels.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hsg",
+    version,
+    after_help = "Examples:\n  hsg run                      segment the shipped clip with the shipped model\n  \
+                  hsg run drive.mp4 --out result\n  hsg inspect camvid-r18\n\n\
+                  Exit codes: 0 done; 1 ran, but an input was skipped or a limit missed; 2 could not run; \
+                  130/143 interrupted, files whole."
+)]
+pub struct Cli {
+    /// Options of all commands.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of all commands.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Common options")]
+pub struct CommonArgs {
+    /// Say more (-v info, -vv debug, -vvv trace).
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, conflicts_with = "quiet")]
+    pub verbose: u8,
+    /// Say nothing but errors.
+    #[arg(short, long, global = true, env = "HSG_QUIET", value_parser = BoolishValueParser::new())]
+    pub quiet: bool,
+    /// Print one JSON document on stdout, and nothing else there.
+    #[arg(long, global = true, env = "HSG_JSON", value_parser = BoolishValueParser::new())]
+    pub json: bool,
+    /// Take settings from this TOML file; unknown keys are refused.
+    #[arg(long, global = true, value_name = "FILE.toml", env = "HSG_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Print the settings in effect as TOML and stop.
+    #[arg(long, global = true)]
+    pub show_settings: bool,
+    /// Threads for arithmetic [default: all cores].
+    #[arg(long, global = true, value_name = "N", env = "HSG_THREADS")]
+    pub threads: Option<usize>,
+}
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Segment folders of images and videos.
+    Run(RunArgs),
+    /// Measure the deployed model on labelled images.
+    Eval(EvalArgs),
+    /// Make the prototype bank, which gives segments their names.
+    Bank(BankArgs),
+    /// Measure latency and throughput; saves nothing.
+    Bench(BenchArgs),
+    /// Say what is in a model folder, a network file or a bank.
+    Inspect(InspectArgs),
+}
+
+/// Which backend executes the networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendArg {
+    /// The best one that works here; says which and why.
+    Auto,
+    /// Embedded, pure Rust.
+    Cpu,
+    /// ONNX Runtime (not compiled into this version).
+    #[value(name = "onnxruntime")]
+    OnnxRuntime,
+    /// NVIDIA TensorRT (not compiled into this version).
+    #[value(name = "tensorrt")]
+    TensorRt,
+}
+
+/// Number format of the networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionArg {
+    /// 32-bit floats.
+    Fp32,
+}
+
+/// Model and backend.
+#[derive(Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// Model folder, or the name of one under models/zoo or $HSG_MODELS [default: camvid-r18].
+    #[arg(long, value_name = "M", env = "HSG_MODEL")]
+    pub model: Option<String>,
+    /// What executes the networks [default: auto].
+    #[arg(long, value_name = "BACKEND", env = "HSG_BACKEND")]
+    pub backend: Option<BackendArg>,
+    /// Number format of the networks [default: fp32].
+    #[arg(long, value_name = "PRECISION", env = "HSG_PRECISION")]
+    pub precision: Option<PrecisionArg>,
+}
+
+/// How frames are computed.
+#[derive(Args, Clone, Debug)]
+pub struct ComputeArgs {
+    /// Each frame by itself: clustering from the grid, ids = that frame's cluster and group indices.
+    #[arg(long, env = "HSG_NO_TRACK", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub no_track: Option<bool>,
+    /// Cluster at full resolution: slow, the yardstick of accuracy.
+    #[arg(long, env = "HSG_REFERENCE", conflicts_with = "no_refine", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub reference: Option<bool>,
+    /// Give each pixel the label of its cell, without refinement at borders.
+    #[arg(long, env = "HSG_NO_REFINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub no_refine: Option<bool>,
+}
+
+/// Arguments of `hsg run`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  hsg run drive.mp4 --model camvid-r18 --out result --frames 100\n\n\
+    Without a SOURCE the shipped clip is segmented. Look at OUT/overlay/*.jpg first.")]
+pub struct RunArgs {
+    /// Folder of images (sorted by name) or file.mp4; `?rate=30` may follow. Several run side by side.
+    #[arg(value_name = "SOURCE")]
+    pub sources: Vec<String>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    /// Folder to write to; must be new or empty [default: hsg-out, hsg-out-2, …].
+    #[arg(long, value_name = "DIR", env = "HSG_OUT")]
+    pub out: Option<PathBuf>,
+    /// Write into a folder that holds files already.
+    #[arg(long, env = "HSG_FORCE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub force: Option<bool>,
+    /// Comma list of overlay, labels, classes, frames, video, none [default: all but none].
+    #[arg(long, value_name = "KINDS", env = "HSG_SAVE")]
+    pub save: Option<String>,
+    /// Most bytes to write, for example 500M or 2G.
+    #[arg(long, value_name = "BYTES", env = "HSG_MAX_DISK")]
+    pub max_disk: Option<String>,
+    /// Stop after this many frames of each source.
+    #[arg(long, value_name = "N", env = "HSG_FRAMES")]
+    pub frames: Option<u64>,
+    /// Play files at their own rate and drop what is too late; the newest frame wins.
+    #[arg(long, env = "HSG_REALTIME", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub realtime: Option<bool>,
+    /// Name of a source; repeat it in the order of the sources [default: file names].
+    #[arg(long = "name", value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// A data set.
+#[derive(Args, Clone, Debug)]
+pub struct DatasetArgs {
+    /// Kind of data set: camvid or folder.
+    #[arg(long, value_name = "NAME", env = "HSG_DATASET")]
+    pub dataset: Option<String>,
+    /// Its folder.
+    #[arg(long, value_name = "DIR", env = "HSG_ROOT")]
+    pub root: Option<PathBuf>,
+    /// Its split, for example train, val or test.
+    #[arg(long, value_name = "S", env = "HSG_SPLIT")]
+    pub split: Option<String>,
+    /// Only these drives or sequences.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', env = "HSG_SEQUENCES")]
+    pub sequences: Vec<String>,
+}
+
+/// Arguments of `hsg eval`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  hsg eval --dataset camvid --root data/camvid --split val --model camvid-r18")]
+pub struct EvalArgs {
+    #[command(flatten)]
+    pub dataset: DatasetArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    /// Write evaluation.json here.
+    #[arg(long, value_name = "DIR", env = "HSG_OUT")]
+    pub out: Option<PathBuf>,
+    /// Write the predicted classes here, 8-bit PNG of train ids, under the images' own names.
+    #[arg(long, value_name = "DIR", env = "HSG_SAVE_PREDICTIONS")]
+    pub save_predictions: Option<PathBuf>,
+    /// Stop after this many frames.
+    #[arg(long, value_name = "N", env = "HSG_FRAMES")]
+    pub frames: Option<u64>,
+}
+
+/// Arguments of `hsg bank`.
+#[derive(Args, Clone, Debug)]
+pub struct BankArgs {
+    /// What to do with the bank.
+    #[command(subcommand)]
+    pub command: BankCommand,
+}
+
+/// A command on banks.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BankCommand {
+    /// Make the bank of a model from labelled images, with the deployed network and clustering.
+    Build(BankBuildArgs),
+}
+
+/// Arguments of `hsg bank build`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Example:\n  hsg bank build --dataset camvid --root data/camvid --split train --model runs/model"
+)]
+pub struct BankBuildArgs {
+    #[command(flatten)]
+    pub dataset: DatasetArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Write the model with its bank here instead of replacing M.
+    #[arg(long, value_name = "DIR", env = "HSG_OUT")]
+    pub out: Option<PathBuf>,
+    /// How prototypes are stored [default: int8].
+    #[arg(long, value_name = "TYPE", env = "HSG_STORAGE")]
+    pub storage: Option<StorageArg>,
+    /// Cluster at full resolution.
+    #[arg(long, env = "HSG_REFERENCE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub reference: Option<bool>,
+    /// Stop after this many images.
+    #[arg(long, value_name = "N", env = "HSG_FRAMES")]
+    pub frames: Option<u64>,
+}
+
+/// How prototypes are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StorageArg {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// 8-bit integers with one scale per prototype.
+    Int8,
+}
+
+/// Arguments of `hsg bench`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  hsg bench drive.mp4 --model camvid-r18 --frames 500")]
+pub struct BenchArgs {
+    /// Folder of images or file.mp4; played again and again.
+    #[arg(value_name = "SOURCE")]
+    pub source: Option<String>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    /// Frames to measure [default: 200].
+    #[arg(long, value_name = "N", env = "HSG_FRAMES")]
+    pub frames: Option<u64>,
+    /// Play at this rate and drop what is too late, instead of as fast as possible.
+    #[arg(long, value_name = "HZ", env = "HSG_RATE")]
+    pub rate: Option<f64>,
+}
+
+/// Arguments of `hsg inspect`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  hsg inspect camvid-r18\n  hsg inspect models/zoo/camvid-r18/embedding.fp32.onnx")]
+pub struct InspectArgs {
+    /// Model folder or name, .onnx file, or bank file.
+    #[arg(value_name = "M|FILE")]
+    pub what: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        use clap::CommandFactory as _;
+        fn check(command: &mut clap::Command) {
+            let has_subcommands = command.has_subcommands();
+            if !has_subcommands {
+                let name = command.get_name().to_owned();
+                let help = command.render_long_help().to_string();
+                assert!(
+                    help.contains("Example:") && help.contains(&format!("hsg {name}")) || help.contains("hsg bank"),
+                    "{name}"
+                );
+            }
+            for subcommand in command.get_subcommands_mut().filter(|c| c.get_name() != "help") {
+                check(subcommand);
+            }
+        }
+        check(&mut Cli::command());
+    }
+}

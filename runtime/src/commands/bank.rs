@@ -1,0 +1,104 @@
+//! `hsg bank build`: prototypes of all base segments of labelled images.
+//!
+//! Each image is clustered by itself (from the grid, no tracking) with the deployed network. A segment's pixels are
+//! those that nearest upsampling of the cell map gives it, which is the protocol of the baseline page; its class is the
+//! label of most of them (ties: smallest id), and segments that are mostly unlabelled are left out.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use retrieval::{BankBuilder, majority_label};
+use runtime::pipeline::{Processor, ProcessorSpec, Resolution};
+use segcore::label_space::IGNORE;
+use serde::Serialize;
+
+use super::eval::same_label_space;
+use super::{ImageProgress, Outcome, deploy};
+use crate::printer::{Printer, table};
+use crate::settings::BankBuildSettings;
+use crate::signals::Signals;
+
+/// What `hsg bank build` prints with `--json`.
+#[derive(Serialize)]
+struct BankReport {
+    model: String,
+    path: String,
+    images: u64,
+    prototypes: usize,
+    /// Segments left out because most of their pixels are unlabelled.
+    without_label: u64,
+    bytes: usize,
+    per_class: serde_json::Map<String, serde_json::Value>,
+}
+
+pub fn build(settings: &BankBuildSettings, printer: Printer) -> anyhow::Result<Outcome> {
+    let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
+    let dataset = settings.dataset.open()?;
+    let deployment = deploy(&settings.model, printer)?;
+    same_label_space(&deployment, &*dataset)?;
+    let resolution = if settings.reference { Resolution::Reference } else { Resolution::Nearest };
+    let mut processor = Processor::new(Arc::clone(&deployment), ProcessorSpec { tracking: false, resolution })?;
+    let manifest = deployment.manifest();
+    let (dim, space) = (manifest.network.embedding_dim, deployment.label_space());
+    let mut builder = BankBuilder::new(dim, deployment.folder().model_hash(), &manifest.label_space);
+    let mut slots = Vec::new();
+    let mut counts = vec![0u64; space.num_classes()];
+    let mut without_label = 0;
+    let samples = dataset.samples();
+    let wanted = settings.frames.map_or(samples.len(), |frames| samples.len().min(frames as usize));
+    let mut progress = ImageProgress::new(printer, dataset.split(), wanted as u64);
+    for sample in &samples[..wanted] {
+        if let Some(signal) = signals.received() {
+            return Ok(Outcome::Interrupted(signal));
+        }
+        let frame = dataset.read_image(sample)?;
+        let truth = dataset.read_annotation(sample)?;
+        let segments =
+            processor.base_segments(&frame, &mut slots).with_context(|| format!("image {}", sample.image.display()))?;
+        let labels = majority_label(&slots, &truth.train_ids, segments.num_slots, IGNORE);
+        for (slot, label) in labels.into_iter().enumerate() {
+            let prototype = &segments.prototypes[slot * dim..(slot + 1) * dim];
+            match label {
+                _ if segments.areas[slot] == 0 => {}
+                Some(train_id) => {
+                    builder.push(prototype, train_id)?;
+                    if let Some(count) = counts.get_mut(usize::from(train_id)) {
+                        *count += 1;
+                    }
+                }
+                None => without_label += 1,
+            }
+        }
+        progress.step();
+    }
+    drop(progress);
+    let num_prototypes = builder.len();
+    ensure!(
+        num_prototypes > 0,
+        "no segment of the {wanted} images has a label; check that the annotations are not all void"
+    );
+    let images = u32::try_from(wanted).context("more images than a bank can count")?;
+    builder.set_source(images, &format!("annotations of {} {}", dataset.name(), dataset.split()));
+    let encoded = builder.finish(settings.storage())?;
+    let bytes = encoded.bytes();
+    let folder = deployment.folder().rewrite(settings.out.as_deref(), &[(models::manifest::BANK, bytes)])?;
+    let report = BankReport {
+        model: manifest.name.clone(),
+        path: folder.path().display().to_string(),
+        images: wanted as u64,
+        prototypes: num_prototypes,
+        without_label,
+        bytes: bytes.len(),
+        per_class: space.classes.iter().zip(&counts).map(|(class, &n)| (class.name.clone(), n.into())).collect(),
+    };
+    printer.document(&report)?;
+    let mut rows = vec![vec!["class".to_owned(), "prototypes".to_owned()]];
+    rows.extend(space.classes.iter().zip(&counts).map(|(class, n)| vec![class.name.clone(), n.to_string()]));
+    printer.text(format!(
+        "{}{num_prototypes} prototypes of {wanted} images ({without_label} segments are mostly unlabelled), {:.2} MB, in {}",
+        table(&rows),
+        bytes.len() as f64 / 1e6,
+        report.path
+    ))?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,178 @@
+//! `hsg bench`: latency and throughput of the whole pipeline; plays its source again and again and saves nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use runtime::PipelineError;
+use runtime::pipeline::publish::Discard;
+use runtime::pipeline::summary::Summary;
+use runtime::pipeline::{self, Control, PipelineSpec, Processor, Progress};
+use runtime::source::{self, Source, SourceError, SourceEvent, SourceInfo, SourceSpec};
+use serde::Serialize;
+
+use super::{Outcome, deploy, frame_bar};
+use crate::printer::{Printer, table};
+use crate::settings::BenchSettings;
+use crate::shipped;
+use crate::signals::Signals;
+
+/// What `hsg bench` prints with `--json`: the summary and what only a benchmark asks.
+#[derive(Serialize)]
+struct BenchReport {
+    #[serde(flatten)]
+    summary: Summary,
+    /// Mean time inside the two networks, part of embed and group.
+    network_millis: f64,
+    /// Share of the sum of stage means outside the networks, 0–1.
+    outside_network_share: f64,
+    /// Share of the sum of stage means outside the stages embed and group, 0–1.
+    outside_network_stages_share: f64,
+    /// Resident set after 10 frames.
+    rss_start_bytes: u64,
+    /// Resident set after the last frame.
+    rss_end_bytes: u64,
+}
+
+pub fn run(settings: &BenchSettings, printer: Printer) -> anyhow::Result<Outcome> {
+    let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
+    let text = match &settings.source {
+        Some(text) => text.clone(),
+        None => shipped::default_clip()?.display().to_string(),
+    };
+    let mut source = LoopedSource::open(&text)?;
+    let deployment = deploy(&settings.model, printer)?;
+    let spec = settings.compute.processor(source.info().is_sequence || settings.rate_hz.is_some());
+    let mut processor = Processor::new(Arc::clone(&deployment), spec)?;
+    let spec = PipelineSpec {
+        name: source.name().to_owned(),
+        max_frames: Some(settings.frames),
+        realtime_hz: settings.rate_hz,
+    };
+    let bar = frame_bar(printer, &spec.name, Some(settings.frames));
+    let progress = Progress::default();
+    let control = Control::new(signals.stop_flag());
+    let result = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("hsg-compute".to_owned()).spawn_scoped(scope, || {
+            pipeline::run(&mut source, &mut processor, &mut Discard, &spec, &control, &progress)
+        });
+        let handle = thread.map_err(|source| PipelineError::Spawn { source })?;
+        while !handle.is_finished() {
+            if let Some(bar) = &bar {
+                bar.set_position(progress.frames.load(std::sync::atomic::Ordering::Relaxed));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        handle.join().unwrap_or(Err(PipelineError::Thread { name: spec.name.clone(), thread: "hsg-compute" }))
+    });
+    if let Some(bar) = &bar {
+        bar.finish_and_clear();
+    }
+    let report = result?;
+    let summary = Summary::new(&deployment, &text, &report);
+    let stages = summary.stages_millis;
+    let (total, network) = (stages.total_mean(), report.measured.network.distribution().mean);
+    let share = |part: f64| if total > 0.0 { part / total } else { 0.0 };
+    let bench = BenchReport {
+        network_millis: network,
+        outside_network_share: share(total - network),
+        outside_network_stages_share: share(total - stages.embed.mean - stages.group.mean),
+        rss_start_bytes: report.measured.rss_start_bytes,
+        rss_end_bytes: report.measured.rss_end_bytes,
+        summary,
+    };
+    printer.document(&bench)?;
+    printer.text(text_report(&bench))?;
+    match signals.received() {
+        Some(signal) => Ok(Outcome::Interrupted(signal)),
+        None if report.complete() => Ok(Outcome::Done),
+        None => Ok(Outcome::Incomplete),
+    }
+}
+
+fn text_report(bench: &BenchReport) -> String {
+    let summary = &bench.summary;
+    let stages = summary.stages_millis;
+    let total = stages.total_mean();
+    let millis = |value: f64| format!("{value:.2}");
+    let mut rows = vec![["", "mean ms", "p50", "p99", "p99.9", "max", "share"].map(str::to_owned).to_vec()];
+    let mut row = |name: &str, d: pipeline::stats::Distribution, share: String| {
+        rows.push(vec![
+            name.to_owned(),
+            millis(d.mean),
+            millis(d.p50),
+            millis(d.p99),
+            millis(d.p999),
+            millis(d.max),
+            share,
+        ]);
+    };
+    row("latency", summary.latency_millis, String::new());
+    for (name, distribution) in stages.named() {
+        let share = if total > 0.0 { distribution.mean / total } else { 0.0 };
+        row(name, distribution, format!("{:.1} %", 100.0 * share));
+    }
+    let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    format!(
+        "{} frames in {:.2} s: {:.2} fps; {} dropped; jitter {} ms; {} threads of {}\n{}\
+         sum of stage means {} ms, of it networks {} ms; outside the networks {:.1} % (outside the stages embed and group {:.1} %)\n\
+         resident memory {} after {} frames, {} at the end, peak {}",
+        summary.frames,
+        summary.seconds,
+        summary.frames_per_second,
+        summary.dropped,
+        millis(summary.jitter_millis),
+        summary.machine.threads,
+        summary.machine.cpu,
+        table(&rows),
+        millis(total),
+        millis(bench.network_millis),
+        100.0 * bench.outside_network_share,
+        100.0 * bench.outside_network_stages_share,
+        megabytes(bench.rss_start_bytes),
+        summary.frames.min(pipeline::publish::WARM_UP_FRAMES),
+        megabytes(bench.rss_end_bytes),
+        megabytes(summary.peak_rss_bytes),
+    )
+}
+
+/// A source that starts again at its end, for ever.
+struct LoopedSource {
+    spec: SourceSpec,
+    inner: Box<dyn Source>,
+    /// Whether this round had a frame: a source without any must not be tried for ever.
+    any_frame: bool,
+}
+
+impl LoopedSource {
+    fn open(text: &str) -> Result<Self, SourceError> {
+        let spec = SourceSpec::parse(text)?;
+        let inner = source::open_spec(&spec)?;
+        Ok(Self { spec, inner, any_frame: false })
+    }
+}
+
+impl Source for LoopedSource {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn info(&self) -> &SourceInfo {
+        self.inner.info()
+    }
+
+    fn next(&mut self, frame: &mut segcore::image::Frame) -> Result<SourceEvent, SourceError> {
+        loop {
+            match self.inner.next(frame)? {
+                SourceEvent::End { .. } if self.any_frame => {
+                    self.inner = source::open_spec(&self.spec)?;
+                    self.any_frame = false;
+                }
+                event => {
+                    self.any_frame |= matches!(event, SourceEvent::Frame);
+                    return Ok(event);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! `hsg eval`: measures the deployed pipeline on labelled images. Nothing is dropped: an image or annotation that cannot
+//! be read ends the evaluation, because a figure without it would be another figure.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use datasets::Dataset;
+use evaluation::ConfusionMatrix;
+use runtime::pipeline::slot::FrameSlot;
+use runtime::pipeline::summary::{BackendSummary, Machine};
+use runtime::pipeline::{Deployment, Processor};
+use runtime::sink::{NO_SEGMENT, SegmentedFrame};
+use runtime::source::TRACKED_RATE_HZ;
+use segcore::label_space::{IGNORE, LabelSpace};
+use serde::Serialize;
+
+use super::{ImageProgress, Outcome, deploy, write_json};
+use crate::printer::{Printer, table};
+use crate::settings::EvalSettings;
+use crate::signals::Signals;
+
+/// The evaluation JSON; null where a measure does not apply or does not exist in this version.
+#[derive(Serialize)]
+struct Evaluation {
+    dataset: String,
+    split: String,
+    frames: u64,
+    model: String,
+    backend: BackendSummary,
+    precision: String,
+    /// How labels got to pixels: refined, nearest or reference.
+    resolution: &'static str,
+    /// Whether sequences of at least 5 Hz were tracked.
+    track: bool,
+    miou: Option<f64>,
+    accuracy: Option<f64>,
+    category_miou: Option<f64>,
+    iiou: Option<f64>,
+    category_iiou: Option<f64>,
+    per_class: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Pixels: rows = truth, columns = prediction, the last column = no class.
+    confusion: Option<Vec<Vec<u64>>>,
+    levels: Vec<LevelEvaluation>,
+    stq: SegmentationAndTrackingQuality,
+    machine: Machine,
+}
+
+#[derive(Default, Serialize)]
+struct LevelEvaluation {
+    level: usize,
+    covering: Option<f64>,
+    nf_covering: Option<f64>,
+    region_f: Option<f64>,
+    flicker: Option<f64>,
+    id_stability: Option<f64>,
+    /// Mean number of segments with pixels.
+    segments_mean: f64,
+}
+
+#[derive(Default, Serialize)]
+struct SegmentationAndTrackingQuality {
+    stq: Option<f64>,
+    aq: Option<f64>,
+    sq: Option<f64>,
+}
+
+pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome> {
+    let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
+    let dataset = settings.dataset.open()?;
+    let deployment = deploy(&settings.model, printer)?;
+    let has_classes = deployment.bank().is_some();
+    if has_classes {
+        same_label_space(&deployment, &*dataset)?;
+    }
+    ensure!(
+        has_classes || settings.save_predictions.is_none(),
+        "--save-predictions: the model {} has no prototype bank, so there are no classes to save; make one with `hsg bank build`",
+        deployment.manifest().name
+    );
+    let mut processor = Processor::new(Arc::clone(&deployment), settings.compute.processor(false))?;
+    let mut slot = FrameSlot::default();
+    let mut confusion = ConfusionMatrix::new(deployment.label_space().num_classes())?;
+    let mut prediction = Vec::new();
+    let mut segments: Vec<u64> = vec![0; deployment.level_sizes().len()];
+    let mut frames = 0u64;
+    let mut tracked_any = false;
+    let samples = dataset.samples();
+    let wanted = settings.frames.map_or(samples.len(), |frames| samples.len().min(frames as usize));
+    let mut progress = ImageProgress::new(printer, dataset.split(), wanted as u64);
+    let mut sequence: Option<&str> = None;
+    for sample in &samples[..wanted] {
+        if let Some(signal) = signals.received() {
+            return Ok(Outcome::Interrupted(signal));
+        }
+        if sequence != Some(&sample.sequence) {
+            let fast = dataset.rate_hz(&sample.sequence).is_some_and(|rate| rate >= TRACKED_RATE_HZ);
+            let tracking = settings.compute.track && fast;
+            tracked_any |= tracking;
+            slot.output.stream.clone_from(&sample.sequence);
+            processor.restart(tracking);
+            sequence = Some(&sample.sequence);
+        }
+        slot.output.frame = dataset.read_image(sample)?;
+        slot.output.frame.index = sample.index_in_sequence as u64;
+        let truth = dataset.read_annotation(sample)?;
+        processor.process(&mut slot)?;
+        for (sum, level) in segments.iter_mut().zip(&slot.output.levels) {
+            *sum += level.segments.iter().filter(|segment| segment.present).count() as u64;
+        }
+        if has_classes {
+            classes_of(&slot.output, &mut prediction);
+            confusion.update(&truth.train_ids, &prediction, IGNORE)?;
+            if let Some(folder) = &settings.save_predictions {
+                save_prediction(folder, &sample.name, &slot.output, &prediction)?;
+            }
+        }
+        frames += 1;
+        progress.step();
+    }
+    drop(progress);
+    let evaluation = summarise(settings, &deployment, &*dataset, (frames, tracked_any), &confusion, &segments);
+    printer.text(text_report(&evaluation, deployment.label_space()))?;
+    printer.document(&evaluation)?;
+    if let Some(folder) = &settings.out {
+        write_json(&folder.join("evaluation.json"), &evaluation)?;
+        printer.status(format!("figures: {}", folder.join("evaluation.json").display()));
+    }
+    Ok(Outcome::Done)
+}
+
+/// A bank knows the classes of one label space; comparing its ids with those of another would be nonsense.
+pub(super) fn same_label_space(deployment: &Deployment, dataset: &dyn Dataset) -> anyhow::Result<()> {
+    let (model, data) = (deployment.label_space(), dataset.label_space());
+    let names = |space: &LabelSpace| -> Vec<String> { space.classes.iter().map(|class| class.name.clone()).collect() };
+    ensure!(
+        names(model) == names(&data),
+        "{}: the model's label space is {} ({}), that of the data set {} is {} ({}); use a model with a bank of the same classes",
+        deployment.folder().path().display(),
+        model.name,
+        names(model).join(", "),
+        dataset.name(),
+        data.name,
+        names(&data).join(", ")
+    );
+    Ok(())
+}
+
+/// Train id of every pixel; [`IGNORE`] where it has none.
+fn classes_of(frame: &SegmentedFrame, classes: &mut Vec<u8>) {
+    let segments = frame.levels.first().map_or(&[][..], |level| &level.segments);
+    classes.clear();
+    classes.extend(frame.slots.iter().map(|&slot| match slot {
+        NO_SEGMENT => IGNORE,
+        slot => segments.get(usize::from(slot)).and_then(|segment| segment.train_id).unwrap_or(IGNORE),
+    }));
+}
+
+fn save_prediction(folder: &Path, name: &str, frame: &SegmentedFrame, prediction: &[u8]) -> anyhow::Result<()> {
+    let path = folder.join(format!("{name}.png"));
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)
+            .with_context(|| format!("cannot make the folder {}; check its permissions", parent.display()))?;
+    }
+    Ok(segcore::image_io::write_gray8(&path, frame.size, prediction)?)
+}
+
+fn summarise(
+    settings: &EvalSettings,
+    deployment: &Deployment,
+    dataset: &dyn Dataset,
+    (frames, track): (u64, bool),
+    confusion: &ConfusionMatrix,
+    segments: &[u64],
+) -> Evaluation {
+    let result = deployment.bank().is_some().then(|| confusion.result());
+    let per_class = result.as_ref().map(|result| {
+        let classes = &deployment.label_space().classes;
+        classes.iter().zip(&result.per_class).map(|(class, iou)| (class.name.clone(), (*iou).into())).collect()
+    });
+    use runtime::pipeline::Resolution;
+    Evaluation {
+        dataset: dataset.name().to_owned(),
+        split: dataset.split().to_owned(),
+        frames,
+        model: deployment.manifest().name.clone(),
+        backend: BackendSummary::of(deployment),
+        precision: deployment.spec().precision.to_string(),
+        resolution: match settings.compute.resolution() {
+            Resolution::Refined => "refined",
+            Resolution::Nearest => "nearest",
+            Resolution::Reference => "reference",
+        },
+        track,
+        miou: result.as_ref().and_then(|result| result.miou),
+        accuracy: result.as_ref().and_then(|result| result.accuracy),
+        category_miou: None,
+        iiou: None,
+        category_iiou: None,
+        per_class,
+        confusion: result.map(|_| confusion.rows().map(<[u64]>::to_vec).collect()),
+        levels: segments
+            .iter()
+            .enumerate()
+            .map(|(level, &sum)| LevelEvaluation {
+                level,
+                segments_mean: sum as f64 / frames.max(1) as f64,
+                ..LevelEvaluation::default()
+            })
+            .collect(),
+        stq: SegmentationAndTrackingQuality::default(),
+        machine: Machine::of(deployment),
+    }
+}
+
+fn text_report(evaluation: &Evaluation, label_space: &LabelSpace) -> String {
+    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{:.1}", 100.0 * value));
+    let mut text = format!(
+        "{} {}, {} frames, model {}, {} ({}), labels {}, tracking {}\n",
+        evaluation.dataset,
+        evaluation.split,
+        evaluation.frames,
+        evaluation.model,
+        evaluation.backend.name,
+        evaluation.precision,
+        evaluation.resolution,
+        if evaluation.track { "on" } else { "off" }
+    );
+    if let Some(per_class) = &evaluation.per_class {
+        let mut rows = vec![vec!["class".to_owned(), "IoU %".to_owned()]];
+        for class in &label_space.classes {
+            let iou = per_class.get(&class.name).and_then(serde_json::Value::as_f64);
+            rows.push(vec![class.name.clone(), percent(iou)]);
+        }
+        text.push_str(&table(&rows));
+        text.push_str(&format!("mIoU {} %, accuracy {} %\n", percent(evaluation.miou), percent(evaluation.accuracy)));
+    } else {
+        text.push_str("no prototype bank: no classes to measure\n");
+    }
+    let means: BTreeMap<usize, String> =
+        evaluation.levels.iter().map(|level| (level.level, format!("{:.1}", level.segments_mean))).collect();
+    let means: Vec<String> = means.into_iter().map(|(level, mean)| format!("level {level}: {mean}")).collect();
+    text.push_str(&format!("segments per frame: {}", means.join(", ")));
+    text
+}

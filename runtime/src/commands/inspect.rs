@@ -1,0 +1,223 @@
+//! `hsg inspect`: what is in a model folder, a network file or a bank.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use models::graph::{Dim, Graph};
+use models::manifest::{ModelFolder, Precision};
+use models::weights::Weights;
+use retrieval::Bank;
+use serde::Serialize;
+use serde_json::json;
+
+use super::Outcome;
+use crate::cli::InspectArgs;
+use crate::printer::{Printer, table};
+use crate::shipped;
+
+/// What a network file holds.
+#[derive(Serialize)]
+struct NetworkReport {
+    file: String,
+    bytes: u64,
+    inputs: BTreeMap<String, String>,
+    outputs: BTreeMap<String, String>,
+    operators: BTreeMap<&'static str, usize>,
+    parameters: usize,
+    tensors: usize,
+}
+
+/// What a bank holds.
+#[derive(Serialize)]
+struct BankReport {
+    file: String,
+    bytes: u64,
+    prototypes: usize,
+    dimension: usize,
+    storage: String,
+    label_space: String,
+    images: u32,
+    labels_from: String,
+    model_hash: String,
+}
+
+pub fn run(args: &InspectArgs, printer: Printer) -> anyhow::Result<Outcome> {
+    let path = Path::new(&args.what);
+    if path.is_file() {
+        if path.extension().is_some_and(|extension| extension == "onnx") {
+            let report = network(path)?;
+            printer.document(&report)?;
+            printer.text(network_text(&report))?;
+        } else if starts_with(path, &retrieval::MAGIC)? {
+            let report = bank(path)?;
+            printer.document(&report)?;
+            printer.text(bank_text(&report))?;
+        } else {
+            bail!(
+                "{}: expected a model folder, an .onnx file or a prototype bank (magic HSGB), got another file; \
+                 for a model name its folder, not its model.toml",
+                path.display()
+            );
+        }
+        return Ok(Outcome::Done);
+    }
+    model(&shipped::open_model(&args.what)?, printer)?;
+    Ok(Outcome::Done)
+}
+
+fn model(folder: &ModelFolder, printer: Printer) -> anyhow::Result<()> {
+    let manifest = folder.manifest();
+    let mut networks = Vec::new();
+    for precision in [Precision::Fp32, Precision::Fp16, Precision::Int8] {
+        for path in [folder.embedding_path(precision), folder.grouping_path(precision)].into_iter().flatten() {
+            networks.push(network(&path)?);
+        }
+    }
+    let bank = folder.bank_path().map(|path| bank(&path)).transpose()?;
+    // The folder was opened, so every hash has been compared.
+    printer.document(&json!({
+        "path": folder.path().display().to_string(),
+        "model_hash": folder.model_hash(),
+        "hashes_match": true,
+        "manifest": manifest,
+        "networks": networks,
+        "bank": bank,
+    }))?;
+    let groups: Vec<String> = manifest.groups().iter().map(ToString::to_string).collect();
+    let preprocessing = &manifest.preprocessing;
+    let rows = [
+        ("model", manifest.name.clone()),
+        ("folder", folder.path().display().to_string()),
+        ("model hash", folder.model_hash().to_owned()),
+        ("files", format!("{}, all hashes match", manifest.files.len())),
+        ("licence", manifest.license.clone()),
+        (
+            "network",
+            format!(
+                "{:?}, width × {}, {} channels at stride {}",
+                manifest.network.backbone,
+                manifest.network.width_factor,
+                manifest.network.embedding_dim,
+                manifest.stride
+            ),
+        ),
+        ("input", format!("at most {} pixels, in multiples of {}", preprocessing.input, preprocessing.multiple)),
+        (
+            "base segments",
+            format!(
+                "{}×{} grid, {} rounds",
+                manifest.kmeans.grid_rows, manifest.kmeans.grid_columns, manifest.kmeans.rounds
+            ),
+        ),
+        ("groups", groups.join(", ")),
+        ("label space", manifest.label_space.clone()),
+    ];
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(key, value)| vec![key.to_owned(), value]).collect();
+    let width = rows.iter().map(|row| row[0].len()).max().unwrap_or(0);
+    let mut text: String = rows.iter().map(|row| format!("{:<width$}  {}\n", row[0], row[1])).collect();
+    if !manifest.training.is_empty() {
+        let training = toml::to_string(&manifest.training).context("cannot print the training receipt")?;
+        text.push_str("\ntraining\n");
+        text.extend(training.lines().map(|line| format!("  {line}\n")));
+    }
+    for report in &networks {
+        text.push('\n');
+        text.push_str(&network_text(report));
+    }
+    text.push('\n');
+    match &bank {
+        Some(report) => text.push_str(&bank_text(report)),
+        None => text.push_str("no prototype bank: segments get no classes; make one with `hsg bank build`\n"),
+    }
+    printer.text(text)
+}
+
+fn network(path: &Path) -> anyhow::Result<NetworkReport> {
+    let bytes = models::files::read_file(path)?;
+    let (graph, weights): (Graph, Weights) = models::onnx::read(&bytes, path)?;
+    let mut operators: BTreeMap<&'static str, usize> = BTreeMap::new();
+    for node in &graph.nodes {
+        *operators.entry(node.op.onnx_name()).or_default() += 1;
+    }
+    let shapes = |values: &[models::graph::ValueInfo]| {
+        values.iter().map(|value| (value.name.clone(), shape_text(&value.dims))).collect()
+    };
+    Ok(NetworkReport {
+        file: path.display().to_string(),
+        bytes: bytes.len() as u64,
+        inputs: shapes(&graph.inputs),
+        outputs: shapes(&graph.outputs),
+        operators,
+        parameters: weights.values().map(|tensor| tensor.values.len()).sum(),
+        tensors: weights.len(),
+    })
+}
+
+fn shape_text(dims: &[Dim]) -> String {
+    let axes: Vec<String> = dims
+        .iter()
+        .map(|dim| match dim {
+            Dim::Fixed(length) => length.to_string(),
+            Dim::Named(name) => name.clone(),
+        })
+        .collect();
+    format!("[{}]", axes.join(", "))
+}
+
+fn network_text(report: &NetworkReport) -> String {
+    let mut text = format!(
+        "{}: {:.2} MB, {} parameters in {} tensors\n",
+        report.file,
+        report.bytes as f64 / 1e6,
+        report.parameters,
+        report.tensors
+    );
+    for (kind, values) in [("input", &report.inputs), ("output", &report.outputs)] {
+        for (name, shape) in values {
+            text.push_str(&format!("  {kind} {name} {shape}\n"));
+        }
+    }
+    let rows: Vec<Vec<String>> =
+        report.operators.iter().map(|(name, count)| vec![format!("  {name}"), count.to_string()]).collect();
+    text.push_str(&table(&rows));
+    text
+}
+
+fn bank(path: &Path) -> anyhow::Result<BankReport> {
+    let bytes = std::fs::metadata(path).map(|metadata| metadata.len()).unwrap_or(0);
+    let bank = Bank::open(path)?;
+    Ok(BankReport {
+        file: path.display().to_string(),
+        bytes,
+        prototypes: bank.len(),
+        dimension: bank.dim(),
+        storage: format!("{:?}", bank.storage()).to_lowercase(),
+        label_space: bank.label_space().to_owned(),
+        images: bank.num_images(),
+        labels_from: bank.labels_from().to_owned(),
+        model_hash: bank.model_hash().to_owned(),
+    })
+}
+
+fn bank_text(report: &BankReport) -> String {
+    format!(
+        "{}: {:.2} MB, {} prototypes of {} values in {}, label space {}\n  from {} images, {}\n  for the model {}\n",
+        report.file,
+        report.bytes as f64 / 1e6,
+        report.prototypes,
+        report.dimension,
+        report.storage,
+        report.label_space,
+        report.images,
+        report.labels_from,
+        report.model_hash
+    )
+}
+
+fn starts_with(path: &Path, magic: &[u8]) -> anyhow::Result<bool> {
+    use std::io::Read as _;
+    let mut start = vec![0; magic.len()];
+    let mut file = std::fs::File::open(path).with_context(|| format!("{}: cannot be opened", path.display()))?;
+    Ok(file.read_exact(&mut start).is_ok() && start == magic)
+}

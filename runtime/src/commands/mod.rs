@@ -1,0 +1,166 @@
+//! One file per command, and what they share.
+
+mod bank;
+mod bench;
+mod eval;
+mod inspect;
+mod run;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use runtime::backend::BackendChoice;
+use runtime::pipeline::Deployment;
+use serde::Serialize;
+
+use crate::cli::{BankCommand, Cli, Command};
+use crate::printer::{Printer, init_log};
+use crate::settings::{BankBuildSettings, Base, BenchSettings, ConfigFile, EvalSettings, ModelSettings, RunSettings};
+use crate::shipped;
+use crate::signals::Signal;
+
+/// How a command ended, when it did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is done.
+    Done,
+    /// It ran, but a stated limit was missed or an input was skipped.
+    Incomplete,
+    /// Bounded work was interrupted; files are whole.
+    Interrupted(Signal),
+}
+
+/// Reads the command line and runs the command. Usage errors end the program here, with exit code 2.
+///
+/// # Errors
+/// When the command could not run.
+pub fn run_program() -> anyhow::Result<Outcome> {
+    let cli = Cli::parse();
+    init_log(cli.common.verbose, cli.common.quiet);
+    let printer = Printer::new(cli.common.quiet, cli.common.json);
+    let base = Base::new(&cli.common)?;
+    let show = |config: ConfigFile| -> anyhow::Result<bool> {
+        if cli.common.show_settings {
+            if printer.json() {
+                printer.document(&config)?;
+            } else {
+                printer.text(config.to_toml()?)?;
+            }
+        }
+        Ok(cli.common.show_settings)
+    };
+    match &cli.command {
+        Command::Run(args) => {
+            let settings = RunSettings::resolve(&base, args)?;
+            if show(settings.to_config())? { Ok(Outcome::Done) } else { run::run(&settings, printer) }
+        }
+        Command::Eval(args) => {
+            let settings = EvalSettings::resolve(&base, args)?;
+            if show(settings.to_config())? { Ok(Outcome::Done) } else { eval::run(&settings, printer) }
+        }
+        Command::Bank(args) => match &args.command {
+            BankCommand::Build(args) => {
+                let settings = BankBuildSettings::resolve(&base, args)?;
+                if show(settings.to_config())? { Ok(Outcome::Done) } else { bank::build(&settings, printer) }
+            }
+        },
+        Command::Bench(args) => {
+            let settings = BenchSettings::resolve(&base, args)?;
+            if show(settings.to_config())? { Ok(Outcome::Done) } else { bench::run(&settings, printer) }
+        }
+        Command::Inspect(args) => {
+            if show(ConfigFile::default())? {
+                Ok(Outcome::Done)
+            } else {
+                inspect::run(args, printer)
+            }
+        }
+    }
+}
+
+/// Opens a model, checks all its hashes and loads it.
+fn deploy(settings: &ModelSettings, printer: Printer) -> anyhow::Result<Arc<Deployment>> {
+    // The backend first: a choice that cannot work should not wait for hashes.
+    let spec = settings.deployment();
+    runtime::backend::select(spec.backend)?;
+    let folder = shipped::open_model(&settings.model)?;
+    let deployment = Deployment::load(folder, spec)?;
+    if spec.backend == BackendChoice::Auto {
+        let info = deployment.backend();
+        printer.status(format!("backend: {} ({}), {}", info.name, info.version, deployment.reason()));
+    }
+    if deployment.bank().is_none() {
+        printer.status(format!(
+            "the model {} has no prototype bank, so segments get no classes; make one with `hsg bank build`",
+            deployment.manifest().name
+        ));
+    }
+    Ok(Arc::new(deployment))
+}
+
+/// Writes a JSON file whole or not at all.
+fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+    let mut text = serde_json::to_vec_pretty(value).context("cannot make JSON")?;
+    text.push(b'\n');
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}; check its permissions", folder.display()))?;
+    }
+    Ok(models::files::write_atomically(path, &text)?)
+}
+
+/// A bar for `total` frames; a spinner where their number is not known.
+fn frame_bar(printer: Printer, name: &str, total: Option<u64>) -> Option<ProgressBar> {
+    let bars = printer.bars()?;
+    let (bar, template) = match total {
+        Some(total) => (ProgressBar::new(total), "{prefix} [{bar:30}] {pos}/{len} frames  {per_sec}  {eta} left"),
+        None => (ProgressBar::new_spinner(), "{prefix} {spinner} {pos} frames  {per_sec}"),
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_prefix(name.to_owned());
+    Some(bars.add(bar))
+}
+
+/// Progress over a known number of images: a bar on a terminal, otherwise a line every few seconds.
+struct ImageProgress {
+    printer: Printer,
+    bar: Option<ProgressBar>,
+    total: u64,
+    done: u64,
+    start: std::time::Instant,
+    last_line: std::time::Instant,
+}
+
+/// Time between two plain progress lines.
+const LINE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+
+impl ImageProgress {
+    fn new(printer: Printer, name: &str, total: u64) -> Self {
+        let now = std::time::Instant::now();
+        Self { printer, bar: frame_bar(printer, name, Some(total)), total, done: 0, start: now, last_line: now }
+    }
+
+    fn step(&mut self) {
+        self.done += 1;
+        if let Some(bar) = &self.bar {
+            bar.set_position(self.done);
+        } else if self.printer.plain_progress() && self.last_line.elapsed() >= LINE_INTERVAL {
+            self.last_line = std::time::Instant::now();
+            let rate = self.done as f64 / self.start.elapsed().as_secs_f64();
+            self.printer.status(format!("{} of {} images, {rate:.1} per second", self.done, self.total));
+        }
+    }
+}
+
+impl Drop for ImageProgress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

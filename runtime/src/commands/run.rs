@@ -1,0 +1,244 @@
+//! `hsg run`: segments sources and writes the output folder.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use indicatif::ProgressBar;
+use runtime::PipelineError;
+use runtime::pipeline::publish::{Discard, Sink};
+use runtime::pipeline::summary::Summary;
+use runtime::pipeline::{self, Control, Deployment, PipelineReport, PipelineSpec, Processor, Progress};
+use runtime::sink::{FileSinks, FileSinksSpec, OutputFolder};
+use runtime::source::{self, Source};
+
+use super::{LINE_INTERVAL, Outcome, deploy, frame_bar, write_json};
+use crate::printer::Printer;
+use crate::settings::RunSettings;
+use crate::shipped;
+use crate::signals::Signals;
+
+/// One source with all it needs.
+struct Stream {
+    /// As typed.
+    text: String,
+    name: String,
+    source: Box<dyn Source>,
+    spec: PipelineSpec,
+    progress: Arc<Progress>,
+    bar: Option<ProgressBar>,
+}
+
+pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> {
+    let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
+    let mut streams = open_sources(settings, printer)?;
+    let deployment = deploy(&settings.model, printer)?;
+    let mut processors = Vec::new();
+    for stream in &streams {
+        let spec = settings.compute.processor(stream.source.info().is_sequence);
+        processors.push(Processor::new(Arc::clone(&deployment), spec)?);
+    }
+    let folder = match settings.save.any() {
+        true => Some(OutputFolder::create(settings.out.as_deref(), settings.force)?),
+        false => None,
+    };
+    let result = segment(settings, printer, &signals, &deployment, &mut streams, processors, folder.as_ref());
+    if let (Err(_), Some(folder)) = (&result, &folder) {
+        folder.remove_if_empty();
+    }
+    result
+}
+
+fn open_sources(settings: &RunSettings, printer: Printer) -> anyhow::Result<Vec<Stream>> {
+    let texts = if settings.sources.is_empty() {
+        vec![shipped::default_clip()?.display().to_string()]
+    } else {
+        settings.sources.clone()
+    };
+    let mut streams: Vec<Stream> = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        let source = source::open(text)?;
+        let wanted = settings.names.get(index).cloned().unwrap_or_else(|| source.name().to_owned());
+        // Two sources of one name would write into one folder.
+        let name = (1..)
+            .map(|n| if n == 1 { wanted.clone() } else { format!("{wanted}-{n}") })
+            .find(|name| streams.iter().all(|stream| stream.name != *name))
+            .unwrap_or(wanted);
+        let info = source.info().clone();
+        let realtime_hz = match (settings.realtime, info.rate_hz) {
+            (false, _) => None,
+            (true, Some(rate)) => Some(rate),
+            (true, None) => {
+                bail!("--realtime: the source {text} has no rate of its own; add one, for example {text}?rate=15")
+            }
+        };
+        let total = match (info.frames_promised, settings.frames) {
+            (Some(promised), Some(wanted)) => Some(promised.min(wanted)),
+            (promised, wanted) => promised.or(wanted),
+        };
+        streams.push(Stream {
+            text: text.clone(),
+            spec: PipelineSpec { name: name.clone(), max_frames: settings.frames, realtime_hz },
+            bar: frame_bar(printer, &name, total),
+            name,
+            source,
+            progress: Arc::default(),
+        });
+    }
+    Ok(streams)
+}
+
+fn segment(
+    settings: &RunSettings,
+    printer: Printer,
+    signals: &Signals,
+    deployment: &Arc<Deployment>,
+    streams: &mut [Stream],
+    processors: Vec<Processor>,
+    folder: Option<&OutputFolder>,
+) -> anyhow::Result<Outcome> {
+    let several = streams.len() > 1;
+    let budget = runtime::sink::DiskBudget::new(settings.max_disk_bytes);
+    let folder_of = |name: &str| folder.map(|out| if several { out.subfolder(name) } else { out.path().to_owned() });
+    let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+    for stream in streams.iter() {
+        sinks.push(match folder_of(&stream.name) {
+            None => Box::new(Discard),
+            Some(folder) => Box::new(FileSinks::create(FileSinksSpec {
+                folder,
+                save: settings.save,
+                rate_hz: stream.source.info().rate_hz,
+                label_space: deployment.label_space().clone(),
+                has_classes: deployment.bank().is_some(),
+                budget: budget.clone(),
+            })?),
+        });
+    }
+    let progress: Vec<(String, Arc<Progress>, Option<ProgressBar>)> =
+        streams.iter().map(|s| (s.name.clone(), Arc::clone(&s.progress), s.bar.clone())).collect();
+    let results: Vec<Result<PipelineReport, PipelineError>> = std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for ((stream, mut processor), mut sink) in streams.iter_mut().zip(processors).zip(sinks) {
+            let control = Control::new(signals.stop_flag());
+            let name = stream.name.clone();
+            let thread = std::thread::Builder::new().name("hsg-compute".to_owned()).spawn_scoped(scope, move || {
+                let Stream { source, spec, progress, .. } = stream;
+                pipeline::run(&mut **source, &mut processor, &mut *sink, spec, &control, progress)
+            });
+            threads.push((name, thread));
+        }
+        watch(printer, &progress, || {
+            threads.iter().all(|(_, thread)| thread.as_ref().map_or(true, |handle| handle.is_finished()))
+        });
+        let finish = |(name, thread): (String, std::io::Result<std::thread::ScopedJoinHandle<'_, _>>)| match thread {
+            Err(source) => Err(PipelineError::Spawn { source }),
+            Ok(handle) => handle.join().unwrap_or(Err(PipelineError::Thread { name, thread: "hsg-compute" })),
+        };
+        threads.into_iter().map(finish).collect()
+    });
+    for (_, _, bar) in &progress {
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+    }
+    report(printer, signals, deployment, streams, results, folder_of, settings)
+}
+
+/// Shows progress until `finished`.
+fn watch(printer: Printer, streams: &[(String, Arc<Progress>, Option<ProgressBar>)], finished: impl Fn() -> bool) {
+    let start = Instant::now();
+    let mut last_line = start;
+    while !finished() {
+        std::thread::sleep(Duration::from_millis(20));
+        let line_due = printer.plain_progress() && last_line.elapsed() >= LINE_INTERVAL;
+        for (name, progress, bar) in streams {
+            let frames = progress.frames.load(Ordering::Relaxed);
+            if let Some(bar) = bar {
+                bar.set_position(frames);
+            } else if line_due {
+                let rate = frames as f64 / start.elapsed().as_secs_f64();
+                printer.status(format!("{name}: {frames} frames, {rate:.1} fps"));
+            }
+        }
+        if line_due {
+            last_line = Instant::now();
+        }
+    }
+}
+
+fn report(
+    printer: Printer,
+    signals: &Signals,
+    deployment: &Deployment,
+    streams: &[Stream],
+    results: Vec<Result<PipelineReport, PipelineError>>,
+    folder_of: impl Fn(&str) -> Option<std::path::PathBuf>,
+    settings: &RunSettings,
+) -> anyhow::Result<Outcome> {
+    let mut summaries = BTreeMap::new();
+    let mut outcome = Outcome::Done;
+    let mut errors = Vec::new();
+    for (stream, result) in streams.iter().zip(results) {
+        let report = match result {
+            Ok(report) => report,
+            Err(error) => {
+                errors.push(error);
+                continue;
+            }
+        };
+        let name = &stream.name;
+        if let Some((promised, had)) = report.cut_short {
+            log::warn!(
+                "{}: the container promises {promised} frames, {had} could be read; the file is cut or damaged: copy it again",
+                stream.text
+            );
+        }
+        if let Some(limit) = &report.measured.limit {
+            log::warn!("{name}: stopped early: {limit}");
+        }
+        if !report.complete() {
+            outcome = Outcome::Incomplete;
+        }
+        let summary = Summary::new(deployment, &stream.text, &report);
+        printer.status(format!(
+            "{name}: {} frames in {:.1} s ({:.1} fps), {} dropped, {} skipped{}",
+            summary.frames,
+            summary.seconds,
+            summary.frames_per_second,
+            summary.dropped,
+            summary.skipped,
+            if report.interrupted { ", interrupted" } else { "" }
+        ));
+        if let Some(folder) = folder_of(name) {
+            write_json(&folder.join("summary.json"), &summary)?;
+            let mut places = Vec::new();
+            if settings.save.overlay {
+                places.push(format!("pictures {}", folder.join("overlay").display()));
+            }
+            if settings.save.video {
+                places.push(format!("video {}", folder.join("video.avi").display()));
+            }
+            places.push(format!("figures {}", folder.join("summary.json").display()));
+            printer.status(format!("look at: {}", places.join(" · ")));
+        }
+        summaries.insert(name.clone(), summary);
+    }
+    match (streams.len(), summaries.first_key_value()) {
+        (1, Some((_, summary))) => printer.document(summary)?,
+        (1, None) => {}
+        _ => printer.document(&BTreeMap::from([("sources", &summaries)]))?,
+    }
+    let mut errors = errors.into_iter();
+    if let Some(first) = errors.next() {
+        for error in errors {
+            log::error!("{error}");
+        }
+        return Err(first.into());
+    }
+    if let Some(signal) = signals.received() {
+        return Ok(Outcome::Interrupted(signal));
+    }
+    Ok(outcome)
+}

@@ -1,0 +1,222 @@
+//! A model, ready to run: checked folder, backend, loaded networks, prototype bank. Shared by all sources.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use models::manifest::{Manifest, ModelFolder, Precision};
+use retrieval::Bank;
+use segcore::label_space::LabelSpace;
+
+use super::MAX_LEVELS;
+use crate::backend::{self, BackendChoice, BackendInfo, Engine, EngineOptions, first_not_finite};
+use crate::error::PipelineError;
+
+/// How a model is to be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeploymentSpec {
+    /// The backend asked for.
+    pub backend: BackendChoice,
+    /// Number format of the networks.
+    pub precision: Precision,
+    /// Threads for arithmetic, at least 1.
+    pub num_threads: usize,
+}
+
+/// A model, ready to run. Immutable; all pipelines of a process share one.
+pub struct Deployment {
+    folder: ModelFolder,
+    label_space: LabelSpace,
+    spec: DeploymentSpec,
+    backend: BackendInfo,
+    reason: String,
+    pub(super) embedding: Arc<dyn Engine>,
+    pub(super) grouping: Arc<dyn Engine>,
+    bank: Option<Bank>,
+    /// Segments per level, n_0 … n_L.
+    sizes: Vec<usize>,
+}
+
+impl Deployment {
+    /// Loads the networks and the bank of a checked model folder.
+    ///
+    /// # Errors
+    /// When the backend does not work here, a network or the bank cannot be loaded, weights are not finite, or the
+    /// files do not fit each other.
+    pub fn load(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
+        let selection = backend::select(spec.backend)?;
+        let manifest = folder.manifest();
+        let missing = |what: &str, got: &Path| PipelineError::Mismatch {
+            path: got.to_owned(),
+            what: format!("the {what} network in {}", spec.precision),
+            expected: "a file listed in model.toml".to_owned(),
+            got: "none".to_owned(),
+            remedy: "choose another --precision or export the model again",
+        };
+        let options = EngineOptions { num_threads: spec.num_threads };
+        let path = folder.embedding_path(spec.precision).ok_or_else(|| missing("embedding", folder.path()))?;
+        check_weights(&path)?;
+        let embedding = selection.backend.load(&path, options)?;
+        let path = folder.grouping_path(spec.precision).ok_or_else(|| missing("grouping", folder.path()))?;
+        check_weights(&path)?;
+        let grouping = selection.backend.load(&path, options)?;
+
+        let mut sizes = vec![manifest.num_slots()];
+        sizes.extend(manifest.groups());
+        if sizes.len() > MAX_LEVELS {
+            return Err(PipelineError::Mismatch {
+                path: folder.path().join(models::manifest::MANIFEST),
+                what: "number of levels".to_owned(),
+                expected: format!("at most {MAX_LEVELS}"),
+                got: sizes.len().to_string(),
+                remedy: "train a model with fewer levels",
+            });
+        }
+        check_tensors(manifest, &*embedding, &*grouping)?;
+        let label_space = LabelSpace::by_name(&manifest.label_space).ok_or_else(|| PipelineError::Mismatch {
+            path: folder.path().join(models::manifest::MANIFEST),
+            what: "label_space".to_owned(),
+            expected: "camvid_11 or cityscapes_19".to_owned(),
+            got: manifest.label_space.clone(),
+            remedy: "export the model again",
+        })?;
+        let bank = match folder.bank_path() {
+            None => None,
+            Some(path) => Some(open_bank(&path, &folder)?),
+        };
+        Ok(Self {
+            label_space,
+            spec,
+            backend: selection.info,
+            reason: selection.reason,
+            embedding,
+            grouping,
+            bank,
+            sizes,
+            folder,
+        })
+    }
+
+    /// The model folder.
+    pub fn folder(&self) -> &ModelFolder {
+        &self.folder
+    }
+
+    /// The model's manifest.
+    pub fn manifest(&self) -> &Manifest {
+        self.folder.manifest()
+    }
+
+    /// Classes of the model.
+    pub fn label_space(&self) -> &LabelSpace {
+        &self.label_space
+    }
+
+    /// How it is run.
+    pub fn spec(&self) -> DeploymentSpec {
+        self.spec
+    }
+
+    /// The backend that runs it.
+    pub fn backend(&self) -> &BackendInfo {
+        &self.backend
+    }
+
+    /// Why this backend was chosen.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The prototype bank; without one, segments have no class.
+    pub fn bank(&self) -> Option<&Bank> {
+        self.bank.as_ref()
+    }
+
+    /// Number of segment ids per level, finest first.
+    pub fn level_sizes(&self) -> &[usize] {
+        &self.sizes
+    }
+}
+
+/// Refuses weights that are not finite. The outputs are checked on every frame too, but a ReLU may turn NaN into 0.
+fn check_weights(path: &Path) -> Result<(), PipelineError> {
+    let bytes = models::files::read_file(path)?;
+    let (_, weights) = models::onnx::read(&bytes, path)?;
+    for (name, tensor) in &weights {
+        if let Some(index) = first_not_finite(&tensor.values) {
+            return Err(PipelineError::Mismatch {
+                path: path.to_owned(),
+                what: format!("the weights `{name}`, index {index}"),
+                expected: "finite numbers".to_owned(),
+                got: tensor.values[index].to_string(),
+                remedy: "export the model again from a checkpoint whose training did not diverge",
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Compares the networks' inputs and outputs with the manifest.
+fn check_tensors(manifest: &Manifest, embedding: &dyn Engine, grouping: &dyn Engine) -> Result<(), PipelineError> {
+    let names = &manifest.tensors;
+    let (dim, slots, extent) = (manifest.network.embedding_dim, manifest.num_slots(), manifest.position_extent);
+    let check = |engine: &dyn Engine, output: bool, name: &str, expected: &[Option<usize>]| {
+        let tensors = if output { engine.outputs() } else { engine.inputs() };
+        let found = tensors.iter().find(|tensor| tensor.name == name);
+        let fits = found.is_some_and(|tensor| {
+            tensor.shape.len() == expected.len()
+                && tensor
+                    .shape
+                    .iter()
+                    .zip(expected)
+                    .all(|(got, expected)| got.is_none() || expected.is_none() || got == expected)
+        });
+        if fits {
+            return Ok(());
+        }
+        Err(PipelineError::Mismatch {
+            path: engine.path().to_owned(),
+            what: format!("the {} `{name}`", if output { "output" } else { "input" }),
+            expected: shape_text(expected),
+            got: found.map_or("none of that name".to_owned(), |tensor| shape_text(&tensor.shape)),
+            remedy: "the file does not belong to this model.toml: export the model again",
+        })
+    };
+    check(embedding, false, &names.image, &[Some(1), Some(3), None, None])?;
+    check(embedding, true, &names.embedding, &[Some(1), Some(dim), None, None])?;
+    check(grouping, false, &names.features, &[Some(1), Some(dim), Some(slots)])?;
+    check(grouping, false, &names.positions, &[Some(1), Some(2 * extent), Some(slots)])?;
+    check(grouping, false, &names.valid, &[Some(1), Some(slots)])?;
+    let mut below = slots;
+    for (index, &groups) in manifest.groups().iter().enumerate() {
+        let name = models::arch::grouping::names::transition(index + 1);
+        check(grouping, true, &name, &[Some(1), Some(below), Some(groups)])?;
+        below = groups;
+    }
+    Ok(())
+}
+
+fn shape_text(shape: &[Option<usize>]) -> String {
+    let axes: Vec<String> = shape.iter().map(|axis| axis.map_or("any".to_owned(), |n| n.to_string())).collect();
+    format!("[{}]", axes.join(", "))
+}
+
+fn open_bank(path: &Path, folder: &ModelFolder) -> Result<Bank, PipelineError> {
+    let bank = Bank::open(path)?;
+    bank.check_model(folder.model_hash())?;
+    let manifest = folder.manifest();
+    let fits = |what: &str, expected: String, got: String| {
+        if expected == got {
+            return Ok(());
+        }
+        Err(PipelineError::Mismatch {
+            path: path.to_owned(),
+            what: what.to_owned(),
+            expected,
+            got,
+            remedy: "the bank was built with another model: build it again with `hsg bank build`",
+        })
+    };
+    fits("dimension", manifest.network.embedding_dim.to_string(), bank.dim().to_string())?;
+    fits("label space", manifest.label_space.clone(), bank.label_space().to_owned())?;
+    Ok(bank)
+}

@@ -1,0 +1,140 @@
+//! \[F5\] Transitions → strict hierarchy, and a class for every segment by retrieval.
+//!
+//! A base segment takes the majority vote among its 20 nearest prototypes of the bank (method.md §7). A group takes the
+//! class that holds most of its pixels by its members' votes, ties to the smallest id; its confidence is the
+//! pixel-weighted share of its members' votes that went to that class by members of that class, its unknown score the
+//! pixel-weighted mean of its members'. "Pixels" are cells of the feature map here, as in the hierarchy itself.
+
+use std::sync::Arc;
+
+use retrieval::Vote;
+use segcore::hierarchy::{Hierarchy, NONE};
+use segcore::spherical_kmeans::SegmentMap;
+
+use super::{Deployment, MAX_LEVELS, StageError};
+use crate::sink::{LevelSegments, NO_SEGMENT};
+
+/// Nearest prototypes that vote (method.md §7).
+pub const NUM_VOTES: usize = 20;
+
+/// The stage label.
+pub struct LabelStage {
+    deployment: Arc<Deployment>,
+    hierarchy: Hierarchy,
+    /// Prototypes of the segments that exist, without gaps, and the slots they belong to.
+    queries: Vec<f32>,
+    slots: Vec<usize>,
+    votes: Vec<Vote>,
+    /// Pixels per class of one group, and those times confidence.
+    class_areas: Vec<f64>,
+    class_confidences: Vec<f64>,
+}
+
+impl LabelStage {
+    /// A stage.
+    pub fn new(deployment: Arc<Deployment>) -> Self {
+        Self {
+            deployment,
+            hierarchy: Hierarchy::new(),
+            queries: Vec::new(),
+            slots: Vec::new(),
+            votes: Vec::new(),
+            class_areas: Vec::new(),
+            class_confidences: Vec::new(),
+        }
+    }
+
+    /// Builds the hierarchy and writes parents, classes, confidences and unknown scores into `levels`.
+    ///
+    /// # Errors
+    /// When lengths do not fit each other.
+    pub fn run(
+        &mut self,
+        segments: &SegmentMap,
+        (transitions, num_transitions): ([&[f32]; MAX_LEVELS], usize),
+        levels: &mut Vec<LevelSegments>,
+    ) -> Result<(), StageError> {
+        let sizes = self.deployment.level_sizes();
+        self.hierarchy
+            .from_transitions(&segments.areas, &transitions[..num_transitions], sizes)
+            .map_err(StageError::at("label"))?;
+        levels.resize_with(sizes.len(), LevelSegments::default);
+        for (level, (out, &size)) in levels.iter_mut().zip(sizes).enumerate() {
+            out.segments.clear();
+            out.segments.resize(size, Default::default());
+            out.parents.clear();
+            if level + 1 < sizes.len() {
+                // segcore's NONE and the sinks' NO_SEGMENT are the same value; the map keeps that a fact, not a hope.
+                let parents = self.hierarchy.parents(level).iter();
+                out.parents.extend(parents.map(|&parent| if parent == NONE { NO_SEGMENT } else { parent }));
+            }
+        }
+        self.name_segments(segments, levels)
+    }
+
+    fn name_segments(&mut self, segments: &SegmentMap, levels: &mut [LevelSegments]) -> Result<(), StageError> {
+        let Some(bank) = self.deployment.bank() else { return Ok(()) };
+        let dim = bank.dim();
+        self.queries.clear();
+        self.slots.clear();
+        for (slot, prototype) in segments.prototypes.chunks_exact(dim).enumerate() {
+            if segments.areas[slot] > 0 {
+                self.queries.extend_from_slice(prototype);
+                self.slots.push(slot);
+            }
+        }
+        let num_classes = self.deployment.label_space().num_classes();
+        bank.vote(&self.queries, NUM_VOTES, num_classes, &mut self.votes).map_err(StageError::at("label"))?;
+        let Some((finest, groups)) = levels.split_first_mut() else { return Ok(()) };
+        for (&slot, vote) in self.slots.iter().zip(&self.votes) {
+            let segment = &mut finest.segments[slot];
+            segment.train_id = Some(vote.train_id);
+            segment.confidence = vote.confidence;
+            segment.unknown_score = vote.unknown_score;
+        }
+        for (index, level) in groups.iter_mut().enumerate() {
+            let labels = self.hierarchy.labels(index + 1);
+            for (group, out) in level.segments.iter_mut().enumerate() {
+                self.class_areas.clear();
+                self.class_areas.resize(num_classes, 0.0);
+                self.class_confidences.clear();
+                self.class_confidences.resize(num_classes, 0.0);
+                let (mut total, mut unknown) = (0.0, 0.0);
+                for (&slot, vote) in self.slots.iter().zip(&self.votes) {
+                    if usize::from(labels[slot]) == group {
+                        let area = f64::from(segments.areas[slot]);
+                        total += area;
+                        unknown += area * f64::from(vote.unknown_score);
+                        if let Some(class) = self.class_areas.get_mut(usize::from(vote.train_id)) {
+                            *class += area;
+                            self.class_confidences[usize::from(vote.train_id)] += area * f64::from(vote.confidence);
+                        }
+                    }
+                }
+                if total > 0.0 {
+                    let best = argmax(&self.class_areas);
+                    out.train_id = u8::try_from(best).ok();
+                    out.confidence = (self.class_confidences[best] / total) as f32;
+                    out.unknown_score = (unknown / total) as f32;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The hierarchy of the last frame.
+    pub fn hierarchy(&self) -> &Hierarchy {
+        &self.hierarchy
+    }
+}
+
+/// Index of the largest value, the first of equal ones.
+fn argmax(values: &[f64]) -> usize {
+    let mut best = 0;
+    for (index, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = index;
+        }
+    }
+    best
+}

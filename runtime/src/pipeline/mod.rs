@@ -1,0 +1,268 @@
+//! A frame's way through the program. Read this file first.
+//!
+//! | stage | file | thread | in → out |
+//! |---|---|---|---|
+//! | capture | [`capture`] | `hsg-capture` | source → slot |
+//! | preprocess, embed | [`embed`] | `hsg-compute` | frame → unit features `[h, w, m]` at stride 8 |
+//! | segment | [`segment`] | | features → base segments (spherical k-means, fixed slots) |
+//! | group | [`group`] | | prototypes, positions → transitions between levels |
+//! | label | [`label`] | | transitions → strict hierarchy; prototypes → classes by retrieval |
+//! | associate | [`associate`] | | ids that stay over time |
+//! | refine | [`refine`] | | cells → pixels at source size |
+//! | publish | [`publish`] | `hsg-publish` | slot → files, measurements |
+//!
+//! The compute stages of a frame run one after the other ([`Processor`]); each uses all threads. Capture of the next
+//! and publishing of the last frame go on meanwhile.
+//!
+//! **Queues.** [`slot`]: a fixed number of slots goes round through three bounded queues (free, ready, done), so memory
+//! is bounded and nothing is allocated per frame.
+//!
+//! **Drop policy.** Files wait for each other: nothing is lost. With `--realtime` (and on live sources) capture never
+//! waits: a new frame takes the place of the oldest one that nobody has begun, which is counted as dropped.
+//!
+//! **Several sources** run side by side as pipelines of their own, which share one [`Deployment`].
+//!
+//! **End.** The source's end, `--frames`, a stop request ([`Control`]) or an error. Each closes the queues behind it;
+//! frames that were begun are finished and published, sinks are finished in any case.
+
+pub mod associate;
+mod capture;
+mod deployment;
+pub mod embed;
+pub mod group;
+pub mod label;
+mod processor;
+pub mod publish;
+pub mod refine;
+pub mod segment;
+pub mod slot;
+pub mod stats;
+pub mod summary;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+pub use deployment::{Deployment, DeploymentSpec};
+pub use processor::{Processor, ProcessorSpec};
+pub use refine::Resolution;
+
+use crate::backend::BackendError;
+use crate::error::PipelineError;
+use crate::source::Source;
+use capture::{CaptureReport, Pace};
+use publish::{Measurements, Sink};
+use slot::{BoundedQueue, FrameSlot};
+
+/// Most levels a model may have, base segments included (the paper uses 5).
+pub const MAX_LEVELS: usize = 16;
+
+/// Slots of one pipeline: one being captured, one ready, one being computed, one done, one being published.
+const NUM_SLOTS: usize = 5;
+
+/// Requests to stop: one flag of the whole program (signals), one of this source.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    program: Arc<AtomicBool>,
+    source: Arc<AtomicBool>,
+}
+
+impl Control {
+    /// Stops when `program` becomes true.
+    pub fn new(program: Arc<AtomicBool>) -> Self {
+        Self { program, source: Arc::default() }
+    }
+
+    /// Stops this source alone.
+    pub fn stop_source(&self) {
+        self.source.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether to stop.
+    pub fn stopped(&self) -> bool {
+        self.source.load(Ordering::Relaxed) || self.interrupted()
+    }
+
+    /// Whether the whole program was asked to stop.
+    pub fn interrupted(&self) -> bool {
+        self.program.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts that other threads may watch.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Frames published.
+    pub frames: AtomicU64,
+    /// Frames dropped because a newer one was there.
+    pub dropped: AtomicU64,
+    /// Inputs that could not be read.
+    pub skipped: AtomicU64,
+}
+
+/// One source and what to do with it.
+#[derive(Clone, Debug, Default)]
+pub struct PipelineSpec {
+    /// Name of the stream.
+    pub name: String,
+    /// Stop after this many published frames.
+    pub max_frames: Option<u64>,
+    /// Play at this rate and drop what is too late, hertz; none = as fast as possible, nothing dropped.
+    pub realtime_hz: Option<f64>,
+}
+
+/// How a source ended.
+#[derive(Clone, Debug)]
+pub struct PipelineReport {
+    /// What was measured.
+    pub measured: Measurements,
+    /// Frames dropped.
+    pub dropped: u64,
+    /// Inputs that could not be read.
+    pub skipped: u64,
+    /// (promised, had): the container promised more frames than it had.
+    pub cut_short: Option<(u64, u64)>,
+    /// Whether the run was stopped from outside before its end.
+    pub interrupted: bool,
+    /// From start to end, seconds.
+    pub seconds: f64,
+}
+
+impl PipelineReport {
+    /// Whether all inputs were read and no stated limit was missed.
+    pub fn complete(&self) -> bool {
+        self.skipped == 0 && self.cut_short.is_none() && self.measured.limit.is_none()
+    }
+}
+
+/// Runs one source to its end: capture and publish on threads of their own, compute on the calling thread.
+///
+/// # Errors
+/// The first error in the order compute, publish, capture; [`PipelineError::NoFrame`] when the source had no frame.
+pub fn run(
+    source: &mut dyn Source,
+    processor: &mut Processor,
+    sink: &mut dyn Sink,
+    spec: &PipelineSpec,
+    control: &Control,
+    progress: &Progress,
+) -> Result<PipelineReport, PipelineError> {
+    let start = Instant::now();
+    let (free, ready, done) = (BoundedQueue::new(NUM_SLOTS), BoundedQueue::new(1), BoundedQueue::new(1));
+    for _ in 0..NUM_SLOTS {
+        let mut slot = Box::<FrameSlot>::default();
+        slot.output.stream.clone_from(&spec.name);
+        // The queue has room for all slots and is open.
+        let _ = free.push(slot);
+    }
+    let pace = match spec.realtime_hz {
+        None => Pace::Wait,
+        Some(rate_hz) if rate_hz > 0.0 && rate_hz.is_finite() => Pace::RealTime(rate_hz),
+        Some(rate_hz) => {
+            let reason = format!("a rate of {rate_hz} Hz: expected a positive number");
+            return Err(PipelineError::Settings { name: spec.name.clone(), reason });
+        }
+    };
+    let live = pace != Pace::Wait;
+    let (computed, published, captured) = std::thread::scope(|scope| {
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let capture = thread("hsg-capture")
+            .spawn_scoped(scope, || capture::run(source, pace, spec.max_frames, &free, &ready, control, progress));
+        let publish = thread("hsg-publish")
+            .spawn_scoped(scope, || publish::run(sink, live, spec.max_frames, &done, &free, control, progress));
+        let computed = if capture.is_ok() && publish.is_ok() { compute(processor, &ready, &done) } else { Ok(()) };
+        for queue in [&free, &ready, &done] {
+            queue.close();
+        }
+        let stopped = |thread| PipelineError::Thread { name: spec.name.clone(), thread };
+        let captured = capture
+            .map_err(|source| PipelineError::Spawn { source })
+            .and_then(|handle| handle.join().unwrap_or_else(|_| Err(stopped("hsg-capture"))));
+        let published = publish
+            .map_err(|source| PipelineError::Spawn { source })
+            .and_then(|handle| handle.join().unwrap_or_else(|_| Err(stopped("hsg-publish"))));
+        (computed, published, captured)
+    });
+    computed?;
+    let measured = published?;
+    let CaptureReport { cut_short, first_skip, at_end, .. } = captured?;
+    let skipped = progress.skipped.load(Ordering::Relaxed);
+    let enough = spec.max_frames.is_some_and(|max| measured.frames >= max);
+    let interrupted = control.interrupted() && !at_end && !enough;
+    if measured.frames == 0 && at_end {
+        let detail = match (&first_skip, cut_short) {
+            (Some(reason), _) => reason.clone(),
+            (None, Some((promised, _))) => format!("the container promises {promised} frames and holds none"),
+            (None, None) => "it is empty".to_owned(),
+        };
+        return Err(PipelineError::NoFrame { name: spec.name.clone(), detail });
+    }
+    let dropped = progress.dropped.load(Ordering::Relaxed);
+    Ok(PipelineReport { measured, dropped, skipped, cut_short, interrupted, seconds: start.elapsed().as_secs_f64() })
+}
+
+fn compute(
+    processor: &mut Processor,
+    ready: &BoundedQueue<Box<FrameSlot>>,
+    done: &BoundedQueue<Box<FrameSlot>>,
+) -> Result<(), PipelineError> {
+    // However this ends, capture must not wait for a place, and publish must see the end.
+    let (_close_ready, _close_done) = (slot::CloseOnDrop(ready), slot::CloseOnDrop(done));
+    while let Some(mut slot) = ready.pop() {
+        slot.started = Instant::now();
+        processor.process(&mut slot)?;
+        if done.push(slot).is_err() {
+            // Publish has ended and says why.
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Why a stage refuses a frame; [`StageError::in_frame`] adds which frame.
+#[derive(Debug)]
+pub enum StageError {
+    /// The network failed; the message names its file.
+    Backend(BackendError),
+    /// Anything else.
+    Stage {
+        /// The stage.
+        stage: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl StageError {
+    fn new(stage: &'static str, reason: impl std::fmt::Display) -> Self {
+        Self::Stage { stage, reason: reason.to_string() }
+    }
+
+    /// For `map_err`: an error of this stage.
+    fn at<E: std::fmt::Display>(stage: &'static str) -> impl Fn(E) -> Self {
+        move |error| Self::new(stage, error)
+    }
+
+    /// The error with its frame.
+    fn in_frame(self, stream: &str, index: u64) -> PipelineError {
+        match self {
+            Self::Backend(error) => PipelineError::Backend(error),
+            Self::Stage { stage, reason } => PipelineError::Stage { stage, stream: stream.to_owned(), index, reason },
+        }
+    }
+}
+
+impl From<BackendError> for StageError {
+    fn from(error: BackendError) -> Self {
+        Self::Backend(error)
+    }
+}
+
+/// Nanoseconds since `start`.
+fn nanos_since(start: Instant) -> u64 {
+    nanos(start.elapsed())
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,170 @@
+//! The compute stages of one stream, in order, on the calling thread and a thread pool of its own.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use segcore::image::Frame;
+use segcore::spherical_kmeans::SegmentMap;
+
+use super::associate::{AssociateStage, Continuity};
+use super::embed::EmbedStage;
+use super::group::GroupStage;
+use super::label::LabelStage;
+use super::refine::RefineStage;
+use super::segment::{SegmentStage, SegmentStart};
+use super::slot::FrameSlot;
+use super::{Deployment, Resolution, StageError, nanos_since};
+use crate::error::PipelineError;
+
+/// What changes how a stream is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessorSpec {
+    /// Whether frames follow each other in time: clustering starts from the last frame, ids stay.
+    pub tracking: bool,
+    /// How labels get from cells to pixels.
+    pub resolution: Resolution,
+}
+
+/// The compute stages of one stream. Everything that lives from frame to frame is in here.
+pub struct Processor {
+    // A pool per stream: a thread that waits for its half of a loop must not pick up a whole frame of another stream.
+    pool: rayon::ThreadPool,
+    stages: Stages,
+}
+
+struct Stages {
+    deployment: Arc<Deployment>,
+    spec: ProcessorSpec,
+    embed: EmbedStage,
+    segment: SegmentStage,
+    group: GroupStage,
+    label: LabelStage,
+    associate: AssociateStage,
+    refine: RefineStage,
+}
+
+impl Processor {
+    /// The stages for one stream of a deployed model.
+    ///
+    /// # Errors
+    /// When the backend has no session to give or threads cannot be started.
+    pub fn new(deployment: Arc<Deployment>, spec: ProcessorSpec) -> Result<Self, PipelineError> {
+        let num_threads = deployment.spec().num_threads;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(num_threads)
+            .thread_name(|index| format!("hsg-math-{index}"))
+            .build()
+            .map_err(|error| PipelineError::Spawn { source: std::io::Error::other(error) })?;
+        let manifest = deployment.manifest();
+        let features = (manifest.network.embedding_dim, manifest.stride);
+        let stages = Stages {
+            embed: EmbedStage::new(Arc::clone(&deployment))?,
+            segment: SegmentStage::new(manifest.kmeans, features, spec.resolution, num_threads)
+                .map_err(|error| error.in_frame("", 0))?,
+            group: GroupStage::new(Arc::clone(&deployment))?,
+            label: LabelStage::new(Arc::clone(&deployment)),
+            associate: AssociateStage::new(deployment.level_sizes().len()),
+            refine: RefineStage::default(),
+            deployment,
+            spec,
+        };
+        Ok(Self { pool, stages })
+    }
+
+    /// Begins another stream: nothing of the frames before lives on.
+    pub fn restart(&mut self, tracking: bool) {
+        let stages = &mut self.stages;
+        stages.spec.tracking = tracking;
+        stages.segment.restart();
+        stages.associate = AssociateStage::new(stages.deployment.level_sizes().len());
+    }
+
+    /// Segments the frame of a slot; all other fields of its output are written.
+    ///
+    /// # Errors
+    /// When a stage refuses the frame, or the network fails or gives numbers that are not finite.
+    pub fn process(&mut self, slot: &mut FrameSlot) -> Result<(), PipelineError> {
+        let stages = &mut self.stages;
+        self.pool
+            .install(|| stages.process(slot))
+            .map_err(|error| error.in_frame(&slot.output.stream, slot.output.frame.index))
+    }
+
+    /// Base segments alone, clustered from the grid, and the slot of each pixel of the frame by nearest upsampling: what
+    /// a bank is built from. Tracking is not affected by `spec`: every frame stands for itself.
+    ///
+    /// # Errors
+    /// As [`Processor::process`].
+    pub fn base_segments(&mut self, frame: &Frame, slots: &mut Vec<u16>) -> Result<&SegmentMap, PipelineError> {
+        let stages = &mut self.stages;
+        self.pool.install(|| stages.base_segments(frame, slots)).map_err(|error| error.in_frame("", frame.index))?;
+        Ok(self.stages.segment.map())
+    }
+
+    /// The deployed model.
+    pub fn deployment(&self) -> &Arc<Deployment> {
+        &self.stages.deployment
+    }
+}
+
+impl Stages {
+    fn process(&mut self, slot: &mut FrameSlot) -> Result<(), StageError> {
+        let output = &mut slot.output;
+        output.size = output.frame.size;
+        let stride = self.deployment.manifest().stride;
+
+        let embed = self.embed.run(&output.frame)?;
+        output.stage_nanos.preprocess = embed.preprocess;
+        output.stage_nanos.embed = embed.embed;
+        let (Some(plan), features) = (self.embed.plan(), self.embed.map()) else {
+            return Err(StageError::new("embed", "there is no resize plan"));
+        };
+
+        let start = Instant::now();
+        let SegmentStart { from_grid, cut, distance } = self.segment.run(features, plan, self.spec.tracking)?;
+        output.stage_nanos.segment = nanos_since(start);
+        let index = output.frame.index;
+        if cut {
+            log::info!("`{}`, frame {index}: scene cut (distance {distance:?})", output.stream);
+        } else {
+            log::trace!("`{}`, frame {index}: distance to the last frame's prototypes {distance:?}", output.stream);
+        }
+        let segments = self.segment.map();
+
+        let start = Instant::now();
+        let network = self.group.run(segments)?;
+        output.stage_nanos.group = nanos_since(start);
+        slot.network_nanos = embed.network + network;
+
+        let start = Instant::now();
+        self.label.run(segments, self.group.transitions(), &mut output.levels)?;
+        output.stage_nanos.label = nanos_since(start);
+
+        let start = Instant::now();
+        let continuity = Continuity { tracking: self.spec.tracking, from_grid, reseeded: self.segment.reseeded() };
+        self.associate.run(segments, self.label.hierarchy(), continuity, &mut output.levels);
+        output.stage_nanos.associate = nanos_since(start);
+
+        let start = Instant::now();
+        let (resolution, centroids) = (self.spec.resolution, self.segment.centroids());
+        self.refine.run(resolution, plan, stride, features, segments, centroids, &mut output.slots)?;
+        output.measure_segments();
+        output.stage_nanos.refine = nanos_since(start);
+        Ok(())
+    }
+
+    fn base_segments(&mut self, frame: &Frame, slots: &mut Vec<u16>) -> Result<(), StageError> {
+        self.embed.run(frame)?;
+        let (Some(plan), features) = (self.embed.plan(), self.embed.map()) else {
+            return Err(StageError::new("embed", "there is no resize plan"));
+        };
+        self.segment.run(features, plan, false)?;
+        let resolution = match self.spec.resolution {
+            Resolution::Reference => Resolution::Reference,
+            Resolution::Refined | Resolution::Nearest => Resolution::Nearest,
+        };
+        let (segments, centroids) = (self.segment.map(), self.segment.centroids());
+        let stride = self.deployment.manifest().stride;
+        self.refine.run(resolution, plan, stride, features, segments, centroids, slots)
+    }
+}

@@ -1,0 +1,177 @@
+//! \[F8\] Slots → sinks, on the thread `hsg-publish`; measures what a run reports about itself.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::slot::{BoundedQueue, CloseOnDrop, FrameSlot};
+use super::stats::{Histogram, rss_bytes};
+use super::{Control, Progress, nanos_since};
+use crate::error::PipelineError;
+use crate::sink::{FileSinks, SegmentedFrame, SinkError, StageNanos};
+
+/// Takes the segmented frames of one source.
+pub trait Sink: Send {
+    /// Takes one frame.
+    ///
+    /// # Errors
+    /// When it cannot be written; nothing half-written is left.
+    fn write(&mut self, frame: &SegmentedFrame) -> Result<(), SinkError>;
+
+    /// Completes what was begun. Called at the end of every run, also of an interrupted one.
+    ///
+    /// # Errors
+    /// When it cannot be completed.
+    fn finish(&mut self) -> Result<(), SinkError>;
+}
+
+impl Sink for FileSinks {
+    fn write(&mut self, frame: &SegmentedFrame) -> Result<(), SinkError> {
+        FileSinks::write(self, frame)
+    }
+
+    fn finish(&mut self) -> Result<(), SinkError> {
+        FileSinks::finish(self)
+    }
+}
+
+/// Saves nothing (`--save none`, `hsg bench`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Discard;
+
+impl Sink for Discard {
+    fn write(&mut self, _: &SegmentedFrame) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+/// Frames after which memory counts as settled.
+pub const WARM_UP_FRAMES: u64 = 10;
+
+/// What a run measured.
+#[derive(Clone, Debug, Default)]
+pub struct Measurements {
+    /// Frames published.
+    pub frames: u64,
+    /// See [`super::summary::Summary::latency_millis`].
+    pub latency: Histogram,
+    /// Per stage.
+    pub stages: StageHistograms,
+    /// Inside the two networks.
+    pub network: Histogram,
+    /// Σ |latency − latency of the frame before|, nanoseconds.
+    pub jitter_sum_nanos: f64,
+    /// Per level, Σ segments present.
+    pub segments: Vec<u64>,
+    /// The stated limit that ended the run before its time.
+    pub limit: Option<String>,
+    /// Resident set after [`WARM_UP_FRAMES`] frames (or the last one, when there are fewer), bytes.
+    pub rss_start_bytes: u64,
+    /// Resident set after the last frame, bytes.
+    pub rss_end_bytes: u64,
+}
+
+/// One histogram per stage.
+#[derive(Clone, Debug, Default)]
+pub struct StageHistograms {
+    /// In the order of [`StageHistograms::NAMES`].
+    pub all: [Histogram; 9],
+}
+
+impl StageHistograms {
+    /// The stages in their order; the words of `summary.json`.
+    pub const NAMES: [&'static str; 9] =
+        ["capture", "preprocess", "embed", "segment", "group", "label", "associate", "refine", "publish"];
+
+    fn add(&mut self, nanos: &StageNanos) {
+        let StageNanos { capture, preprocess, embed, segment, group, label, associate, refine, publish } = *nanos;
+        let values = [capture, preprocess, embed, segment, group, label, associate, refine, publish];
+        for (histogram, value) in self.all.iter_mut().zip(values) {
+            histogram.add(value);
+        }
+    }
+}
+
+pub(super) fn run(
+    sink: &mut dyn Sink,
+    live: bool,
+    max_frames: Option<u64>,
+    done: &BoundedQueue<Box<FrameSlot>>,
+    free: &BoundedQueue<Box<FrameSlot>>,
+    control: &Control,
+    progress: &Progress,
+) -> Result<Measurements, PipelineError> {
+    // Whatever ends this stage, capture must not wait for slots, nor compute for a place.
+    let (_close_free, _close_done) = (CloseOnDrop(free), CloseOnDrop(done));
+    let mut measured = Measurements::default();
+    let result = publish_all(sink, live, max_frames, done, free, control, progress, &mut measured);
+    // Also after an error: what was written before stays readable.
+    let finished = sink.finish();
+    result?;
+    finished?;
+    measured.rss_end_bytes = rss_bytes();
+    if measured.frames < WARM_UP_FRAMES {
+        measured.rss_start_bytes = measured.rss_end_bytes;
+    }
+    Ok(measured)
+}
+
+fn publish_all(
+    sink: &mut dyn Sink,
+    live: bool,
+    max_frames: Option<u64>,
+    done: &BoundedQueue<Box<FrameSlot>>,
+    free: &BoundedQueue<Box<FrameSlot>>,
+    control: &Control,
+    progress: &Progress,
+    measured: &mut Measurements,
+) -> Result<(), PipelineError> {
+    let (mut last_publish, mut last_latency) = (0, None);
+    while let Some(mut slot) = done.pop() {
+        let start = Instant::now();
+        let output = &mut slot.output;
+        output.sequence = measured.frames;
+        output.drops = progress.dropped.load(Ordering::Relaxed);
+        output.stage_nanos.publish = last_publish;
+        match sink.write(output) {
+            Ok(()) => {}
+            // A stated limit ends the run in good order: what was written is whole and is reported.
+            Err(error) if error.is_limit() => {
+                measured.limit = Some(error.to_string());
+                control.stop_source();
+                break;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        last_publish = nanos_since(start);
+        output.stage_nanos.publish = last_publish;
+
+        let begin = if live { slot.captured } else { slot.started };
+        let latency = nanos_since(begin) + if live { 0 } else { output.stage_nanos.capture };
+        measured.latency.add(latency);
+        if let Some(last) = last_latency.replace(latency) {
+            measured.jitter_sum_nanos += latency.abs_diff(last) as f64;
+        }
+        measured.stages.add(&output.stage_nanos);
+        measured.network.add(slot.network_nanos);
+        measured.segments.resize(output.levels.len(), 0);
+        for (sum, level) in measured.segments.iter_mut().zip(&output.levels) {
+            *sum += level.segments.iter().filter(|segment| segment.present).count() as u64;
+        }
+        measured.frames += 1;
+        if measured.frames == WARM_UP_FRAMES {
+            measured.rss_start_bytes = rss_bytes();
+        }
+        progress.frames.fetch_add(1, Ordering::Relaxed);
+        if max_frames.is_some_and(|max| measured.frames >= max) {
+            control.stop_source();
+            break;
+        }
+        // Closed only when this stage ends.
+        let _ = free.push(slot);
+    }
+    Ok(())
+}

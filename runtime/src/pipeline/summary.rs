@@ -1,0 +1,171 @@
+//! `summary.json`: what a run reports. All commands use these words.
+
+use serde::Serialize;
+
+use super::publish::StageHistograms;
+use super::stats::{Distribution, cpu_name, cpu_seconds, peak_rss_bytes};
+use super::{Deployment, PipelineReport};
+
+/// The report of one source.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Name of the model.
+    pub model: String,
+    /// What ran it.
+    pub backend: BackendSummary,
+    /// Number format of the networks.
+    pub precision: String,
+    /// The source, as typed.
+    pub source: String,
+    /// Frames published.
+    pub frames: u64,
+    /// Frames dropped because a newer one was there.
+    pub dropped: u64,
+    /// Inputs that could not be read.
+    pub skipped: u64,
+    /// From the first read to the last write, without loading the model.
+    pub seconds: f64,
+    /// `frames / seconds`.
+    pub frames_per_second: f64,
+    /// In real time: from "frame complete in memory" to "published", waiting included. Files wait for us, so for them:
+    /// reading, plus "computing begins" to "published"; the wait between reading and computing is not counted.
+    pub latency_millis: Distribution,
+    /// Per stage; stages that did not run have zeros.
+    pub stages_millis: StagesMillis,
+    /// Mean absolute difference between the latencies of successive frames.
+    pub jitter_millis: f64,
+    /// Largest resident set of the process (all sources together).
+    pub peak_rss_bytes: u64,
+    /// Processor time of the process (all threads and sources, loading included).
+    pub cpu_seconds: f64,
+    /// Per level.
+    pub levels: Vec<LevelSummary>,
+    /// The machine.
+    pub machine: Machine,
+}
+
+/// The backend of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackendSummary {
+    /// Its name.
+    pub name: String,
+    /// What executes the networks, with version.
+    pub version: String,
+    /// Why it was chosen.
+    pub reason: String,
+}
+
+/// Times of all stages.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct StagesMillis {
+    /// Reading or decoding.
+    pub capture: Distribution,
+    /// Resizing and normalising.
+    pub preprocess: Distribution,
+    /// Embedding network, its output checked and transposed.
+    pub embed: Distribution,
+    /// Spherical k-means.
+    pub segment: Distribution,
+    /// Grouping network and its inputs.
+    pub group: Distribution,
+    /// Hierarchy and retrieval.
+    pub label: Distribution,
+    /// Ids over time.
+    pub associate: Distribution,
+    /// Labels to pixels, measures of segments.
+    pub refine: Distribution,
+    /// Writing.
+    pub publish: Distribution,
+}
+
+impl StagesMillis {
+    /// The stages with their names, in order.
+    pub fn named(&self) -> [(&'static str, Distribution); 9] {
+        let Self { capture, preprocess, embed, segment, group, label, associate, refine, publish } = *self;
+        let values = [capture, preprocess, embed, segment, group, label, associate, refine, publish];
+        std::array::from_fn(|i| (StageHistograms::NAMES[i], values[i]))
+    }
+
+    /// Sum of the means.
+    pub fn total_mean(&self) -> f64 {
+        self.named().iter().map(|(_, distribution)| distribution.mean).sum()
+    }
+}
+
+/// One level of the hierarchy.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LevelSummary {
+    /// 0 = finest.
+    pub level: usize,
+    /// Mean number of segments with pixels.
+    pub segments_mean: f64,
+}
+
+/// The machine a run was made on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// Processor.
+    pub cpu: String,
+    /// Accelerator that was used; null without.
+    pub gpu: Option<String>,
+    /// Threads for arithmetic.
+    pub threads: usize,
+}
+
+impl Machine {
+    /// This machine.
+    pub fn of(deployment: &Deployment) -> Self {
+        Self { cpu: cpu_name(), gpu: deployment.backend().device.clone(), threads: deployment.spec().num_threads }
+    }
+}
+
+impl BackendSummary {
+    /// The backend of a deployment.
+    pub fn of(deployment: &Deployment) -> Self {
+        let info = deployment.backend();
+        Self { name: info.name.to_owned(), version: info.version.clone(), reason: deployment.reason().to_owned() }
+    }
+}
+
+impl Summary {
+    /// The summary of one source; `source` as the user typed it.
+    pub fn new(deployment: &Deployment, source: &str, report: &PipelineReport) -> Self {
+        let measured = &report.measured;
+        let frames = measured.frames;
+        let [capture, preprocess, embed, segment, group, label, associate, refine, publish] =
+            measured.stages.all.each_ref().map(|histogram| histogram.distribution());
+        Self {
+            model: deployment.manifest().name.clone(),
+            backend: BackendSummary::of(deployment),
+            precision: deployment.spec().precision.to_string(),
+            source: source.to_owned(),
+            frames,
+            dropped: report.dropped,
+            skipped: report.skipped,
+            seconds: report.seconds,
+            frames_per_second: if report.seconds > 0.0 { frames as f64 / report.seconds } else { 0.0 },
+            latency_millis: measured.latency.distribution(),
+            stages_millis: StagesMillis {
+                capture,
+                preprocess,
+                embed,
+                segment,
+                group,
+                label,
+                associate,
+                refine,
+                publish,
+            },
+            jitter_millis: measured.jitter_sum_nanos / frames.saturating_sub(1).max(1) as f64 / 1e6,
+            peak_rss_bytes: peak_rss_bytes(),
+            cpu_seconds: cpu_seconds(),
+            levels: measured
+                .segments
+                .iter()
+                .enumerate()
+                .map(|(level, &sum)| LevelSummary { level, segments_mean: sum as f64 / frames.max(1) as f64 })
+                .collect(),
+            machine: Machine::of(deployment),
+        }
+    }
+}

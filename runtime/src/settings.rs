@@ -1,0 +1,669 @@
+//! What was typed means: TOML file < environment < command line, validated.
+//!
+//! Environment and command line arrive together from `cli.rs` (clap merges them in this order); this file lays them
+//! over the TOML file of `--config` and fills in defaults. Unknown keys in the file are refused by name.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::ValueEnum;
+use datasets::DatasetKind;
+use models::manifest::Precision;
+use retrieval::Storage;
+use runtime::backend::BackendChoice;
+use runtime::pipeline::{DeploymentSpec, ProcessorSpec, Resolution};
+use runtime::sink::SaveKinds;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{
+    BackendArg, BankBuildArgs, BenchArgs, CommonArgs, ComputeArgs, DatasetArgs, EvalArgs, ModelArgs, PrecisionArg,
+    RunArgs, StorageArg,
+};
+use crate::shipped::DEFAULT_MODEL;
+
+/// Frames that `hsg bench` measures unless told otherwise.
+const DEFAULT_BENCH_FRAMES: u64 = 200;
+
+/// The TOML file of `--config`. Keys are the options' names; `track` and `refine` are positive.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConfigFile {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threads: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    precision: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    track: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refine: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<RunSection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eval: Option<EvalSection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bank: Option<BankSection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bench: Option<BenchSection>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct RunSection {
+    sources: Vec<String>,
+    names: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    out: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    force: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    save: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_disk: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frames: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    realtime: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct EvalSection {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dataset: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    split: Option<String>,
+    sequences: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    out: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    save_predictions: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frames: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct BankSection {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dataset: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    split: Option<String>,
+    sequences: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    out: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frames: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct BenchSection {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frames: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<f64>,
+}
+
+/// The settings file and the common options: the base of every command's settings.
+#[derive(Clone, Debug)]
+pub struct Base {
+    file: ConfigFile,
+    threads: usize,
+}
+
+impl Base {
+    /// Reads the file of `--config` and the common options.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is no TOML, or has an unknown key: the message names both.
+    pub fn new(common: &CommonArgs) -> anyhow::Result<Self> {
+        let file = match &common.config {
+            None => ConfigFile::default(),
+            Some(path) => read_config(path)?,
+        };
+        let threads = common.threads.or(file.threads);
+        ensure!(
+            threads.is_none_or(|n| (1..=1024).contains(&n)),
+            "--threads: expected 1 to 1024, got {}",
+            threads.unwrap_or(0)
+        );
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self { file, threads: threads.unwrap_or_else(cores) })
+    }
+
+    fn model(&self, args: &ModelArgs) -> anyhow::Result<ModelSettings> {
+        let file = &self.file;
+        Ok(ModelSettings {
+            model: args.model.clone().or_else(|| file.model.clone()).unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
+            backend: named(args.backend, file.backend.as_deref(), "backend")?.unwrap_or(BackendArg::Auto),
+            precision: named(args.precision, file.precision.as_deref(), "precision")?.unwrap_or(PrecisionArg::Fp32),
+            threads: self.threads,
+        })
+    }
+
+    fn compute(&self, args: &ComputeArgs) -> anyhow::Result<ComputeSettings> {
+        let file = &self.file;
+        let settings = ComputeSettings {
+            track: args.no_track.map(|no| !no).or(file.track).unwrap_or(true),
+            refine: args.no_refine.map(|no| !no).or(file.refine).unwrap_or(true),
+            reference: args.reference.or(file.reference).unwrap_or(false),
+        };
+        ensure!(
+            settings.refine || !settings.reference,
+            "--reference labels every pixel itself, so it cannot be combined with --no-refine (refine = false)"
+        );
+        Ok(settings)
+    }
+
+    fn dataset(
+        &self,
+        args: &DatasetArgs,
+        (dataset, root, split, sequences): (Option<String>, Option<PathBuf>, Option<String>, Vec<String>),
+        section: &str,
+    ) -> anyhow::Result<DatasetSettings> {
+        let required = |option: &str| {
+            format!("--{option} is missing; name it, or give `{option}` in the section [{section}] of --config")
+        };
+        Ok(DatasetSettings {
+            dataset: args.dataset.clone().or(dataset).with_context(|| required("dataset"))?,
+            root: args.root.clone().or(root).with_context(|| required("root"))?,
+            split: args.split.clone().or(split).with_context(|| required("split"))?,
+            sequences: if args.sequences.is_empty() { sequences } else { args.sequences.clone() },
+        })
+    }
+}
+
+fn read_config(path: &Path) -> anyhow::Result<ConfigFile> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("--config {}: cannot be read; check the path", path.display()))?;
+    toml::from_str(&text).map_err(|error| {
+        anyhow::anyhow!(
+            "--config {}: {}; remove or correct it (`hsg run --show-settings` prints all keys in use)",
+            path.display(),
+            error.to_string().trim_end()
+        )
+    })
+}
+
+/// A choice from the command line or, by its name, from the file.
+fn named<T: ValueEnum>(typed: Option<T>, in_file: Option<&str>, key: &str) -> anyhow::Result<Option<T>> {
+    match (typed, in_file) {
+        (Some(value), _) => Ok(Some(value)),
+        (None, None) => Ok(None),
+        (None, Some(text)) => match T::from_str(text, false) {
+            Ok(value) => Ok(Some(value)),
+            Err(_) => {
+                let known: Vec<String> = T::value_variants()
+                    .iter()
+                    .filter_map(|variant| Some(variant.to_possible_value()?.get_name().to_owned()))
+                    .collect();
+                bail!("`{key}` in the file of --config: expected {}, got `{text}`", known.join(", "))
+            }
+        },
+    }
+}
+
+fn name_of<T: ValueEnum>(value: T) -> String {
+    value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
+}
+
+/// Which model, and what runs it.
+#[derive(Clone, Debug)]
+pub struct ModelSettings {
+    /// Path or name of the model folder.
+    pub model: String,
+    backend: BackendArg,
+    precision: PrecisionArg,
+    threads: usize,
+}
+
+impl ModelSettings {
+    /// How to load it.
+    pub fn deployment(&self) -> DeploymentSpec {
+        DeploymentSpec {
+            backend: match self.backend {
+                BackendArg::Auto => BackendChoice::Auto,
+                BackendArg::Cpu => BackendChoice::Cpu,
+                BackendArg::OnnxRuntime => BackendChoice::OnnxRuntime,
+                BackendArg::TensorRt => BackendChoice::TensorRt,
+            },
+            precision: match self.precision {
+                PrecisionArg::Fp32 => Precision::Fp32,
+            },
+            num_threads: self.threads,
+        }
+    }
+}
+
+/// How frames are computed.
+#[derive(Clone, Copy, Debug)]
+pub struct ComputeSettings {
+    /// Whether sequences are tracked.
+    pub track: bool,
+    refine: bool,
+    reference: bool,
+}
+
+impl ComputeSettings {
+    /// How labels get to pixels.
+    pub fn resolution(self) -> Resolution {
+        match (self.reference, self.refine) {
+            (true, _) => Resolution::Reference,
+            (false, true) => Resolution::Refined,
+            (false, false) => Resolution::Nearest,
+        }
+    }
+
+    /// The stages of a stream; `is_sequence`: its frames follow each other in time.
+    pub fn processor(self, is_sequence: bool) -> ProcessorSpec {
+        ProcessorSpec { tracking: self.track && is_sequence, resolution: self.resolution() }
+    }
+}
+
+/// Labelled images.
+#[derive(Clone, Debug)]
+pub struct DatasetSettings {
+    /// Kind of data set.
+    pub dataset: String,
+    /// Its folder.
+    pub root: PathBuf,
+    /// Its split.
+    pub split: String,
+    /// Selected sequences; empty = all.
+    pub sequences: Vec<String>,
+}
+
+impl DatasetSettings {
+    /// Opens the data set and checks that every image has its annotation.
+    ///
+    /// # Errors
+    /// When images, list files or annotations are missing.
+    pub fn open(&self) -> anyhow::Result<Box<dyn datasets::Dataset>> {
+        let kind: DatasetKind = self.dataset.parse()?;
+        let dataset = datasets::open(kind, &self.root, &self.split, &self.sequences)?;
+        dataset.check_annotations()?;
+        Ok(dataset)
+    }
+}
+
+/// Settings of `hsg run`.
+#[derive(Clone, Debug)]
+pub struct RunSettings {
+    /// As typed; empty = the shipped clip.
+    pub sources: Vec<String>,
+    /// Names in the order of the sources.
+    pub names: Vec<String>,
+    /// Model and backend.
+    pub model: ModelSettings,
+    /// How frames are computed.
+    pub compute: ComputeSettings,
+    /// Output folder.
+    pub out: Option<PathBuf>,
+    /// Whether it may hold files.
+    pub force: bool,
+    /// What to write.
+    pub save: SaveKinds,
+    /// Most bytes to write.
+    pub max_disk_bytes: Option<u64>,
+    /// Frames per source.
+    pub frames: Option<u64>,
+    /// Whether files play at their own rate.
+    pub realtime: bool,
+}
+
+impl RunSettings {
+    /// Resolves the settings.
+    ///
+    /// # Errors
+    /// When a value is out of range or options contradict each other.
+    pub fn resolve(base: &Base, args: &RunArgs) -> anyhow::Result<Self> {
+        let file = base.file.run.clone().unwrap_or_default();
+        let sources = if args.sources.is_empty() { file.sources } else { args.sources.clone() };
+        let names = if args.names.is_empty() { file.names } else { args.names.clone() };
+        ensure!(
+            names.len() <= sources.len().max(1),
+            "--name is given {} times for {} sources; give at most one per source",
+            names.len(),
+            sources.len().max(1)
+        );
+        let save = match args.save.clone().or(file.save) {
+            None => SaveKinds::ALL,
+            Some(text) => text.parse()?,
+        };
+        let max_disk = args.max_disk.clone().or(file.max_disk);
+        Ok(Self {
+            sources,
+            names,
+            model: base.model(&args.model)?,
+            compute: base.compute(&args.compute)?,
+            out: args.out.clone().or(file.out),
+            force: args.force.or(file.force).unwrap_or(false),
+            save,
+            max_disk_bytes: max_disk.as_deref().map(parse_bytes).transpose()?,
+            frames: positive(args.frames.or(file.frames), "frames")?,
+            realtime: args.realtime.or(file.realtime).unwrap_or(false),
+        })
+    }
+
+    /// The settings as a file for `--config`.
+    pub fn to_config(&self) -> ConfigFile {
+        ConfigFile {
+            run: Some(RunSection {
+                sources: self.sources.clone(),
+                names: self.names.clone(),
+                out: self.out.clone(),
+                force: Some(self.force),
+                save: Some(self.save.to_string()),
+                max_disk: self.max_disk_bytes.map(|bytes| bytes.to_string()),
+                frames: self.frames,
+                realtime: Some(self.realtime),
+            }),
+            ..common_config(&self.model, Some(self.compute))
+        }
+    }
+}
+
+/// Settings of `hsg eval`.
+#[derive(Clone, Debug)]
+pub struct EvalSettings {
+    /// Labelled images.
+    pub dataset: DatasetSettings,
+    /// Model and backend.
+    pub model: ModelSettings,
+    /// How frames are computed.
+    pub compute: ComputeSettings,
+    /// Where `evaluation.json` goes.
+    pub out: Option<PathBuf>,
+    /// Where predictions go.
+    pub save_predictions: Option<PathBuf>,
+    /// Number of frames.
+    pub frames: Option<u64>,
+}
+
+impl EvalSettings {
+    /// Resolves the settings.
+    ///
+    /// # Errors
+    /// When a value is missing or out of range.
+    pub fn resolve(base: &Base, args: &EvalArgs) -> anyhow::Result<Self> {
+        let file = base.file.eval.clone().unwrap_or_default();
+        Ok(Self {
+            dataset: base.dataset(&args.dataset, (file.dataset, file.root, file.split, file.sequences), "eval")?,
+            model: base.model(&args.model)?,
+            compute: base.compute(&args.compute)?,
+            out: args.out.clone().or(file.out),
+            save_predictions: args.save_predictions.clone().or(file.save_predictions),
+            frames: positive(args.frames.or(file.frames), "frames")?,
+        })
+    }
+
+    /// The settings as a file for `--config`.
+    pub fn to_config(&self) -> ConfigFile {
+        let data = self.dataset.clone();
+        ConfigFile {
+            eval: Some(EvalSection {
+                dataset: Some(data.dataset),
+                root: Some(data.root),
+                split: Some(data.split),
+                sequences: data.sequences,
+                out: self.out.clone(),
+                save_predictions: self.save_predictions.clone(),
+                frames: self.frames,
+            }),
+            ..common_config(&self.model, Some(self.compute))
+        }
+    }
+}
+
+/// Settings of `hsg bank build`.
+#[derive(Clone, Debug)]
+pub struct BankBuildSettings {
+    /// Labelled images.
+    pub dataset: DatasetSettings,
+    /// Model and backend.
+    pub model: ModelSettings,
+    /// Whether to cluster at full resolution.
+    pub reference: bool,
+    /// Where the model with its bank goes; none = in place of the model.
+    pub out: Option<PathBuf>,
+    storage: StorageArg,
+    /// Number of images.
+    pub frames: Option<u64>,
+}
+
+impl BankBuildSettings {
+    /// Resolves the settings.
+    ///
+    /// # Errors
+    /// When a value is missing or out of range.
+    pub fn resolve(base: &Base, args: &BankBuildArgs) -> anyhow::Result<Self> {
+        let file = base.file.bank.clone().unwrap_or_default();
+        Ok(Self {
+            dataset: base.dataset(&args.dataset, (file.dataset, file.root, file.split, file.sequences), "bank")?,
+            model: base.model(&args.model)?,
+            reference: args.reference.or(base.file.reference).unwrap_or(false),
+            out: args.out.clone().or(file.out),
+            storage: named(args.storage, file.storage.as_deref(), "storage")?.unwrap_or(StorageArg::Int8),
+            frames: positive(args.frames.or(file.frames), "frames")?,
+        })
+    }
+
+    /// How prototypes are stored.
+    pub fn storage(&self) -> Storage {
+        match self.storage {
+            StorageArg::F32 => Storage::F32,
+            StorageArg::F16 => Storage::F16,
+            StorageArg::Int8 => Storage::Int8,
+        }
+    }
+
+    /// The settings as a file for `--config`.
+    pub fn to_config(&self) -> ConfigFile {
+        let data = self.dataset.clone();
+        ConfigFile {
+            reference: Some(self.reference),
+            bank: Some(BankSection {
+                dataset: Some(data.dataset),
+                root: Some(data.root),
+                split: Some(data.split),
+                sequences: data.sequences,
+                out: self.out.clone(),
+                storage: Some(name_of(self.storage)),
+                frames: self.frames,
+            }),
+            ..common_config(&self.model, None)
+        }
+    }
+}
+
+/// Settings of `hsg bench`.
+#[derive(Clone, Debug)]
+pub struct BenchSettings {
+    /// As typed; none = the shipped clip.
+    pub source: Option<String>,
+    /// Model and backend.
+    pub model: ModelSettings,
+    /// How frames are computed.
+    pub compute: ComputeSettings,
+    /// Frames to measure.
+    pub frames: u64,
+    /// Rate to play at, hertz.
+    pub rate_hz: Option<f64>,
+}
+
+impl BenchSettings {
+    /// Resolves the settings.
+    ///
+    /// # Errors
+    /// When a value is out of range.
+    pub fn resolve(base: &Base, args: &BenchArgs) -> anyhow::Result<Self> {
+        let file = base.file.bench.clone().unwrap_or_default();
+        let rate_hz = args.rate.or(file.rate);
+        if let Some(rate) = rate_hz {
+            ensure!(rate > 0.0 && rate <= 10_000.0, "--rate: expected a rate in hertz up to 10000, got {rate}");
+        }
+        Ok(Self {
+            source: args.source.clone().or(file.source),
+            model: base.model(&args.model)?,
+            compute: base.compute(&args.compute)?,
+            frames: positive(args.frames.or(file.frames), "frames")?.unwrap_or(DEFAULT_BENCH_FRAMES),
+            rate_hz,
+        })
+    }
+
+    /// The settings as a file for `--config`.
+    pub fn to_config(&self) -> ConfigFile {
+        ConfigFile {
+            bench: Some(BenchSection { source: self.source.clone(), frames: Some(self.frames), rate: self.rate_hz }),
+            ..common_config(&self.model, Some(self.compute))
+        }
+    }
+}
+
+fn common_config(model: &ModelSettings, compute: Option<ComputeSettings>) -> ConfigFile {
+    ConfigFile {
+        threads: Some(model.threads),
+        model: Some(model.model.clone()),
+        backend: Some(name_of(model.backend)),
+        precision: Some(name_of(model.precision)),
+        track: compute.map(|compute| compute.track),
+        refine: compute.map(|compute| compute.refine),
+        reference: compute.map(|compute| compute.reference),
+        ..ConfigFile::default()
+    }
+}
+
+impl ConfigFile {
+    /// As TOML, for `--show-settings`.
+    ///
+    /// # Errors
+    /// Never for values that came from settings.
+    pub fn to_toml(&self) -> anyhow::Result<String> {
+        toml::to_string(self).context("cannot write the settings as TOML")
+    }
+}
+
+fn positive(number: Option<u64>, option: &str) -> anyhow::Result<Option<u64>> {
+    ensure!(number != Some(0), "--{option}: expected at least 1, got 0");
+    Ok(number)
+}
+
+/// A number of bytes with an optional suffix k, M, G or T (powers of 1000) or Ki, Mi, Gi, Ti (powers of 1024).
+fn parse_bytes(text: &str) -> anyhow::Result<u64> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(split);
+    let scale: u64 = match suffix.trim().trim_end_matches('B') {
+        "" => 1,
+        "k" | "K" => 1000,
+        "M" => 1000_u64.pow(2),
+        "G" => 1000_u64.pow(3),
+        "T" => 1000_u64.pow(4),
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
+        _ => bail!(
+            "--max-disk {text}: expected a number of bytes such as 800000, 500M or 2Gi, got the suffix `{suffix}`"
+        ),
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| anyhow::anyhow!("--max-disk {text}: expected a number of bytes such as 800000, 500M or 2Gi"))?;
+    Ok((number * scale as f64) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn run_settings(file: &str, typed: &[&str]) -> anyhow::Result<RunSettings> {
+        let cli = Cli::parse_from([&["hsg", "run"], typed].concat());
+        let Command::Run(args) = cli.command else { unreachable!("`run` was typed") };
+        let base = Base { file: toml::from_str(file)?, threads: 2 };
+        RunSettings::resolve(&base, &args)
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file = "track = false\nmodel = \"a\"\n[run]\nframes = 5\nsave = \"labels\"\nsources = [\"x.mp4\"]\n";
+        let settings = run_settings(file, &[]).unwrap();
+        assert_eq!((settings.frames, settings.compute.track, settings.model.model.as_str()), (Some(5), false, "a"));
+        assert_eq!(settings.sources, ["x.mp4"]);
+        let settings =
+            run_settings(file, &["y.mp4", "--frames", "7", "--model", "b", "--no-track=false", "--save", "none"])
+                .unwrap();
+        assert_eq!((settings.frames, settings.compute.track, settings.model.model.as_str()), (Some(7), true, "b"));
+        assert_eq!(settings.sources, ["y.mp4"]);
+        assert!(!settings.save.any());
+    }
+
+    #[test]
+    fn settings_print_back_as_a_file_that_means_the_same() {
+        let typed = ["a.mp4", "b", "--name", "front", "--frames", "3", "--no-track", "--max-disk", "5Mi", "--out", "o"];
+        let settings = run_settings("", &typed).unwrap();
+        let text = settings.to_config().to_toml().unwrap();
+        let again = run_settings(&text, &[]).unwrap();
+        assert_eq!(format!("{settings:?}"), format!("{again:?}"));
+    }
+
+    #[test]
+    fn the_shipped_file_holds_every_key_and_the_defaults() {
+        let text = include_str!("../configs/default.toml");
+        let defaults = run_settings("", &[]).unwrap();
+        let shipped = run_settings(text, &[]).unwrap();
+        assert_eq!(format!("{defaults:?}"), format!("{shipped:?}"));
+        // Keys that are commented out are still right.
+        let all: String = text
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => format!("{rest}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        let parsed: ConfigFile = toml::from_str(&all).unwrap();
+        let value = toml::Table::try_from(&parsed).unwrap();
+        let count: usize = value.values().map(|v| v.as_table().map_or(1, toml::Table::len)).sum();
+        assert_eq!(count, 7 + 8 + 7 + 7 + 3, "{value}");
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_their_names() {
+        for (file, typed, word) in [
+            ("[run]\nframs = 3", &[][..], "frams"),
+            ("colour = 3", &[], "colour"),
+            ("backend = \"cuda\"", &[], "cuda"),
+            ("", &["--frames", "0"], "--frames"),
+            ("refine = false", &["--reference"], "--no-refine"),
+            ("", &["a", "--name", "x", "--name", "y"], "--name"),
+            ("", &["--max-disk", "5 apples"], "apples"),
+        ] {
+            let error = format!("{:#}", run_settings(file, typed).unwrap_err());
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn sizes_on_disk() {
+        for (text, bytes) in [("800", 800), ("1.5k", 1500), ("2Gi", 2 << 30), ("3MB", 3_000_000)] {
+            assert_eq!(parse_bytes(text).unwrap(), bytes);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Which folder a run writes to, and files that are written whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::SinkError;
+
+/// Name of the default folder.
+const DEFAULT_FOLDER: &str = "hsg-out";
+
+/// The folder that one run writes to. Nothing outside it is touched.
+#[derive(Clone, Debug)]
+pub struct OutputFolder {
+    path: PathBuf,
+}
+
+impl OutputFolder {
+    /// Makes the folder of a run: `out` where given, otherwise the first of `hsg-out`, `hsg-out-2`, … in the current
+    /// folder that does not exist yet.
+    ///
+    /// With `force`, `out` may hold files already; those that an earlier run wrote are removed, so that its frames do
+    /// not mix with the new ones, and all others are left alone.
+    ///
+    /// # Errors
+    /// When `out` is a file, holds something and `force` is not given, or cannot be made.
+    pub fn create(out: Option<&Path>, force: bool) -> Result<Self, SinkError> {
+        match out {
+            Some(out) => Self::create_named(out, force),
+            None => Self::create_default(Path::new("")),
+        }
+    }
+
+    fn create_named(path: &Path, force: bool) -> Result<Self, SinkError> {
+        let write = |source| SinkError::Write { path: path.to_owned(), source };
+        match fs::metadata(path) {
+            Ok(metadata) if !metadata.is_dir() => return Err(SinkError::NotAFolder { path: path.to_owned() }),
+            Ok(_) => {
+                if let Some(entry) = fs::read_dir(path).map_err(write)?.next() {
+                    let found = entry.map_err(write)?.file_name().to_string_lossy().into_owned();
+                    if !force {
+                        return Err(SinkError::NotEmpty { path: path.to_owned(), found });
+                    }
+                }
+            }
+            Err(source) if source.kind() == io::ErrorKind::NotFound => fs::create_dir_all(path).map_err(write)?,
+            Err(source) => return Err(write(source)),
+        }
+        Ok(Self { path: path.to_owned() })
+    }
+
+    fn create_default(parent: &Path) -> Result<Self, SinkError> {
+        let mut number = 1u32;
+        loop {
+            let name = if number == 1 { DEFAULT_FOLDER.to_owned() } else { format!("{DEFAULT_FOLDER}-{number}") };
+            let path = parent.join(name);
+            // create_dir fails when the folder exists, so two runs started together get two folders.
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Self { path }),
+                Err(source) if source.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(source) => return Err(SinkError::Write { path, source }),
+            }
+        }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder of one of several sources, named after it; characters that are no part of a file name become `_`.
+    pub fn subfolder(&self, source_name: &str) -> PathBuf {
+        let safe: String = source_name
+            .chars()
+            .map(|c| if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' })
+            .collect();
+        match safe.as_str() {
+            "" | "." | ".." => self.path.join("source"),
+            safe => self.path.join(safe),
+        }
+    }
+
+    /// Removes the folder if nothing was written to it: a run that failed before its first frame leaves no trace.
+    pub fn remove_if_empty(&self) {
+        // An error means that it is not empty, which is fine.
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+/// Removes what an earlier run wrote into `folder`, by name and pattern; everything else stays.
+pub(super) fn remove_earlier_results(folder: &Path) -> Result<(), SinkError> {
+    let is_frame = |name: &str, extension: &str| {
+        name.strip_suffix(extension)
+            .is_some_and(|stem| stem.len() >= 6 && stem.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let is_level = |name: &str| name.strip_prefix("level").is_some_and(|n| n.parse::<u8>().is_ok());
+    let is_video = |name: &str| {
+        name == "video.avi"
+            || name
+                .strip_prefix("video-")
+                .and_then(|rest| rest.strip_suffix(".avi"))
+                .is_some_and(|n| n.parse::<u32>().is_ok())
+    };
+    remove_files(folder, |name| name == "frames.hsg" || name == "summary.json" || is_video(name))?;
+    remove_files(&folder.join("overlay"), |name| is_frame(name, ".jpg"))?;
+    remove_files(&folder.join("classes"), |name| is_frame(name, ".png"))?;
+    let labels = folder.join("labels");
+    for name in names_in(&labels)?.iter().filter(|name| is_level(name)) {
+        remove_files(&labels.join(name), |name| is_frame(name, ".png"))?;
+    }
+    Ok(())
+}
+
+fn names_in(folder: &Path) -> Result<Vec<String>, SinkError> {
+    let error = |source| SinkError::Write { path: folder.to_owned(), source };
+    match fs::read_dir(folder) {
+        Err(source) if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(vec![]),
+        Err(source) => Err(error(source)),
+        Ok(entries) => {
+            let mut names = Vec::new();
+            for entry in entries {
+                // Our names are ASCII; a name that is no UTF-8 is not ours.
+                if let Ok(name) = entry.map_err(error)?.file_name().into_string() {
+                    names.push(name);
+                }
+            }
+            Ok(names)
+        }
+    }
+}
+
+fn remove_files(folder: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), SinkError> {
+    for name in names_in(folder)? {
+        let path = folder.join(&name);
+        // symlink_metadata: a folder or a link that only bears our name is left alone.
+        if is_ours(&name) && fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+            fs::remove_file(&path).map_err(|source| SinkError::Write { path, source })?;
+        }
+    }
+    Ok(())
+}
+
+/// The temporary name of `path`, in the same folder.
+pub(super) fn temporary_name(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".partial");
+    path.with_file_name(name)
+}
+
+/// Writes `bytes` to `path`: a temporary file beside it, then renamed. On an error nothing is left.
+pub(super) fn write_whole(path: &Path, bytes: &[u8], temporary: &Path) -> Result<(), SinkError> {
+    let result =
+        File::create(temporary).and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(temporary, path));
+    result.map_err(|source| {
+        let _ = fs::remove_file(temporary);
+        SinkError::Write { path: path.to_owned(), source }
+    })
+}
+
+/// Makes `folder` and the folders above it.
+pub(super) fn make_folder(folder: &Path) -> Result<(), SinkError> {
+    fs::create_dir_all(folder).map_err(|source| SinkError::Write { path: folder.to_owned(), source })
+}
+
+/// The bound of `--max-disk`, shared by all sources of a run.
+#[derive(Clone, Debug)]
+pub struct DiskBudget {
+    limit_bytes: u64,
+    used_bytes: Arc<AtomicU64>,
+}
+
+impl DiskBudget {
+    /// A budget of `limit_bytes` for the content of all files together (not their place in the file system's tables);
+    /// none means no bound.
+    pub fn new(limit_bytes: Option<u64>) -> Self {
+        Self { limit_bytes: limit_bytes.unwrap_or(u64::MAX), used_bytes: Arc::default() }
+    }
+
+    /// Bytes written so far.
+    pub fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes `bytes` for `path` before they are written.
+    pub(super) fn take(&self, path: &Path, needed_bytes: u64) -> Result<(), SinkError> {
+        self.used_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(needed_bytes).filter(|sum| *sum <= self.limit_bytes)
+            })
+            .map(|_| ())
+            .map_err(|used_bytes| SinkError::DiskBudget {
+                path: path.to_owned(),
+                limit_bytes: self.limit_bytes,
+                used_bytes,
+                needed_bytes,
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_folders_are_numbered() {
+        let parent = tempfile::tempdir().unwrap();
+        let names: Vec<_> =
+            (0..3).map(|_| OutputFolder::create_default(parent.path()).unwrap().path().to_owned()).collect();
+        assert_eq!(names[0], parent.path().join("hsg-out"));
+        assert_eq!(names[1], parent.path().join("hsg-out-2"));
+        assert_eq!(names[2], parent.path().join("hsg-out-3"));
+    }
+
+    #[test]
+    fn non_empty_folder_needs_force() {
+        let parent = tempfile::tempdir().unwrap();
+        let out = parent.path().join("out");
+        OutputFolder::create(Some(&out), false).unwrap();
+        OutputFolder::create(Some(&out), false).unwrap();
+        fs::write(out.join("mine.txt"), "keep").unwrap();
+        let message = OutputFolder::create(Some(&out), false).unwrap_err().to_string();
+        assert!(message.contains("mine.txt") && message.contains("--force"), "{message}");
+        OutputFolder::create(Some(&out), true).unwrap();
+        let message = OutputFolder::create(Some(&out.join("mine.txt")), true).unwrap_err().to_string();
+        assert!(message.contains("got a file"), "{message}");
+    }
+
+    #[test]
+    fn force_removes_only_what_runs_write() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path();
+        let ours = ["frames.hsg", "video.avi", "video-2.avi", "overlay/000012.jpg", "labels/level0/000000.png"];
+        let others = ["notes.txt", "overlay/cat.jpg", "labels/mine/000000.png", "video-x.avi"];
+        for name in ours.iter().chain(&others) {
+            fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+            fs::write(root.join(name), "x").unwrap();
+        }
+        remove_earlier_results(root).unwrap();
+        assert!(ours.iter().all(|name| !root.join(name).exists()));
+        assert!(others.iter().all(|name| root.join(name).exists()));
+    }
+
+    #[test]
+    fn source_names_stay_inside() {
+        let folder = OutputFolder { path: PathBuf::from("out") };
+        for name in ["../../etc", "..", "", "a/b", "cam:0"] {
+            let sub = folder.subfolder(name);
+            assert_eq!(sub.parent().unwrap(), Path::new("out"), "{name}");
+            assert_ne!(sub.file_name(), None);
+        }
+    }
+
+    #[test]
+    fn failed_write_leaves_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("gone/file.png");
+        let message = write_whole(&path, b"x", &temporary_name(&path)).unwrap_err().to_string();
+        assert!(message.contains("file.png"), "{message}");
+        assert!(!parent.path().join("gone").exists());
+    }
+
+    #[test]
+    fn budget_counts_and_refuses() {
+        let budget = DiskBudget::new(Some(10));
+        let shared = budget.clone();
+        budget.take(Path::new("a"), 6).unwrap();
+        shared.take(Path::new("b"), 4).unwrap();
+        let error = budget.take(Path::new("c"), 1).unwrap_err();
+        assert!(error.is_limit());
+        assert_eq!(budget.used_bytes(), 10);
+    }
+}

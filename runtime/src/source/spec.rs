@@ -1,0 +1,159 @@
+//! What the user typed after `hsg run`, taken apart.
+
+use std::path::{Path, PathBuf};
+
+use super::SourceError;
+
+/// A parsed SOURCE. Looking at the file system tells folders from files; nothing is opened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceSpec {
+    /// What to open.
+    pub kind: SourceKind,
+    /// `?rate=`, frames per second.
+    pub rate_hz: Option<f64>,
+}
+
+/// The forms of SOURCE that this version reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SourceKind {
+    /// A folder of images.
+    Folder(PathBuf),
+    /// One image.
+    Image(PathBuf),
+    /// A video file.
+    Mp4(PathBuf),
+}
+
+/// Prefixes that interface.md names and this version does not read: prefix, feature with its verb, what to do instead.
+const LATER: [(&str, &str, &str); 6] = [
+    ("v4l2:", "v4l2 cameras are", RECORD_FIRST),
+    ("rtsp://", "RTSP streams (feature `gstreamer`) are", RECORD_FIRST),
+    ("rtsps://", "RTSP streams (feature `gstreamer`) are", RECORD_FIRST),
+    ("gst:", "GStreamer pipelines (feature `gstreamer`) are", RECORD_FIRST),
+    ("replay:", "replaying MCAP recordings is", "give the original video or images instead"),
+    ("raw:", "raw frames on stdin are", RECORD_FIRST),
+];
+const RECORD_FIRST: &str = "record to an MP4 file (H.264) or a folder of images first and give that";
+
+impl SourceSpec {
+    /// Takes SOURCE apart: a path or a prefixed form, then perhaps `?rate=30`.
+    ///
+    /// # Errors
+    /// When it is no SOURCE, a form that this version does not read, or names a path where nothing is.
+    pub fn parse(text: &str) -> Result<Self, SourceError> {
+        let syntax = |reason: String| SourceError::Syntax { text: text.to_owned(), reason };
+        if let Some((_, feature, remedy)) = LATER.iter().find(|(prefix, ..)| text.starts_with(prefix)) {
+            return Err(SourceError::NotInThisVersion { text: text.to_owned(), feature, remedy });
+        }
+        if text.is_empty() {
+            return Err(syntax("it is empty".to_owned()));
+        }
+        if let Some((scheme, _)) = text.split_once("://") {
+            return Err(syntax(format!("`{scheme}://` is not a kind of source")));
+        }
+        // A file may have a `?` in its name; what exists is meant.
+        let (path, options) = match text.rsplit_once('?') {
+            Some((path, options)) if !Path::new(text).exists() => (path, Some(options)),
+            _ => (text, None),
+        };
+        let mut rate_hz = None;
+        for option in options.into_iter().flat_map(|options| options.split('&')) {
+            match option.split_once('=') {
+                Some(("rate", value)) => {
+                    rate_hz = Some(
+                        value
+                            .parse::<f64>()
+                            .ok()
+                            .filter(|rate| rate.is_finite() && *rate > 0.0 && *rate <= 1000.0)
+                            .ok_or_else(|| {
+                                syntax(format!("rate: expected frames per second above 0 to 1000, got `{value}`"))
+                            })?,
+                    );
+                }
+                Some((name @ ("size" | "format"), _)) => {
+                    return Err(syntax(format!("`{name}=` is for cameras; files have their own")));
+                }
+                _ => return Err(syntax(format!("expected `rate=NUMBER` after `?`, got `{option}`"))),
+            }
+        }
+        Ok(Self { kind: kind_of(Path::new(path), text)?, rate_hz })
+    }
+}
+
+fn kind_of(path: &Path, text: &str) -> Result<SourceKind, SourceError> {
+    let metadata = std::fs::metadata(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => SourceError::Missing {
+            path: path.to_owned(),
+            folder: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
+        },
+        _ => SourceError::Io { path: path.to_owned(), source },
+    })?;
+    if metadata.is_dir() {
+        return Ok(SourceKind::Folder(path.to_owned()));
+    }
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    match extension.as_str() {
+        "avi" => Err(SourceError::NotInThisVersion {
+            text: text.to_owned(),
+            feature: "reading AVI files is",
+            remedy: "convert it to MP4: ffmpeg -i IN.avi -c:v libx264 -pix_fmt yuv420p OUT.mp4",
+        }),
+        _ if super::folder::is_image_name(path) => Ok(SourceKind::Image(path.to_owned())),
+        // Whatever else it is called: the content decides, and the reader says what it found.
+        _ => Ok(SourceKind::Mp4(path.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_rates_are_taken_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let clip = folder.path().join("a.mp4");
+        let odd = folder.path().join("what?.png");
+        for file in [&clip, &odd] {
+            std::fs::write(file, "").unwrap();
+        }
+        let parse = |text: &str| SourceSpec::parse(text).unwrap();
+        let folder_text = folder.path().to_str().unwrap();
+        assert_eq!(
+            parse(&format!("{folder_text}?rate=7.5")),
+            SourceSpec { kind: SourceKind::Folder(folder.path().to_owned()), rate_hz: Some(7.5) }
+        );
+        assert_eq!(parse(clip.to_str().unwrap()), SourceSpec { kind: SourceKind::Mp4(clip.clone()), rate_hz: None });
+        assert_eq!(parse(odd.to_str().unwrap()).kind, SourceKind::Image(odd));
+        for options in ["?rate=0", "?rate=fast", "?rate=inf", "?size=3x3", "?x", "?"] {
+            let error = SourceSpec::parse(&format!("{folder_text}{options}")).unwrap_err();
+            assert!(matches!(error, SourceError::Syntax { .. }), "{options}: {error}");
+        }
+    }
+
+    #[test]
+    fn other_forms_say_what_is_missing() {
+        for (text, word) in [
+            ("v4l2:/dev/video0", "v4l2 cameras are not in this version yet"),
+            ("rtsp://host/path?rate=3", "RTSP"),
+            ("gst:videotestsrc ! appsink name=hsg", "GStreamer"),
+            ("replay:a.mcap", "replaying MCAP recordings is not in this version yet"),
+            ("raw:640x480:RGB", "raw frames"),
+            ("https://host/a.mp4", "`https://`"),
+            ("", "empty"),
+            ("no/such/folder", "no/such/folder"),
+        ] {
+            let message = SourceSpec::parse(text).unwrap_err().to_string();
+            assert!(message.contains(word), "{message}");
+        }
+    }
+
+    #[test]
+    fn avi_files_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.AVI");
+        std::fs::write(&path, "").unwrap();
+        let message = SourceSpec::parse(path.to_str().unwrap()).unwrap_err().to_string();
+        assert!(message.contains("reading AVI files is not in this version yet"), "{message}");
+    }
+}

@@ -1,0 +1,22 @@
+//! What the suites share: comparison of numbers, where data and fixtures are, pictures to feed, programs to run.
+
+mod close;
+pub mod folders;
+pub mod golden;
+pub mod networks;
+pub mod outputs;
+pub mod pictures;
+pub mod programs;
+pub mod training;
+
+pub use close::{Tolerance, assert_close};
+
+use std::io::Write;
+
+/// Says on standard error that a case is left out and why.
+///
+/// The test harness keeps `println!` of passing tests to itself, so this writes past it.
+pub fn skip(case: &str, reason: &str) {
+    // A closed standard error is no reason to fail a test.
+    let _ = writeln!(std::io::stderr(), "skipped: {case}: {reason}");
+}

@@ -1,0 +1,379 @@
+//! What users type and what they get: commands, options, exit codes, the output folder.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use predicates::prelude::*;
+use serde_json::Value;
+use tests::folders::{shipped_clip, tiny_model};
+use tests::outputs::{assert_whole, files, read_json};
+use tests::pictures::{street, street_dataset, street_folder};
+use tests::programs::Sandbox;
+
+/// `hsg run` on `sources` with the tiny model; add options and run it.
+fn run(sandbox: &Sandbox, sources: &[&Path]) -> assert_cmd::Command {
+    let mut command = sandbox.hsg();
+    command.arg("run").args(sources).arg("--model").arg(tiny_model());
+    command
+}
+
+/// The only JSON document on stdout.
+fn document(stdout: &[u8]) -> Value {
+    serde_json::from_slice(stdout).unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(stdout)))
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    let sandbox = Sandbox::new();
+    for command in ["run", "eval", "bank build", "bench", "inspect"] {
+        let assert = sandbox.hsg().args(command.split(' ')).arg("--help").assert().success();
+        assert.stdout(predicate::str::contains(format!("hsg {command}")).and(predicate::str::contains("Example")));
+    }
+    sandbox.hsg().arg("--help").assert().success().stdout(predicate::str::contains("hsg run"));
+    sandbox.hsg().arg("--version").assert().success().stdout(predicate::str::starts_with("hsg "));
+}
+
+#[test]
+fn wrong_usage_is_exit_2() {
+    let sandbox = Sandbox::new();
+    sandbox.hsg().assert().code(2);
+    for (arguments, named) in [
+        ("walk", "walk"),
+        ("run --colour", "--colour"),
+        ("run --frames many", "many"),
+        ("run --frames 0", "frames"),
+        ("run --save jpeg", "jpeg"),
+        ("run --backend magic", "magic"),
+        ("eval --split val", "--dataset"),
+    ] {
+        let assert = sandbox.hsg().args(arguments.split(' ')).assert().code(2);
+        assert.stdout("").stderr(predicate::str::contains(named).and(predicate::str::contains("panicked").not()));
+    }
+}
+
+#[test]
+fn run_writes_the_output_folder() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 3);
+    let out = sandbox.path("out");
+    run(&sandbox, &[&images]).arg("--out").arg(&out).assert().code(0);
+    let mut expected: Vec<String> = vec!["frames.hsg".into(), "summary.json".into(), "video.avi".into()];
+    for frame in 0..3 {
+        expected.push(format!("overlay/{frame:06}.jpg"));
+        expected.push(format!("classes/{frame:06}.png"));
+        expected.extend((0..3).map(|level| format!("labels/level{level}/{frame:06}.png")));
+    }
+    expected.sort();
+    assert_eq!(files(&out), expected);
+    assert_eq!(assert_whole(&out), Some(3));
+    // A model without a bank names nothing.
+    let classes = image::open(out.join("classes/000000.png")).unwrap().into_luma8();
+    assert!(classes.pixels().all(|pixel| pixel.0 == [255]));
+    assert_eq!(classes.dimensions(), tests::pictures::SIZE);
+}
+
+#[test]
+fn summary_has_the_agreed_words() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 4);
+    let out = sandbox.path("out");
+    run(&sandbox, &[&images]).arg("--out").arg(&out).assert().code(0);
+    let summary = read_json(&out.join("summary.json"));
+    assert_eq!(summary["model"], "tiny-model");
+    assert_eq!(summary["backend"]["name"], "cpu");
+    assert!(summary["backend"]["version"].is_string() && summary["backend"]["reason"].is_string());
+    assert_eq!(summary["precision"], "fp32");
+    assert_eq!(summary["source"], images.to_str().unwrap());
+    assert_eq!((&summary["frames"], &summary["dropped"], &summary["skipped"]), (&4.into(), &0.into(), &0.into()));
+    for key in ["seconds", "frames_per_second", "jitter_millis", "peak_rss_bytes", "cpu_seconds"] {
+        assert!(summary[key].as_f64().is_some_and(|value| value >= 0.0), "{key}: {}", summary[key]);
+    }
+    let stages = ["capture", "preprocess", "embed", "segment", "group", "label", "associate", "refine", "publish"];
+    for times in stages.map(|stage| &summary["stages_millis"][stage]).into_iter().chain([&summary["latency_millis"]]) {
+        for key in ["mean", "p50", "p99", "p999", "max"] {
+            assert!(times[key].as_f64().is_some_and(|value| value >= 0.0), "{key}: {times}");
+        }
+    }
+    assert!(summary["stages_millis"]["embed"]["mean"].as_f64().unwrap() > 0.0);
+    let levels = summary["levels"].as_array().unwrap();
+    let numbers: Vec<_> = levels.iter().map(|level| level["level"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [0, 1, 2]);
+    assert!(levels.iter().all(|level| level["segments_mean"].as_f64().unwrap() >= 1.0));
+    assert!(summary["machine"]["threads"].as_u64().unwrap() >= 1 && summary["machine"]["cpu"].is_string());
+}
+
+#[test]
+fn json_is_one_document_and_stdout_holds_nothing_else() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 2);
+    let output = run(&sandbox, &[&images]).args(["--out", "out", "--json"]).assert().code(0);
+    let printed = document(&output.get_output().stdout);
+    assert_eq!(printed, read_json(&sandbox.path("out/summary.json")));
+    for arguments in [vec!["inspect", "--json"], vec!["inspect", "--json", "-q"]] {
+        let output = sandbox.hsg().args(arguments).arg(tiny_model()).assert().code(0);
+        assert!(document(&output.get_output().stdout).is_object());
+    }
+    // Without --json, people's words are not mixed with data: nothing on stdout looks like half a document.
+    let mut bench = sandbox.hsg();
+    bench.arg("bench").arg(&images).arg("--model").arg(tiny_model()).args(["--frames", "6", "--json", "-q"]);
+    let output = bench.assert().code(0).stderr("");
+    assert_eq!(document(&output.get_output().stdout)["frames"], 6);
+}
+
+#[test]
+fn several_sources_have_a_folder_and_a_summary_each() {
+    let sandbox = Sandbox::new();
+    let front = street_folder(sandbox.path("a"), 2);
+    let rear = street_folder(sandbox.path("b"), 3);
+    let names = ["--name", "front", "--name", "rear", "--out", "out", "--json"];
+    let output = run(&sandbox, &[&front, &rear]).args(names).assert().code(0);
+    let printed = document(&output.get_output().stdout);
+    assert_eq!(printed["sources"]["front"]["frames"], 2);
+    assert_eq!(printed["sources"]["rear"]["frames"], 3);
+    assert_eq!(assert_whole(&sandbox.path("out/front")), Some(2));
+    assert_eq!(assert_whole(&sandbox.path("out/rear")), Some(3));
+    // --frames counts per source.
+    let output = run(&sandbox, &[&front, &rear]).args(names).args(["--save", "none", "--frames", "1"]).assert().code(0);
+    let printed = document(&output.get_output().stdout);
+    assert_eq!(printed["sources"]["front"]["frames"], 1);
+    assert_eq!(printed["sources"]["rear"]["frames"], 1);
+}
+
+#[test]
+fn a_folder_with_files_is_refused_without_force() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 1);
+    let out = sandbox.path("out");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("mine.txt"), "keep").unwrap();
+    let refused = run(&sandbox, &[&images]).args(["--out", "out"]).assert().code(2);
+    refused.stderr(predicate::str::contains("out").and(predicate::str::contains("--force")));
+    assert_eq!(files(&out), ["mine.txt"]);
+    run(&sandbox, &[&images]).args(["--out", "out", "--force"]).assert().code(0);
+    assert_eq!(fs::read_to_string(out.join("mine.txt")).unwrap(), "keep");
+    assert!(out.join("summary.json").is_file());
+    // An existing empty folder is no obstacle.
+    fs::create_dir(sandbox.path("empty")).unwrap();
+    run(&sandbox, &[&images]).args(["--out", "empty"]).assert().code(0);
+}
+
+#[test]
+fn default_folders_are_numbered_and_nothing_else_is_touched() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 1);
+    for _ in 0..3 {
+        run(&sandbox, &[&images]).assert().code(0);
+    }
+    let entries: BTreeSet<String> = fs::read_dir(sandbox.path(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(entries, ["hsg-out", "hsg-out-2", "hsg-out-3", "images"].map(str::to_owned).into());
+    assert_eq!(files(&images), ["000000.png"]);
+}
+
+#[test]
+fn save_chooses_what_is_written() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 1);
+    run(&sandbox, &[&images]).args(["--out", "out", "--save", "classes,frames"]).assert().code(0);
+    assert_eq!(files(&sandbox.path("out")), ["classes/000000.png", "frames.hsg", "summary.json"]);
+    let assert = run(&sandbox, &[&images]).args(["--save", "none"]).env_remove("HOME").assert();
+    assert.code(0);
+    assert!(!sandbox.path("hsg-out").exists());
+}
+
+#[test]
+fn frames_stops_early() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 5);
+    run(&sandbox, &[&images]).args(["--out", "out", "--frames", "2"]).assert().code(0);
+    assert_eq!(assert_whole(&sandbox.path("out")), Some(2));
+}
+
+#[test]
+fn settings_come_from_file_environment_and_command_line_in_this_order() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 5);
+    let config = format!("[run]\nframes = 1\nsave = 'none'\nsources = ['{}']\n", images.display());
+    fs::write(sandbox.path("run.toml"), config).unwrap();
+    let frames = |environment: Option<&str>, typed: Option<&str>| {
+        let mut command = run(&sandbox, &[]);
+        command.args(["--config", "run.toml", "--json"]);
+        command.envs(environment.map(|number| ("HSG_FRAMES", number)));
+        command.args(typed.into_iter().flat_map(|number| ["--frames", number]));
+        document(&command.assert().code(0).get_output().stdout)["frames"].as_u64().unwrap()
+    };
+    assert_eq!(frames(None, None), 1);
+    assert_eq!(frames(Some("2"), None), 2);
+    assert_eq!(frames(Some("2"), Some("3")), 3);
+}
+
+#[test]
+fn shown_settings_are_a_settings_file() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 3);
+    let output =
+        run(&sandbox, &[&images]).args(["--frames", "2", "--save", "none", "--show-settings"]).assert().code(0);
+    let shown = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    assert!(shown.contains("frames = 2"), "{shown}");
+    fs::write(sandbox.path("shown.toml"), &shown).unwrap();
+    let output = sandbox.hsg().args(["run", "--config", "shown.toml", "--json"]).assert().code(0);
+    assert_eq!(document(&output.get_output().stdout)["frames"], 2);
+}
+
+#[test]
+fn a_backend_that_is_not_there_fails_hard() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 1);
+    for backend in ["tensorrt", "onnxruntime"] {
+        let assert = run(&sandbox, &[&images]).args(["--out", "out", "--backend", backend]).assert().code(2);
+        assert.stderr(predicate::str::contains(backend));
+        assert!(!sandbox.path("out").exists());
+    }
+}
+
+#[test]
+fn bench_measures_and_saves_nothing() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 3);
+    let mut command = sandbox.hsg();
+    command.arg("bench").arg(&images).arg("--model").arg(tiny_model()).args(["--frames", "20", "--json"]);
+    let output = command.assert().code(0);
+    // More frames than the source has: it loops.
+    assert_eq!(document(&output.get_output().stdout)["frames"], 20);
+    let left: Vec<_> = fs::read_dir(sandbox.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["images"]);
+}
+
+#[test]
+fn inspect_says_what_is_in_a_model() {
+    let sandbox = Sandbox::new();
+    let words = predicate::str::contains("tiny-model").and(predicate::str::contains("ResNet18"));
+    sandbox.hsg().arg("inspect").arg(tiny_model()).assert().code(0).stdout(words);
+    let network = tiny_model().join("embedding.fp32.onnx");
+    let words = predicate::str::contains("image").and(predicate::str::contains("embedding"));
+    sandbox.hsg().arg("inspect").arg(network).assert().code(0).stdout(words);
+}
+
+#[test]
+fn bank_build_then_eval_names_what_is_seen() {
+    let sandbox = Sandbox::new();
+    let root = street_dataset(sandbox.path("camvid"), "train", 4);
+    let dataset = |command: &mut assert_cmd::Command, model: &Path| {
+        command.args(["--dataset", "camvid", "--split", "train", "--root"]).arg(&root).arg("--model").arg(model);
+    };
+    // Without a bank there are no names, so nothing of classes can be measured.
+    let mut eval = sandbox.hsg();
+    eval.args(["eval", "--json"]);
+    dataset(&mut eval, &tiny_model());
+    let measured = document(&eval.assert().code(0).get_output().stdout);
+    assert_eq!((&measured["miou"], &measured["accuracy"]), (&Value::Null, &Value::Null));
+
+    let named = sandbox.path("named");
+    let mut build = sandbox.hsg();
+    build.args(["bank", "build", "--out"]).arg(&named);
+    dataset(&mut build, &tiny_model());
+    build.assert().code(0);
+    assert!(named.join("bank.postcard").is_file());
+
+    let mut eval = sandbox.hsg();
+    eval.args(["eval", "--json", "--out", "eval"]);
+    dataset(&mut eval, &named);
+    let measured = document(&eval.assert().code(0).get_output().stdout);
+    assert_eq!(measured["dataset"], "camvid");
+    assert_eq!(measured["split"], "train");
+    assert_eq!(measured["frames"], 4);
+    // The network is untrained, but the bank has seen these very pictures: better than one class everywhere.
+    assert!(measured["accuracy"].as_f64().unwrap() > 0.5, "{measured}");
+    assert!(measured["miou"].as_f64().is_some_and(|miou| (0.0..=1.0).contains(&miou)), "{measured}");
+    assert!(measured["per_class"]["sky"].is_number() && measured["per_class"]["fence"].is_null(), "{measured}");
+
+    // And `run` writes classes now.
+    street(0).save(sandbox.path("one.png")).unwrap();
+    let mut command = sandbox.hsg();
+    command.arg("run").arg(root.join("train")).arg("--model").arg(&named).args(["--out", "out", "--frames", "1"]);
+    command.assert().code(0);
+    let classes = image::open(sandbox.path("out/classes/000000.png")).unwrap().into_luma8();
+    assert!(classes.pixels().any(|pixel| pixel.0 != [255]));
+}
+
+#[test]
+fn a_clip_is_segmented() {
+    let sandbox = Sandbox::new();
+    let output = run(&sandbox, &[&shipped_clip()]).args(["--out", "out", "--frames", "3", "--json"]).assert().code(0);
+    assert_eq!(document(&output.get_output().stdout)["frames"], 3);
+    assert_eq!(assert_whole(&sandbox.path("out")), Some(3));
+    let panel = image::open(sandbox.path("out/overlay/000000.jpg")).unwrap();
+    assert!(panel.width() > 200 && panel.height() > 200);
+}
+
+/// The trainer's commands.
+#[cfg(feature = "torch")]
+mod training {
+    use super::*;
+    use tests::training::{Run, tiny_settings};
+
+    #[test]
+    fn every_command_of_the_trainer_has_help_with_an_example() {
+        let sandbox = Sandbox::new();
+        for command in ["train", "edges", "export"] {
+            let assert = sandbox.hsg_train().args([command, "--help"]).assert().success();
+            let words =
+                predicate::str::contains(format!("hsg-train {command}")).and(predicate::str::contains("Example"));
+            assert.stdout(words);
+        }
+        for arguments in ["walk", "train --colour", "train --preset no-such-preset --out run"] {
+            let assert = sandbox.hsg_train().args(arguments.split(' ')).assert().code(2);
+            assert.stdout("").stderr(predicate::str::contains("panicked").not());
+        }
+    }
+
+    #[test]
+    fn train_export_bank_run() {
+        let sandbox = Sandbox::new();
+        let root = street_dataset(sandbox.path("camvid"), "train", 3);
+        fs::write(sandbox.path("tiny.toml"), tiny_settings(3).to_string()).unwrap();
+        let mut train = sandbox.hsg_train();
+        train.args(["train", "--config", "tiny.toml", "--out", "run", "--json", "--root"]).arg(&root);
+        let output = train.assert().code(0);
+        assert_eq!(document(&output.get_output().stdout)["step"], 3);
+        let run = Run::new(sandbox.path("run"));
+        assert_eq!(run.assert_whole(), 3);
+        let metrics = run.metrics();
+        assert_eq!(metrics.len(), 3);
+        let words = ["loss_edge", "loss_feature_1", "loss_feature_2", "loss_grouping_1", "loss_grouping_2"];
+        for word in words.into_iter().chain(["learning_rate", "images_per_second", "wait_share"]) {
+            assert!(metrics[0][word].is_number(), "{word}: {}", metrics[0]);
+        }
+        // Nothing is written beside the images.
+        assert_eq!(files(&root).len(), 7);
+
+        sandbox.hsg_train().args(["export", "run", "--out", "model"]).assert().code(0);
+        let mut build = sandbox.hsg();
+        build.args(["bank", "build", "--dataset", "camvid", "--split", "train", "--model", "model", "--root"]);
+        build.arg(&root).assert().code(0);
+        let mut segment = sandbox.hsg();
+        segment.arg("run").arg(root.join("train")).args(["--model", "model", "--out", "out"]).assert().code(0);
+        assert_eq!(assert_whole(&sandbox.path("out")), Some(3));
+    }
+
+    #[test]
+    fn zero_steps_give_the_seeded_untrained_model() {
+        let sandbox = Sandbox::new();
+        let root = street_dataset(sandbox.path("camvid"), "train", 2);
+        fs::write(sandbox.path("tiny.toml"), tiny_settings(5).to_string()).unwrap();
+        let export = |run: &str, seed: &str| {
+            let mut train = sandbox.hsg_train();
+            train.args(["train", "--config", "tiny.toml", "--steps", "0", "--seed", seed, "--out", run, "--root"]);
+            train.arg(&root).assert().code(0);
+            let model = sandbox.path(&format!("{run}-model"));
+            sandbox.hsg_train().args(["export", run, "--out"]).arg(&model).assert().code(0);
+            fs::read(model.join("embedding.fp32.onnx")).unwrap()
+        };
+        let first = export("a", "1");
+        assert!(first == export("b", "1"), "the same seed gives the same bytes");
+        assert!(first != export("c", "2"), "another seed gives other weights");
+    }
+}

@@ -1,0 +1,177 @@
+//! Checkpoints of a run: whole folders, written beside and renamed. [T7]
+//!
+//! `RUN/checkpoints/NNNNNNN/` holds `weights.safetensors` (all parameters and running statistics by the authors'
+//! names), `state.safetensors` (momentum buffers by parameter name) and `state.json`; `RUN/last` and `RUN/best` name
+//! one. Kept are the last two and the best.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use models::files::{read_file, temporary_beside, write_atomically};
+use models::weights::{Weights, read_safetensors, write_safetensors};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, TrainError};
+
+const WEIGHTS: &str = "weights.safetensors";
+const OPTIMISER: &str = "state.safetensors";
+const STATE: &str = "state.json";
+const FORMAT_VERSION: u32 = 1;
+
+/// The small numbers of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Version of this layout.
+    pub format_version: u32,
+    /// Steps done.
+    pub step: usize,
+    /// Seed; every random stream of step i is derived from it and i, so there is no other random state.
+    pub seed: u64,
+    /// SHA-256 of the settings that a resumed run must share.
+    pub settings_hash: String,
+    /// Exponential moving average of the loss (weight 0.01 for a new step); `null` before the first.
+    pub smoothed_loss: Option<f64>,
+    /// Lowest smoothed loss of a checkpoint so far.
+    pub best_loss: Option<f64>,
+    /// Changes of the run's length by `--resume --steps N`, in order; the schedule depends on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rescheduled: Vec<Rescheduled>,
+}
+
+/// From this step on the learning-rate schedule is that of another number of steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rescheduled {
+    /// The first step of the new schedule.
+    pub step: usize,
+    /// Steps of the run before.
+    pub steps_before: usize,
+    /// Steps of the run from here on.
+    pub steps: usize,
+}
+
+impl State {
+    /// The state before the first step.
+    pub fn initial(seed: u64, settings_hash: String) -> Self {
+        State {
+            format_version: FORMAT_VERSION,
+            step: 0,
+            seed,
+            settings_hash,
+            smoothed_loss: None,
+            best_loss: None,
+            rescheduled: Vec::new(),
+        }
+    }
+}
+
+/// A checkpoint in memory.
+pub struct Checkpoint {
+    /// Where it was read from.
+    pub folder: PathBuf,
+    /// Parameters and running statistics.
+    pub weights: Weights,
+    /// Momentum buffers.
+    pub momentum: Weights,
+    /// Step, seed, ….
+    pub state: State,
+}
+
+/// Writes a checkpoint of `run` and makes it the last one (and the best one if `is_best`); older ones that neither
+/// `last` nor `best` names are removed, except the one before.
+///
+/// # Errors
+/// When a file cannot be written (a full disk): the checkpoints that were there stay whole and named.
+pub fn write(run: &Path, weights: &Weights, momentum: &Weights, state: &State, is_best: bool) -> Result<()> {
+    let name = format!("{:07}", state.step);
+    let folder = run.join("checkpoints").join(&name);
+    let temporary = temporary_beside(&folder);
+    let written = fill(&temporary, weights, momentum, state).and_then(|()| {
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).map_err(|e| TrainError::file("replace", &folder, e))?;
+        }
+        std::fs::rename(&temporary, &folder).map_err(|e| TrainError::file("rename", &temporary, e))
+    });
+    if let Err(error) = written {
+        // Nothing half-written may stay; that it cannot be removed either adds nothing to the error.
+        let _ = std::fs::remove_dir_all(&temporary);
+        return Err(error);
+    }
+    let before = named(run, "last").ok().flatten();
+    write_atomically(&run.join("last"), format!("{name}\n").as_bytes())?;
+    if is_best {
+        write_atomically(&run.join("best"), format!("{name}\n").as_bytes())?;
+    }
+    let keep: BTreeSet<String> =
+        [Some(name), before, named(run, "best").ok().flatten()].into_iter().flatten().collect();
+    remove_others(run, &keep)
+}
+
+fn fill(folder: &Path, weights: &Weights, momentum: &Weights, state: &State) -> Result<()> {
+    let _ = std::fs::remove_dir_all(folder);
+    std::fs::create_dir_all(folder).map_err(|e| TrainError::file("create", folder, e))?;
+    write_safetensors(&folder.join(WEIGHTS), weights)?;
+    write_safetensors(&folder.join(OPTIMISER), momentum)?;
+    let json = serde_json::to_vec_pretty(state).map_err(|e| damaged(&folder.join(STATE), &e.to_string()))?;
+    Ok(write_atomically(&folder.join(STATE), &json)?)
+}
+
+fn remove_others(run: &Path, keep: &BTreeSet<String>) -> Result<()> {
+    let folder = run.join("checkpoints");
+    let entries = std::fs::read_dir(&folder).map_err(|e| TrainError::file("read", &folder, e))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_checkpoint = name.len() >= 7 && name.bytes().all(|b| b.is_ascii_digit());
+        let is_left_over = name.starts_with('.') && name.ends_with(".tmp");
+        if (is_checkpoint && !keep.contains(&name)) || is_left_over {
+            std::fs::remove_dir_all(entry.path()).map_err(|e| TrainError::file("remove", &entry.path(), e))?;
+        }
+    }
+    Ok(())
+}
+
+/// The checkpoint that the text file `which` (`last` or `best`) of `run` names; `None` when there is no such file.
+fn named(run: &Path, which: &str) -> Result<Option<String>> {
+    let path = run.join(which);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(&read_file(&path)?).trim().to_owned();
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(damaged(&path, "does not name a checkpoint"));
+    }
+    Ok(Some(text))
+}
+
+/// Reads the checkpoint that `which` (`last` or `best`) of `run` names; `None` when there is none yet.
+///
+/// # Errors
+/// When a file is missing or damaged, or the layout is of another version.
+pub fn read(run: &Path, which: &str) -> Result<Option<Checkpoint>> {
+    let Some(name) = named(run, which)? else { return Ok(None) };
+    let folder = run.join("checkpoints").join(name);
+    let path = folder.join(STATE);
+    let state: State =
+        serde_json::from_slice(&read_file(&path)?).map_err(|e| damaged(&path, &format!("is not whole: {e}")))?;
+    if state.format_version != FORMAT_VERSION {
+        return Err(TrainError::Invalid {
+            what: path.display().to_string(),
+            expected: format!("format version {FORMAT_VERSION}"),
+            got: state.format_version.to_string(),
+            remedy: "use the version of hsg-train that wrote it".into(),
+        });
+    }
+    let weights = read_safetensors(&folder.join(WEIGHTS))?;
+    let momentum = read_safetensors(&folder.join(OPTIMISER))?;
+    Ok(Some(Checkpoint { folder, weights, momentum, state }))
+}
+
+fn damaged(path: &Path, what: &str) -> TrainError {
+    TrainError::Invalid {
+        what: path.display().to_string(),
+        expected: "what hsg-train wrote".into(),
+        got: format!("a file that {what}"),
+        remedy: "delete it to go on without it, or restore the run folder from a copy".into(),
+    }
+}

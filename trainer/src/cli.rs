@@ -1,0 +1,146 @@
+//! What was typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Learns label-free hierarchical segmentation (HSG) from street images and exports model folders.
+#[derive(Parser, Debug)]
+#[command(
+    name = "hsg-train",
+    version,
+    after_help = "Exit codes: 0 done, 2 could not run, 130 interrupted (files whole)."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Over-segment the images of a data set (`train` does it by itself when no --edges is given)
+    #[command(after_help = "Example: hsg-train edges --dataset camvid --root data/camvid --split train --out edges")]
+    Edges(EdgesArgs),
+    /// Learn
+    #[command(
+        after_help = "Example: hsg-train train --preset camvid-cpu --root data/camvid --out runs/camvid --seed 1"
+    )]
+    Train(TrainArgs),
+    /// Write the model folder of a run's last checkpoint
+    #[command(after_help = "Example: hsg-train export runs/camvid --out models/zoo/camvid-r18")]
+    Export(ExportArgs),
+}
+
+/// Options of every command.
+#[derive(Args, Debug, Clone)]
+pub struct Common {
+    /// One JSON document on stdout, nothing else there
+    #[arg(long)]
+    pub json: bool,
+    /// No progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// More messages (repeat for even more)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Threads; 0 = all cores
+    #[arg(long, env = "HSG_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+/// `hsg-train edges`
+#[derive(Args, Debug)]
+pub struct EdgesArgs {
+    /// camvid or folder
+    #[arg(long)]
+    pub dataset: String,
+    /// Folder of the data set
+    #[arg(long, env = "HSG_ROOT")]
+    pub root: PathBuf,
+    /// Part of the data set
+    #[arg(long)]
+    pub split: String,
+    /// Where the region maps go: OUT/<image path relative to the split>.png
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Only these drives or sequences
+    #[arg(long, value_delimiter = ',')]
+    pub sequences: Vec<String>,
+    /// fast
+    #[arg(long, default_value = "fast")]
+    pub detector: String,
+    /// Fewer regions than this an image
+    #[arg(long, default_value_t = 256)]
+    pub max_regions: usize,
+    /// Also write <name>.preview.png: the image with region borders
+    #[arg(long)]
+    pub preview: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: Common,
+}
+
+/// `hsg-train train`
+#[derive(Args, Debug)]
+pub struct TrainArgs {
+    /// Settings that are part of the program: camvid-cpu
+    #[arg(long, conflicts_with = "config")]
+    pub preset: Option<String>,
+    /// Settings file
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Folder of the data set
+    #[arg(long, env = "HSG_ROOT")]
+    pub root: Option<PathBuf>,
+    /// Folder of region maps; without it the preset's detector runs once, into the cache
+    #[arg(long, env = "HSG_EDGES")]
+    pub edges: Option<PathBuf>,
+    /// Only these drives or sequences
+    #[arg(long, value_delimiter = ',')]
+    pub sequences: Vec<String>,
+    /// Run folder
+    #[arg(long, required_unless_present_any = ["profile", "show_settings"])]
+    pub out: Option<PathBuf>,
+    /// Steps of the whole run; 0 writes the seeded untrained network
+    #[arg(long, env = "HSG_STEPS")]
+    pub steps: Option<usize>,
+    /// Seed of weights, order, augmentations and dropout
+    #[arg(long, env = "HSG_SEED")]
+    pub seed: Option<u64>,
+    /// Go on from the run folder's last checkpoint (from step 0 if there is none)
+    #[arg(long)]
+    pub resume: bool,
+    /// Measure N steps (medians per part, ratio to the backbone's forward pass), write nothing
+    #[arg(long, value_name = "N")]
+    pub profile: Option<usize>,
+    /// Print the resolved settings and stop
+    #[arg(long)]
+    pub show_settings: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: Common,
+}
+
+/// `hsg-train export`
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// Run folder
+    pub run: PathBuf,
+    /// Model folder to write
+    #[arg(long)]
+    pub out: PathBuf,
+    /// The checkpoint with the lowest smoothed loss instead of the last
+    #[arg(long)]
+    pub best: bool,
+    /// Name of the model; the folder's name by default
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Replace an existing model folder
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: Common,
+}

@@ -1,0 +1,227 @@
+//! `hsg-train train`: learn, resume, measure.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use models::files::write_atomically;
+use serde_json::json;
+use tch::Device;
+
+use super::{Exit, interrupt_flag, print_json, resolve_threads, start_pool};
+use crate::checkpoint::{self, Rescheduled, State};
+use crate::cli::TrainArgs;
+use crate::edges::{cached_edges_folder, make_edges};
+use crate::error::{Result, TrainError};
+use crate::loader::Samples;
+use crate::profile::Stage;
+use crate::settings::{Overrides, TrainSettings, dataset_kind};
+use crate::train_loop::{self, Trainer, settings_file, settings_hash};
+
+/// Runs it.
+///
+/// # Errors
+/// Settings out of range, data that cannot be read, a run folder that does not fit, as the message says.
+pub fn run(args: &TrainArgs) -> Result<Exit> {
+    let mut settings = resolve(args)?;
+    settings.validate()?;
+    if args.show_settings {
+        print!("{}", settings.to_toml()?);
+        return Ok(Exit::Done);
+    }
+    let threads = resolve_threads(settings.run.threads);
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    start_pool(threads);
+    let quiet = args.common.quiet || args.common.json;
+    let interrupt = interrupt_flag()?;
+
+    if let Some(steps) = args.profile {
+        let Some(samples) = open_samples(&mut settings, quiet, &interrupt)? else { return Ok(Exit::Interrupted) };
+        return profile(&settings, samples, steps, threads, args.common.json);
+    }
+    let Some(out) = &args.out else {
+        return Err(TrainError::Invalid {
+            what: "--out".into(),
+            expected: "a run folder".into(),
+            got: "none".into(),
+            remedy: "give --out RUN".into(),
+        });
+    };
+    let mut trainer = Trainer::new(&settings, Device::Cpu)?;
+    let state = prepare_run(out, &settings, args.resume, &mut trainer)?;
+    let samples = if state.step < settings.run.steps {
+        match open_samples(&mut settings, quiet, &interrupt)? {
+            Some(samples) => Some(samples),
+            None => return Ok(Exit::Interrupted),
+        }
+    } else {
+        None
+    };
+    write_atomically(&settings_file(out), settings.to_toml()?.as_bytes())?;
+    let outcome = match samples {
+        Some(samples) => train_loop::train(&mut trainer, samples, out, state, quiet, &interrupt)?,
+        None => {
+            // `--steps 0`, or a run that is complete.
+            if checkpoint::read(out, "last")?.is_none() {
+                trainer.save(out, &state, true)?;
+            }
+            train_loop::Outcome {
+                step: state.step,
+                smoothed_loss: state.smoothed_loss,
+                interrupted: false,
+                seconds: 0.0,
+            }
+        }
+    };
+    if args.common.json {
+        print_json(&json!({
+            "run": out, "step": outcome.step, "steps": settings.run.steps, "smoothed_loss": outcome.smoothed_loss,
+            "interrupted": outcome.interrupted, "seconds": outcome.seconds,
+        }));
+    } else {
+        let loss = outcome.smoothed_loss.map_or_else(String::new, |l| format!(", smoothed loss {l:.4}"));
+        let seconds = outcome.seconds;
+        eprintln!("{}: step {} of {}{loss}, {seconds:.0} s", out.display(), outcome.step, settings.run.steps);
+        if outcome.interrupted {
+            eprintln!("go on with the same command and --resume");
+        }
+    }
+    Ok(if outcome.interrupted { Exit::Interrupted } else { Exit::Done })
+}
+
+fn resolve(args: &TrainArgs) -> Result<TrainSettings> {
+    let mut settings = match (&args.preset, &args.config, &args.out) {
+        (Some(preset), _, _) => TrainSettings::preset(preset)?,
+        (None, Some(path), _) => TrainSettings::read(path)?,
+        (None, None, Some(out)) if args.resume && settings_file(out).is_file() => {
+            TrainSettings::read(&settings_file(out))?
+        }
+        _ => {
+            return Err(TrainError::Invalid {
+                what: "settings".into(),
+                expected: "--preset NAME or --config FILE.toml".into(),
+                got: "neither".into(),
+                remedy: "try --preset camvid-cpu".into(),
+            });
+        }
+    };
+    settings.apply(&Overrides {
+        root: args.root.clone(),
+        edges: args.edges.clone(),
+        sequences: args.sequences.clone(),
+        steps: args.steps,
+        seed: args.seed,
+        threads: args.common.threads,
+    });
+    Ok(settings)
+}
+
+/// Opens the data set; over-segments it first, into the cache, where no folder of edge segments is given. `None`
+/// when that was interrupted.
+fn open_samples(settings: &mut TrainSettings, quiet: bool, interrupt: &AtomicBool) -> Result<Option<Arc<Samples>>> {
+    let root = settings.data.root.clone().ok_or_else(|| TrainError::Invalid {
+        what: "data.root".into(),
+        expected: "the folder of the data set".into(),
+        got: "none".into(),
+        remedy: "give --root DIR".into(),
+    })?;
+    let kind = dataset_kind(&settings.data.dataset)?;
+    let dataset = datasets::open(kind, &root, &settings.data.split, &settings.data.sequences)?;
+    let folder = match &settings.edges.folder {
+        Some(folder) => folder.clone(),
+        None => {
+            let folder = cached_edges_folder(dataset.as_ref(), &settings.edges)?;
+            let done = make_edges(dataset.as_ref(), &settings.edges, &folder, false, quiet, interrupt)?;
+            if done.interrupted {
+                return Ok(None);
+            }
+            folder
+        }
+    };
+    Ok(Some(Arc::new(Samples::open(dataset.as_ref(), &folder)?)))
+}
+
+/// Makes a new run folder, or reads the last checkpoint of an existing one into `trainer`.
+fn prepare_run(out: &Path, settings: &TrainSettings, resume: bool, trainer: &mut Trainer) -> Result<State> {
+    let is_used = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
+    if is_used && !resume {
+        return Err(TrainError::Invalid {
+            what: out.display().to_string(),
+            expected: "a new or empty run folder".into(),
+            got: "one that holds files".into(),
+            remedy: "add --resume to go on with it, or choose another --out".into(),
+        });
+    }
+    std::fs::create_dir_all(out.join("checkpoints")).map_err(|e| TrainError::file("create", out, e))?;
+    let hash = settings_hash(settings)?;
+    let Some(checkpoint) = checkpoint::read(out, "last")? else {
+        return Ok(State::initial(settings.run.seed, hash));
+    };
+    trainer.restore(&checkpoint)?;
+    let mut state = checkpoint.state;
+    if state.settings_hash != hash {
+        // Another number of steps alone is allowed: to train longer, or to end sooner. It is written down.
+        let steps_before = TrainSettings::read(&settings_file(out))?.run.steps;
+        let mut as_before = settings.clone();
+        as_before.run.steps = steps_before;
+        if settings_hash(&as_before)? != state.settings_hash {
+            return Err(other_settings(out, &as_before)?);
+        }
+        state.rescheduled.push(Rescheduled { step: state.step, steps_before, steps: settings.run.steps });
+        state.settings_hash = hash;
+    }
+    Ok(state)
+}
+
+/// The error for a run folder that was started with other settings, naming the first key that differs.
+fn other_settings(out: &Path, settings: &TrainSettings) -> Result<TrainError> {
+    let before = TrainSettings::read(&settings_file(out))?.binding_part()?;
+    let now = settings.binding_part()?;
+    let mut difference = None;
+    for (section, value) in &now {
+        let (Some(now), Some(before)) = (value.as_table(), before.get(section).and_then(|v| v.as_table())) else {
+            continue;
+        };
+        let keys = now.iter().find(|(key, value)| before.get(*key) != Some(value));
+        if let Some((key, value)) = keys {
+            let was = before.get(key).map_or_else(|| "nothing".to_owned(), ToString::to_string);
+            difference = Some((format!("{section}.{key}"), was, value.to_string()));
+            break;
+        }
+    }
+    let (key, expected, got) =
+        difference.unwrap_or_else(|| ("settings".into(), "those of the checkpoint".into(), "others".into()));
+    Ok(TrainError::Invalid {
+        what: format!("{}: setting `{key}`", out.display()),
+        expected: format!("{expected}, as the run was started"),
+        got,
+        remedy: "resume with the settings of its settings.toml, or choose another --out".into(),
+    })
+}
+
+fn profile(settings: &TrainSettings, samples: Arc<Samples>, steps: usize, threads: usize, json: bool) -> Result<Exit> {
+    let mut trainer = Trainer::new(settings, Device::Cpu)?;
+    let report = train_loop::profile(&mut trainer, samples, steps)?;
+    if json {
+        let stages: serde_json::Map<_, _> = Stage::ALL
+            .iter()
+            .zip(report.stages_millis)
+            .map(|(stage, millis)| (stage.name().to_owned(), millis.into()))
+            .collect();
+        print_json(&json!({
+            "steps": steps, "threads": threads, "stages_millis": stages, "step_millis": report.step_millis,
+            "forward_millis": report.forward_millis, "step_over_forward": report.ratio(),
+        }));
+    } else {
+        println!(
+            "median of {steps} steps, {threads} threads, {} views of {}²",
+            settings.batch.images * settings.batch.views,
+            settings.batch.crop
+        );
+        for (stage, millis) in Stage::ALL.iter().zip(report.stages_millis) {
+            println!("{:<14}{millis:>8.1} ms", stage.name());
+        }
+        println!("{:<14}{:>8.1} ms = {:.2} × forward", "whole step", report.step_millis, report.ratio());
+    }
+    Ok(Exit::Done)
+}

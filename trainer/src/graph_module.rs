@@ -1,0 +1,350 @@
+//! Runs a [`models::graph::Graph`] on libtorch, with autograd. [T4]
+//!
+//! The graph is translated once into a list of steps over numbered slots; a run executes them and drops each value
+//! after its last use (autograd keeps what it needs).
+
+use std::collections::BTreeMap;
+
+use models::ModelError;
+use models::graph::{Graph, Op};
+use models::params::ParamSpec;
+use models::weights::{self, Weights};
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Result, TrainError};
+
+/// How a graph is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Running statistics, no dropout.
+    Evaluate,
+    /// Batch statistics, which also move the running ones.
+    Train {
+        /// Whether dropout is applied.
+        dropout: bool,
+    },
+}
+
+/// The values of all parameters of a network, by the authors' names.
+pub struct ParamStore {
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl ParamStore {
+    /// Takes `weights` for the parameters `specs`; learned ones record gradients, running statistics do not.
+    ///
+    /// 4-D weights are stored channels-last, which libtorch's CPU convolutions prefer.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] when a parameter is missing, has another shape, or is not finite; `origin` names the
+    /// source in the message.
+    pub fn new(specs: &[ParamSpec], weights: &Weights, origin: &str, device: Device) -> Result<Self> {
+        weights::check_weights(specs, weights, origin)?;
+        let mut tensors = BTreeMap::new();
+        for spec in specs {
+            let source = &weights[&spec.name];
+            let shape: Vec<i64> = source.shape.iter().map(|&n| n as i64).collect();
+            let tensor = Tensor::f_from_slice(&source.values)?.f_reshape(shape)?.f_to_device(device)?;
+            let tensor = channels_last(&tensor).detach();
+            let tensor = if spec.is_running_statistic() { tensor } else { tensor.set_requires_grad(true) };
+            tensors.insert(spec.name.clone(), tensor);
+        }
+        Ok(ParamStore { tensors })
+    }
+
+    /// The tensor of this name.
+    ///
+    /// # Errors
+    /// [`TrainError::Invalid`] when there is none.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        self.tensors.get(name).ok_or_else(|| TrainError::Invalid {
+            what: format!("parameter `{name}`"),
+            expected: "a value".into(),
+            got: "none".into(),
+            remedy: "the graph and the weights belong to different architectures".into(),
+        })
+    }
+
+    /// All parameters that record gradients, in name order.
+    pub fn learned(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().filter(|(_, t)| t.requires_grad()).map(|(n, t)| (n.as_str(), t))
+    }
+
+    /// All parameters and running statistics, in name order.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(n, t)| (n.as_str(), t))
+    }
+
+    /// Copies of all values.
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`].
+    pub fn to_weights(&self) -> Result<Weights> {
+        self.all().map(|(name, tensor)| Ok((name.to_owned(), to_plain(tensor)?))).collect()
+    }
+}
+
+/// A tensor's values, row-major, as 32-bit floats on the CPU.
+///
+/// # Errors
+/// [`TrainError::Torch`].
+pub fn to_plain(tensor: &Tensor) -> Result<weights::Tensor> {
+    let shape = tensor.size().iter().map(|&n| n as usize).collect();
+    let flat = tensor.detach().f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+    let mut values = vec![0f32; flat.numel()];
+    flat.f_copy_data(&mut values, flat.numel())?;
+    Ok(weights::Tensor { shape, values })
+}
+
+/// The same values with channels innermost in memory, for 4-D tensors; others unchanged.
+pub fn channels_last(x: &Tensor) -> Tensor {
+    if x.dim() != 4 {
+        return x.shallow_clone();
+    }
+    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}
+
+enum Source {
+    Slot(usize),
+    Param(String),
+}
+
+enum Action {
+    /// One node.
+    Node(Op),
+    /// All slices of one parameter at once, which together are the whole of it: autograd then puts its gradient
+    /// together in one go instead of one full-size tensor a slice.
+    Split { axis: i64, sizes: Vec<i64> },
+}
+
+struct Step {
+    action: Action,
+    name: String,
+    inputs: Vec<Source>,
+    outputs: Vec<usize>,
+    /// Slots that no later step reads.
+    finished: Vec<usize>,
+}
+
+/// A graph made ready to run.
+pub struct GraphModule {
+    name: String,
+    inputs: Vec<(String, usize)>,
+    constants: Vec<(usize, Tensor)>,
+    steps: Vec<Step>,
+    outputs: Vec<(String, usize)>,
+    num_slots: usize,
+}
+
+impl GraphModule {
+    /// Translates `graph`, with its constants on `device`.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] when the graph is not well formed.
+    pub fn new(graph: &Graph, device: Device) -> Result<Self> {
+        graph.validate()?;
+        let mut slots: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut inputs = Vec::new();
+        for info in &graph.inputs {
+            slots.insert(&info.name, slots.len());
+            inputs.push((info.name.clone(), slots[info.name.as_str()]));
+        }
+        let mut constants = Vec::new();
+        for (name, constant) in &graph.constants {
+            let slot = slots.len();
+            slots.insert(name, slot);
+            let shape: Vec<i64> = constant.shape.iter().map(|&n| n as i64).collect();
+            constants.push((slot, Tensor::f_from_slice(&constant.values)?.f_reshape(shape)?.f_to_device(device)?));
+        }
+        let mut steps: Vec<Step> = Vec::with_capacity(graph.nodes.len());
+        let mut splits = complete_splits(graph);
+        for (i, node) in graph.nodes.iter().enumerate() {
+            if slots.contains_key(node.output.as_str()) {
+                continue; // A slice that was made with the first one of its parameter.
+            }
+            let sources = node.inputs.iter().map(|name| match slots.get(name.as_str()) {
+                Some(&slot) => Source::Slot(slot),
+                None => Source::Param(name.clone()),
+            });
+            let inputs = sources.collect();
+            let (action, made) = match splits.remove(&i) {
+                Some((action, nodes)) => (action, nodes),
+                None => (Action::Node(node.op.clone()), vec![i]),
+            };
+            let mut outputs = Vec::with_capacity(made.len());
+            for i in made {
+                outputs.push(slots.len());
+                slots.insert(&graph.nodes[i].output, slots.len());
+            }
+            steps.push(Step { action, name: node.output.clone(), inputs, outputs, finished: Vec::new() });
+        }
+        let outputs: Vec<_> = graph.outputs.iter().map(|o| (o.name.clone(), slots[o.name.as_str()])).collect();
+        let num_slots = slots.len();
+        let mut seen = vec![false; num_slots];
+        for (_, slot) in &outputs {
+            seen[*slot] = true;
+        }
+        for step in steps.iter_mut().rev() {
+            let read = step.inputs.iter().filter_map(|s| match s {
+                Source::Slot(slot) => Some(*slot),
+                Source::Param(_) => None,
+            });
+            for slot in read.chain(step.outputs.iter().copied()).collect::<Vec<_>>() {
+                if !std::mem::replace(&mut seen[slot], true) {
+                    step.finished.push(slot);
+                }
+            }
+        }
+        Ok(GraphModule { name: graph.name.clone(), inputs, constants, steps, outputs, num_slots })
+    }
+
+    /// Runs the graph; returns its outputs by name.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] when an input is missing; [`TrainError::Torch`] when operands do not fit, which
+    /// `Graph::infer_shapes` would have told.
+    pub fn run(&self, params: &ParamStore, inputs: &[(&str, &Tensor)], mode: Mode) -> Result<Outputs> {
+        let mut slots: Vec<Option<Tensor>> = (0..self.num_slots).map(|_| None).collect();
+        for (name, slot) in &self.inputs {
+            let value = inputs.iter().find(|(n, _)| n == name).map(|(_, t)| t.shallow_clone());
+            slots[*slot] = Some(value.ok_or_else(|| self.error(format!("no value was given for the input `{name}`")))?);
+        }
+        for (slot, value) in &self.constants {
+            slots[*slot] = Some(value.shallow_clone());
+        }
+        for step in &self.steps {
+            let mut operands: Vec<&Tensor> = Vec::with_capacity(step.inputs.len());
+            for source in &step.inputs {
+                operands.push(match source {
+                    Source::Slot(slot) => slots[*slot].as_ref().ok_or_else(|| {
+                        self.error(format!("node `{}` reads a value that was already dropped", step.name))
+                    })?,
+                    Source::Param(name) => params.get(name)?,
+                });
+            }
+            let values = match &step.action {
+                Action::Node(op) => vec![apply(op, &operands, mode)?],
+                Action::Split { axis, sizes } => operands[0].f_split_with_sizes(sizes, *axis)?,
+            };
+            for (&slot, value) in step.outputs.iter().zip(values) {
+                slots[slot] = Some(value);
+            }
+            for &slot in &step.finished {
+                slots[slot] = None;
+            }
+        }
+        let mut outputs = BTreeMap::new();
+        for (name, slot) in &self.outputs {
+            if let Some(value) = &slots[*slot] {
+                outputs.insert(name.clone(), value.shallow_clone());
+            }
+        }
+        Ok(Outputs(outputs))
+    }
+
+    fn error(&self, what: String) -> TrainError {
+        TrainError::Model(ModelError::Graph { graph: self.name.clone(), what })
+    }
+}
+
+/// Outputs of a run, by name.
+pub struct Outputs(BTreeMap<String, Tensor>);
+
+impl Outputs {
+    /// Takes the output of this name.
+    ///
+    /// # Errors
+    /// [`TrainError::Invalid`] when the graph has no such output.
+    pub fn take(&mut self, name: &str) -> Result<Tensor> {
+        self.0.remove(name).ok_or_else(|| TrainError::Invalid {
+            what: format!("graph output `{name}`"),
+            expected: "one of the graph's outputs".into(),
+            got: "no such output".into(),
+            remedy: "this is a bug; please report it".into(),
+        })
+    }
+}
+
+/// The slices of a parameter that lie side by side and cover it: by the first of their nodes, the action that makes
+/// them all and the nodes in its order.
+fn complete_splits(graph: &Graph) -> BTreeMap<usize, (Action, Vec<usize>)> {
+    let mut slices: BTreeMap<(&str, usize), Vec<(usize, usize, usize)>> = BTreeMap::new();
+    for (i, node) in graph.nodes.iter().enumerate() {
+        if let Op::Slice { axis, start, end } = node.op {
+            slices.entry((&node.inputs[0], axis)).or_default().push((start, end, i));
+        }
+    }
+    let mut splits = BTreeMap::new();
+    for param in &graph.params {
+        for (axis, &length) in param.shape.iter().enumerate() {
+            let Some(parts) = slices.get_mut(&(param.name.as_str(), axis)) else { continue };
+            parts.sort_unstable();
+            let mut reached = 0;
+            let is_whole = parts.iter().all(|&(start, end, _)| start == std::mem::replace(&mut reached, end));
+            if is_whole && reached == length {
+                let sizes = parts.iter().map(|(start, end, _)| (end - start) as i64).collect();
+                let nodes: Vec<usize> = parts.iter().map(|(_, _, i)| *i).collect();
+                let first = nodes.iter().copied().min().unwrap_or_default();
+                splits.insert(first, (Action::Split { axis: axis as i64, sizes }, nodes));
+            }
+        }
+    }
+    splits
+}
+
+/// One operator; semantics as documented at [`Op`].
+fn apply(op: &Op, x: &[&Tensor], mode: Mode) -> Result<Tensor> {
+    let axis_of = |axis: &usize| *axis as i64;
+    let list = |values: &[usize]| -> Vec<i64> { values.iter().map(|&v| v as i64).collect() };
+    Ok(match op {
+        Op::Conv { strides, pads, dilations } => {
+            x[0].f_conv2d(x[1], x.get(2).copied(), list(strides), list(pads), list(dilations), 1)?
+        }
+        Op::BatchNormalization { epsilon, momentum } => {
+            let normalise = |map: &Tensor| {
+                let (training, momentum, epsilon) = (mode != Mode::Evaluate, f64::from(*momentum), f64::from(*epsilon));
+                let [scale, bias, mean, variance] = [x[1], x[2], x[3], x[4]].map(Some);
+                map.f_batch_norm(scale, bias, mean, variance, training, momentum, epsilon, true)
+            };
+            if x[0].dim() == 3 {
+                // Products with [out, in] weights leave tokens [b, c, n] with c innermost in memory: as rows [b·n, c]
+                // they need no copy.
+                let rows = x[0].f_transpose(1, 2)?;
+                let size = rows.size();
+                normalise(&rows.f_reshape([-1, size[2]])?)?.f_reshape(size)?.f_transpose(1, 2)?
+            } else {
+                normalise(x[0])?
+            }
+        }
+        Op::Relu => x[0].f_relu()?,
+        Op::MaxPool { kernel, strides, pads } => {
+            x[0].f_max_pool2d(list(kernel), list(strides), list(pads), [1, 1].as_slice(), false)?
+        }
+        Op::Add => x[0].f_add(x[1])?,
+        Op::Sub => x[0].f_sub(x[1])?,
+        Op::Mul => x[0].f_mul(x[1])?,
+        Op::Div => x[0].f_div(x[1])?,
+        Op::Max => x[0].f_maximum(x[1])?,
+        Op::Sqrt => x[0].f_sqrt()?,
+        Op::MatMul => x[0].f_matmul(x[1])?,
+        Op::Softmax { axis } => x[0].f_softmax(axis_of(axis), None::<Kind>)?,
+        Op::Transpose { perm } => x[0].f_permute(list(perm))?,
+        Op::Reshape { shape } => {
+            let size = x[0].size();
+            let shape: Vec<i64> = shape.iter().enumerate().map(|(i, &n)| if n == 0 { size[i] } else { n }).collect();
+            x[0].f_reshape(shape)?
+        }
+        Op::Concat { axis } => Tensor::f_cat(x, axis_of(axis))?,
+        Op::Slice { axis, start, end } => x[0].f_narrow(axis_of(axis), *start as i64, (end - start) as i64)?,
+        Op::Unsqueeze { axis } => x[0].f_unsqueeze(axis_of(axis))?,
+        Op::ReduceSum { axis } => x[0].f_sum_dim_intlist([axis_of(axis)].as_slice(), true, None::<Kind>)?,
+        Op::ReduceMean { axis } => x[0].f_mean_dim([axis_of(axis)].as_slice(), true, None::<Kind>)?,
+        Op::ReduceMax { axis } => x[0].f_amax([axis_of(axis)].as_slice(), false)?,
+        Op::ReduceL2 { axis } => x[0].f_linalg_norm(2.0, [axis_of(axis)].as_slice(), true, None::<Kind>)?,
+        Op::DescendingOrder { .. } => x[0].f_argsort(-1, true)?,
+        Op::ArgMax { axis } => x[0].f_argmax(axis_of(axis), false)?,
+        Op::OneHot { depth } => x[0].f_one_hot(*depth as i64)?.f_to_kind(Kind::Float)?,
+        Op::Dropout { ratio } => x[0].f_dropout(f64::from(*ratio), mode == Mode::Train { dropout: true })?,
+        Op::CastToFloat => x[0].f_to_kind(Kind::Float)?,
+    })
+}

@@ -1,0 +1,25 @@
+//! Learns HSG on libtorch; the library of program `hsg-train`.
+//!
+//! A training image's way: `datasets` [T1] → [`edges`] [T2] → [`loader`], [`augment`] [T3] → [`graph_module`] [T4] →
+//! [`base_segments`] [T5] → [`objective`], [`losses`] [T6] → [`optimiser`], [`schedule`], [`train_loop`],
+//! [`checkpoint`] [T7] → [`commands`]`::export` [T8].
+
+pub mod augment;
+pub mod base_segments;
+pub mod checkpoint;
+pub mod cli;
+pub mod commands;
+pub mod edges;
+mod error;
+pub mod graph_module;
+pub mod loader;
+pub mod losses;
+pub mod objective;
+pub mod optimiser;
+pub mod profile;
+pub mod progress;
+pub mod schedule;
+pub mod settings;
+pub mod train_loop;
+
+pub use error::{Result, TrainError};

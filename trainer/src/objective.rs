@@ -1,0 +1,203 @@
+//! From the embeddings of a batch to its loss: base segments, groups of every level, all loss terms. [T5–T6]
+
+use models::arch::clustering_transformer::names;
+use models::arch::{NetworkSpec, clustering_transformer};
+use segcore::spherical_kmeans::KmeansSpec;
+use tch::{Device, Kind, Tensor};
+
+use crate::base_segments::{BaseSegments, TokenSets};
+use crate::error::Result;
+use crate::graph_module::{GraphModule, Mode, ParamStore};
+use crate::losses::goodness_of_grouping::{Neighbours, centroid_separation, collapse, modularity, neighbour_graph};
+use crate::losses::pixel_segment::{PositiveSum, SegmentSimilarity};
+use crate::losses::{CONCENTRATION, unit};
+use crate::profile::{Profiler, Stage};
+
+/// The numbers that the objective depends on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ObjectiveSettings {
+    /// Base segments of a training crop.
+    pub kmeans: KmeansSpec,
+    /// Graph of the modularity term.
+    pub neighbours: Neighbours,
+    /// λ_E, weight of the loss on edge segments.
+    pub weight_edge: f64,
+    /// λ_F, weight of each level's pixel–segment loss.
+    pub weight_feature: f64,
+    /// λ_G, weight of each level's goodness of grouping.
+    pub weight_grouping: f64,
+    /// How positives are summed; [`PositiveSum::Direct`] except to compare with the golden numbers.
+    pub positive_sum: PositiveSum,
+}
+
+/// What comes with the embeddings of a batch of V views.
+pub struct Views<'a> {
+    /// Edge region of every cell, `[V, h, w]` int64; the same region has the same id in all views of an image.
+    pub edge_segments: &'a Tensor,
+    /// Cells that take part, `[V, h, w]` bool.
+    pub kept: &'a Tensor,
+    /// Image of every view, `[V]` int64 from 0, not falling: the views of one image are adjacent.
+    pub image_of_view: &'a Tensor,
+    /// Number of images.
+    pub num_images: i64,
+}
+
+/// One level of groups of a batch; N tokens an image.
+pub struct LevelOfGroups {
+    /// Soft assignment P_l of the base segments, `[images, n_l, N]`, columns sum to 1.
+    pub assignment: Tensor,
+    /// Arg-max of P_l for every segment as a group id (image · n_l + group), `[S]` int64.
+    pub group_of_segment: Tensor,
+    /// Projected centroids Z_l, `[images, m, n_l]`.
+    pub centroids: Tensor,
+}
+
+/// Loss terms (weighted: they add up to `total`) and what they were computed from.
+pub struct Objective {
+    /// The loss, a scalar with gradient.
+    pub total: Tensor,
+    /// λ_E L_f(G_e).
+    pub edge: Tensor,
+    /// λ_F L_f(G_l) for l = 1, 2, ….
+    pub feature: Vec<Tensor>,
+    /// λ_G L_g of l = 1, 2, ….
+    pub grouping: Vec<Tensor>,
+    /// The base segments.
+    pub base: BaseSegments,
+    /// Unit mean feature of every segment, `[S, m]`.
+    pub segment_features: Tensor,
+    /// Those of each image side by side, `[images, m, N]`.
+    pub tokens: Tensor,
+    /// 1 for a segment, 0 for padding, `[images, N]`.
+    pub valid: Tensor,
+    /// Groups of l = 1, 2, ….
+    pub levels: Vec<LevelOfGroups>,
+}
+
+/// The clustering transformers of all levels with the settings of the losses.
+pub struct ObjectiveModule {
+    settings: ObjectiveSettings,
+    transformers: Vec<GraphModule>,
+    position_tables: [String; 2],
+}
+
+impl ObjectiveModule {
+    /// For the network `spec`, constants on `device`.
+    ///
+    /// # Errors
+    /// [`crate::TrainError::Model`] when the specification is out of range.
+    pub fn new(spec: &NetworkSpec, settings: ObjectiveSettings, device: Device) -> Result<Self> {
+        let mut transformers = Vec::new();
+        for level in 0..spec.groups.len() {
+            transformers.push(GraphModule::new(&clustering_transformer::training(spec, level)?, device)?);
+        }
+        Ok(ObjectiveModule { settings, transformers, position_tables: spec.position_params().map(|p| p.name) })
+    }
+
+    /// Position embedding of every cell, `[1, m, h, w]`: column table first, then row table, looked up by index.
+    ///
+    /// # Errors
+    /// [`crate::TrainError::Invalid`] when a table is missing.
+    pub fn position_embedding(&self, params: &ParamStore, height: i64, width: i64) -> Result<Tensor> {
+        let columns = params.get(&self.position_tables[0])?.narrow(0, 0, width);
+        let rows = params.get(&self.position_tables[1])?.narrow(0, 0, height);
+        let half = columns.size()[1];
+        let columns = columns.transpose(0, 1).reshape([half, 1, width]).expand([half, height, width], false);
+        let rows = rows.transpose(0, 1).reshape([half, height, 1]).expand([half, height, width], false);
+        Ok(Tensor::cat(&[columns, rows], 0).unsqueeze(0))
+    }
+
+    /// The objective of `embeddings` `[V, m, h, w]` (any length per cell) for the views of a batch.
+    ///
+    /// At least one cell must be kept; an image whose views keep none takes part with padding only.
+    ///
+    /// # Errors
+    /// [`crate::TrainError::Torch`] when shapes do not fit.
+    pub fn run(
+        &self,
+        params: &ParamStore,
+        embeddings: &Tensor,
+        views: &Views<'_>,
+        mode: Mode,
+        profiler: &mut Profiler,
+    ) -> Result<Objective> {
+        let settings = &self.settings;
+        let size = embeddings.size();
+        let (num_views, height, width) = (size[0], size[2], size[3]);
+        let embeddings = unit(embeddings, 1);
+        let base = BaseSegments::new(&embeddings, views.edge_segments, views.kept, &settings.kmeans);
+        profiler.mark(Stage::Kmeans);
+
+        let pixels = base.gather(&embeddings);
+        let segment_features = unit(&base.sum(&pixels), 1);
+        let position = self.position_embedding(params, height, width)?;
+        let position = position.expand([num_views, -1, -1, -1], false);
+        let segment_positions = base.mean(&base.gather(&position));
+        let image_of_segment = views.image_of_view.index_select(0, &base.view_of_segment);
+        let sets = TokenSets::new(&image_of_segment, views.num_images);
+        let tokens = sets.scatter(&segment_features);
+        let positions = sets.scatter(&segment_positions);
+
+        let mut levels: Vec<LevelOfGroups> = Vec::with_capacity(self.transformers.len());
+        let mut level_features = tokens.shallow_clone();
+        let mut level_positions = positions.shallow_clone();
+        for (i, transformer) in self.transformers.iter().enumerate() {
+            let mut inputs = vec![(names::FEATURES, &level_features), (names::POSITIONS, &level_positions)];
+            if i == 0 {
+                inputs.push((names::VALID, &sets.valid));
+            }
+            let mut outputs = transformer.run(params, &inputs, mode)?;
+            // C of this level with groups first, [images, n_{l+1}, n_l].
+            let transition = outputs.take(names::LOGITS)?.softmax(1, None::<Kind>);
+            let groups = transition.size()[1];
+            // P_{l+1} = P_l · C (Eq. 7).
+            let assignment = match levels.last() {
+                None => transition,
+                Some(below) => transition.matmul(&below.assignment),
+            };
+            let winner = assignment.argmax(1, false);
+            level_features = outputs.take(names::CENTROID_FEATURES)?;
+            level_positions = mean_position_of_groups(&positions, &winner, &sets.valid, groups);
+            let group_of_segment = sets.gather(&winner) + &image_of_segment * groups;
+            levels.push(LevelOfGroups { assignment, group_of_segment, centroids: outputs.take(names::CENTROIDS)? });
+        }
+        profiler.mark(Stage::Transformers);
+
+        let similarity = SegmentSimilarity::new(&pixels, &segment_features, &base.segment_of_pixel, CONCENTRATION);
+        let edge_groups = &image_of_segment * 65536 + &base.edge_of_segment;
+        let edge = similarity.loss(&edge_groups, settings.positive_sum) * settings.weight_edge;
+        let feature: Vec<Tensor> = (levels.iter())
+            .map(|l| similarity.loss(&l.group_of_segment, settings.positive_sum) * settings.weight_feature)
+            .collect();
+        profiler.mark(Stage::PixelSegmentLosses);
+
+        let view_of_token = match settings.neighbours {
+            Neighbours::Joint(_) => None,
+            Neighbours::PerView { .. } => {
+                let view = base.view_of_segment.unsqueeze(1).to_kind(Kind::Float);
+                Some(sets.scatter(&view).squeeze_dim(1).to_kind(Kind::Int64))
+            }
+        };
+        let graph = neighbour_graph(&tokens, &sets.valid, view_of_token.as_ref(), settings.neighbours);
+        let grouping: Vec<Tensor> = (levels.iter())
+            .map(|l| {
+                let goodness = modularity(&graph, &l.assignment)
+                    + collapse(&l.assignment, &sets.valid)
+                    + centroid_separation(&l.centroids);
+                goodness * settings.weight_grouping
+            })
+            .collect();
+        // `+=` would write into the edge term's memory.
+        let total = feature.iter().chain(&grouping).fold(edge.shallow_clone(), |total, term| total + term);
+        profiler.mark(Stage::GroupingLosses);
+        Ok(Objective { total, edge, feature, grouping, base, segment_features, tokens, valid: sets.valid, levels })
+    }
+}
+
+/// Mean position of the members of each group, `[images, m, n]`: `positions` `[images, m, N]`, `winner` `[images, N]`
+/// int64. A group without members has position 0.
+fn mean_position_of_groups(positions: &Tensor, winner: &Tensor, valid: &Tensor, groups: i64) -> Tensor {
+    let member = winner.one_hot(groups).to_kind(positions.kind()) * valid.unsqueeze(2);
+    let count = member.sum_dim_intlist([1i64].as_slice(), true, None::<Kind>).clamp_min(1.0);
+    positions.matmul(&member) / count
+}

@@ -1,0 +1,119 @@
+//! Where the time of a step goes.
+
+use std::time::{Duration, Instant as Wall};
+
+#[derive(Clone, Copy)]
+struct Instant(Duration);
+impl Instant {
+    fn now() -> Self {
+        static START: std::sync::OnceLock<Wall> = std::sync::OnceLock::new();
+        let start = START.get_or_init(Wall::now);
+        if std::env::var_os("TMP_CPU").is_none() {
+            return Instant(start.elapsed());
+        }
+        let t = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        Instant(Duration::from_nanos(t.split(' ').next().and_then(|v| v.parse().ok()).unwrap_or(0)))
+    }
+}
+impl std::ops::Sub for Instant {
+    type Output = Duration;
+    fn sub(self, o: Self) -> Duration {
+        self.0.saturating_sub(o.0)
+    }
+}
+
+/// A part of a training step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Waiting for the loader.
+    Data,
+    /// Backbone and head, forwards.
+    Forward,
+    /// Normalisation, k-means and splitting.
+    Kmeans,
+    /// Segment features and clustering transformers, forwards.
+    Transformers,
+    /// L_f on edge segments and groups, forwards.
+    PixelSegmentLosses,
+    /// L_g, forwards.
+    GroupingLosses,
+    /// Gradients of everything.
+    Backward,
+    /// Update of the parameters.
+    Optimiser,
+}
+
+impl Stage {
+    /// All stages in the order of a step.
+    pub const ALL: [Stage; 8] = [
+        Stage::Data,
+        Stage::Forward,
+        Stage::Kmeans,
+        Stage::Transformers,
+        Stage::PixelSegmentLosses,
+        Stage::GroupingLosses,
+        Stage::Backward,
+        Stage::Optimiser,
+    ];
+
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Data => "data",
+            Stage::Forward => "forward",
+            Stage::Kmeans => "k-means",
+            Stage::Transformers => "transformers",
+            Stage::PixelSegmentLosses => "L_f",
+            Stage::GroupingLosses => "L_g",
+            Stage::Backward => "backward",
+            Stage::Optimiser => "optimiser",
+        }
+    }
+}
+
+/// Collects the durations of the stages of each step.
+pub struct Profiler {
+    last: Instant,
+    current: [Duration; Stage::ALL.len()],
+    steps: Vec<[Duration; Stage::ALL.len()]>,
+}
+
+impl Default for Profiler {
+    fn default() -> Self {
+        Profiler { last: Instant::now(), current: Default::default(), steps: Vec::new() }
+    }
+}
+
+impl Profiler {
+    /// The next stage starts now.
+    pub fn start(&mut self) {
+        self.last = Instant::now();
+    }
+
+    /// The time since the last mark belongs to `stage`.
+    pub fn mark(&mut self, stage: Stage) {
+        let now = Instant::now();
+        self.current[stage as usize] += now - self.last;
+        self.last = now;
+    }
+
+    /// Ends a step: its durations so far. `keep` stores them for [`Profiler::medians_millis`].
+    pub fn end_step(&mut self, keep: bool) -> [Duration; Stage::ALL.len()] {
+        let step = std::mem::take(&mut self.current);
+        if keep {
+            self.steps.push(step);
+        }
+        step
+    }
+
+    /// Median over the kept steps of each stage and of the whole step, in milliseconds.
+    pub fn medians_millis(&self) -> ([f64; Stage::ALL.len()], f64) {
+        let median = |mut values: Vec<f64>| {
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied().unwrap_or(0.0)
+        };
+        let millis = |d: Duration| d.as_secs_f64() * 1e3;
+        let stages = std::array::from_fn(|i| median(self.steps.iter().map(|s| millis(s[i])).collect()));
+        (stages, median(self.steps.iter().map(|s| millis(s.iter().sum())).collect()))
+    }
+}

@@ -1,0 +1,363 @@
+//! What a training run means: preset or file, then environment, then command line; validated; saved with the run.
+
+use std::path::{Path, PathBuf};
+
+use datasets::DatasetKind;
+use models::arch::NetworkSpec;
+use segcore::spherical_kmeans::KmeansSpec;
+use serde::{Deserialize, Serialize};
+
+use crate::augment::AugmentSpec;
+use crate::error::{Result, TrainError};
+use crate::losses::goodness_of_grouping::Neighbours;
+use crate::losses::pixel_segment::PositiveSum;
+use crate::objective::ObjectiveSettings;
+use crate::schedule::Decay;
+
+/// The presets that are part of the program: name and text.
+pub const PRESETS: &[(&str, &str)] = &[("camvid-cpu", include_str!("../configs/camvid-cpu.toml"))];
+
+/// Everything that decides a training run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSettings {
+    /// Which images.
+    pub data: DataSettings,
+    /// How they are over-segmented when no folder with edge segments is given.
+    pub edges: EdgeSettings,
+    /// Shapes of the network.
+    pub network: NetworkSpec,
+    /// What a batch is made of.
+    pub batch: BatchSettings,
+    /// Augmentations of a view.
+    pub augment: AugmentSpec,
+    /// Base segments of a training crop.
+    pub kmeans: KmeansSpec,
+    /// Weights of the loss terms.
+    pub loss: LossSettings,
+    /// Descent.
+    pub optimiser: OptimiserSettings,
+    /// Length, seed, checkpoints.
+    pub run: RunSettings,
+    /// What an exported model is told.
+    pub export: ExportSettings,
+}
+
+/// Which images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSettings {
+    /// `camvid` or `folder`.
+    pub dataset: String,
+    /// Folder of the data set; usually given by `--root`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<PathBuf>,
+    /// Part of the data set.
+    pub split: String,
+    /// Drives or sequences; all if empty.
+    #[serde(default)]
+    pub sequences: Vec<String>,
+}
+
+/// How images are over-segmented.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgeSettings {
+    /// `fast`.
+    pub detector: String,
+    /// Folder with edge segments that exist already; usually given by `--edges`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// Region limit of `fast`: the threshold rises until there are fewer regions than this.
+    pub max_regions: usize,
+}
+
+/// What a batch is made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchSettings {
+    /// Images a step.
+    pub images: usize,
+    /// Views of each image.
+    pub views: usize,
+    /// Pixels along each side of a view; a multiple of 16.
+    pub crop: usize,
+}
+
+/// Weights of the loss terms.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossSettings {
+    /// λ_E.
+    pub edge: f64,
+    /// λ_F.
+    pub feature: f64,
+    /// λ_G.
+    pub grouping: f64,
+    /// Neighbours of a segment among all views of its image, k.
+    pub neighbours: usize,
+}
+
+/// Descent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimiserSettings {
+    /// Base learning rate.
+    pub learning_rate: f64,
+    /// How it falls.
+    pub decay: Decay,
+    /// Steps of linear warm-up.
+    pub warm_up_steps: usize,
+    /// Momentum.
+    pub momentum: f64,
+    /// Weight decay (biases have none).
+    pub weight_decay: f64,
+}
+
+/// Length, seed, checkpoints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSettings {
+    /// Steps of the whole run.
+    pub steps: usize,
+    /// Seed of weights, order of images, augmentations and dropout.
+    pub seed: u64,
+    /// Threads of libtorch; 0 = all cores.
+    pub threads: usize,
+    /// A checkpoint after so many steps.
+    pub checkpoint_every: usize,
+}
+
+/// What an exported model is told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportSettings {
+    /// Largest network input, width and height.
+    pub input: [usize; 2],
+    /// Rows and columns of the k-means grid at inference.
+    pub grid: [usize; 2],
+    /// Rounds of k-means at inference.
+    pub rounds: usize,
+    /// Label space of the prototype bank.
+    pub label_space: String,
+    /// Licence of the training frames.
+    pub license: String,
+}
+
+/// Values from the command line or the environment that take the place of the file's.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--root`
+    pub root: Option<PathBuf>,
+    /// `--edges`
+    pub edges: Option<PathBuf>,
+    /// `--sequences`
+    pub sequences: Vec<String>,
+    /// `--steps`
+    pub steps: Option<usize>,
+    /// `--seed`
+    pub seed: Option<u64>,
+    /// `--threads`
+    pub threads: Option<usize>,
+}
+
+impl TrainSettings {
+    /// The preset of this name.
+    ///
+    /// # Errors
+    /// [`TrainError::Invalid`] when there is none.
+    pub fn preset(name: &str) -> Result<Self> {
+        let found = PRESETS.iter().find(|(preset, _)| *preset == name);
+        let (_, text) = found.ok_or_else(|| TrainError::Invalid {
+            what: format!("preset `{name}`"),
+            expected: PRESETS.iter().map(|(n, _)| *n).collect::<Vec<_>>().join(", "),
+            got: "no preset of that name".into(),
+            remedy: "choose one of these or give --config FILE.toml".into(),
+        })?;
+        Self::parse(text, &format!("preset `{name}`"))
+    }
+
+    /// Reads a settings file; unknown keys are refused.
+    ///
+    /// # Errors
+    /// [`TrainError::File`] or [`TrainError::Settings`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| TrainError::file("read", path, e))?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    fn parse(text: &str, origin: &str) -> Result<Self> {
+        toml::from_str(text)
+            .map_err(|e| TrainError::Settings { origin: origin.to_owned(), message: e.to_string().trim().to_owned() })
+    }
+
+    /// Lays `overrides` over these settings.
+    pub fn apply(&mut self, overrides: &Overrides) {
+        if let Some(root) = &overrides.root {
+            self.data.root = Some(root.clone());
+        }
+        if let Some(edges) = &overrides.edges {
+            self.edges.folder = Some(edges.clone());
+        }
+        if !overrides.sequences.is_empty() {
+            self.data.sequences.clone_from(&overrides.sequences);
+        }
+        if let Some(steps) = overrides.steps {
+            self.run.steps = steps;
+        }
+        if let Some(seed) = overrides.seed {
+            self.run.seed = seed;
+        }
+        if let Some(threads) = overrides.threads {
+            self.run.threads = threads;
+        }
+    }
+
+    /// Checks all ranges.
+    ///
+    /// # Errors
+    /// [`TrainError::Invalid`] naming the first setting out of range; [`TrainError::Model`] for the network's.
+    pub fn validate(&self) -> Result<()> {
+        let check = |ok: bool, what: &str, expected: &str, got: String| {
+            if ok {
+                return Ok(());
+            }
+            Err(TrainError::Invalid {
+                what: format!("setting `{what}`"),
+                expected: expected.into(),
+                got,
+                remedy: "change it in the settings file or on the command line".into(),
+            })
+        };
+        self.network.validate()?;
+        let (batch, augment, loss, optimiser) = (&self.batch, &self.augment, &self.loss, &self.optimiser);
+        check((1..=4096).contains(&batch.images), "batch.images", "1 to 4096", batch.images.to_string())?;
+        check((1..=16).contains(&batch.views), "batch.views", "1 to 16", batch.views.to_string())?;
+        let crop_ok = batch.crop.is_multiple_of(16) && (32..=800).contains(&batch.crop);
+        check(crop_ok, "batch.crop", "a multiple of 16 from 32 to 800", batch.crop.to_string())?;
+        for (name, value) in
+            [("flip", augment.flip), ("jitter", augment.jitter), ("gray", augment.gray), ("blur", augment.blur)]
+        {
+            let ok = (0.0..=1.0).contains(&value);
+            check(ok, &format!("augment.{name}"), "a probability, 0 to 1", value.to_string())?;
+        }
+        let [low, high] = augment.scale;
+        let scale_ok = low > 0.05 && low <= high && high <= 20.0;
+        check(scale_ok, "augment.scale", "two factors from 0.05 to 20, rising", format!("{:?}", augment.scale))?;
+        for (name, value, most) in [
+            ("brightness", augment.brightness, 1.0),
+            ("contrast", augment.contrast, 1.0),
+            ("saturation", augment.saturation, 1.0),
+            ("hue", augment.hue, 0.5),
+        ] {
+            let ok = (0.0..=most).contains(&value);
+            check(ok, &format!("augment.{name}"), &format!("0 to {most}"), value.to_string())?;
+        }
+        for (what, kmeans) in [("kmeans", &self.kmeans), ("export.grid", &self.export_kmeans())] {
+            let ok = [kmeans.grid_rows, kmeans.grid_columns, kmeans.rounds].iter().all(|n| (1..=512).contains(n));
+            check(ok, what, "rows, columns and rounds from 1 to 512", format!("{kmeans:?}"))?;
+        }
+        for (name, value) in [("edge", loss.edge), ("feature", loss.feature), ("grouping", loss.grouping)] {
+            let ok = value.is_finite() && value >= 0.0;
+            check(ok, &format!("loss.{name}"), "a number from 0", value.to_string())?;
+        }
+        check(loss.neighbours > 0, "loss.neighbours", "at least 1", loss.neighbours.to_string())?;
+        let rate = optimiser.learning_rate;
+        check(rate.is_finite() && rate > 0.0, "optimiser.learning_rate", "above 0", rate.to_string())?;
+        let momentum = optimiser.momentum;
+        check((0.0..1.0).contains(&momentum), "optimiser.momentum", "0 to below 1", momentum.to_string())?;
+        let decay = optimiser.weight_decay;
+        check((0.0..1.0).contains(&decay), "optimiser.weight_decay", "0 to below 1", decay.to_string())?;
+        check(self.run.checkpoint_every > 0, "run.checkpoint_every", "at least 1", "0".into())?;
+        check(self.edges.max_regions >= 2, "edges.max_regions", "at least 2", self.edges.max_regions.to_string())?;
+        check_detector(&self.edges.detector)?;
+        dataset_kind(&self.data.dataset)?;
+        Ok(())
+    }
+
+    /// The settings of the losses.
+    pub fn objective(&self) -> ObjectiveSettings {
+        ObjectiveSettings {
+            kmeans: self.kmeans,
+            neighbours: Neighbours::Joint(self.loss.neighbours),
+            weight_edge: self.loss.edge,
+            weight_feature: self.loss.feature,
+            weight_grouping: self.loss.grouping,
+            positive_sum: PositiveSum::Direct,
+        }
+    }
+
+    /// Base segments at inference.
+    pub fn export_kmeans(&self) -> KmeansSpec {
+        let [grid_rows, grid_columns] = self.export.grid;
+        KmeansSpec { grid_rows, grid_columns, rounds: self.export.rounds }
+    }
+
+    /// The settings that a resumed run must share with its start, as TOML: all but paths, threads, checkpoints and
+    /// what only export reads.
+    pub fn binding_part(&self) -> Result<toml::Table> {
+        let mut table = to_table(self)?;
+        table.remove("export");
+        for (section, key) in [("data", "root"), ("edges", "folder"), ("run", "threads"), ("run", "checkpoint_every")] {
+            if let Some(toml::Value::Table(section)) = table.get_mut(section) {
+                section.remove(key);
+            }
+        }
+        Ok(table)
+    }
+
+    /// `settings.toml` of a run: these settings and the versions that resolved them.
+    pub fn to_toml(&self) -> Result<String> {
+        let table = to_table(self)?;
+        let text = toml::to_string(&table).map_err(|e| bug(&e.to_string()))?;
+        Ok(format!(
+            "# Resolved settings of this run, written by hsg-train {} (tch 0.24, libtorch 2.11).\n{text}",
+            env!("CARGO_PKG_VERSION")
+        ))
+    }
+}
+
+fn to_table(settings: &TrainSettings) -> Result<toml::Table> {
+    toml::Table::try_from(settings).map_err(|e| bug(&e.to_string()))
+}
+
+fn bug(message: &str) -> TrainError {
+    TrainError::Settings { origin: "settings".into(), message: message.to_owned() }
+}
+
+/// The data set of this name.
+///
+/// # Errors
+/// [`TrainError::Invalid`] when there is none.
+pub fn dataset_kind(name: &str) -> Result<DatasetKind> {
+    match name {
+        "camvid" => Ok(DatasetKind::CamVid),
+        "folder" => Ok(DatasetKind::Folder),
+        other => Err(TrainError::Invalid {
+            what: "data set".into(),
+            expected: "camvid or folder".into(),
+            got: format!("`{other}`"),
+            remedy: "other data sets come with later versions".into(),
+        }),
+    }
+}
+
+/// Checks the name of an edge detector.
+///
+/// # Errors
+/// [`TrainError::Missing`] for `pmi`, [`TrainError::Invalid`] for an unknown name.
+pub fn check_detector(name: &str) -> Result<()> {
+    match name {
+        "fast" => Ok(()),
+        "pmi" => Err(TrainError::Missing {
+            what: "the edge detector `pmi`".into(),
+            remedy: "use --detector fast, or give --edges a folder with region maps made elsewhere".into(),
+        }),
+        other => Err(TrainError::Invalid {
+            what: "edge detector".into(),
+            expected: "fast".into(),
+            got: format!("`{other}`"),
+            remedy: "use --detector fast".into(),
+        }),
+    }
+}

@@ -1,0 +1,111 @@
+//! The project's own chores: `cargo xtask help`.
+//!
+//! Everything a test or a feature needs beyond Rust and a C++ compiler is installed here, into the project's own
+//! `.deps/`; nothing else on the machine is touched.
+
+mod arrows;
+mod ci;
+mod libtorch;
+mod lints;
+mod process;
+mod suites;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// The project's own chores.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = "Example: cargo xtask test golden")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Run the tests of all crates; fetches libtorch first.
+    #[command(
+        after_help = "Examples:\n  cargo xtask test            all tests\n  cargo xtask test golden     the golden \
+                            numbers, in every crate\n  cargo xtask test cli        the suite tests/suites/cli.rs, and \
+                            every test with `cli` in its name"
+    )]
+    Test {
+        /// Part of a suite's file name (that suite runs whole) or of a test's name.
+        filter: Option<String>,
+    },
+    /// Everything a change has to pass: format, clippy, arrows, lints, tests.
+    #[command(after_help = "Example: cargo xtask ci")]
+    Ci,
+    /// Install into .deps/ what a part of the project needs.
+    #[command(after_help = "Example: cargo xtask deps libtorch")]
+    Deps {
+        /// What to install.
+        what: Dependency,
+    },
+    /// Compare the crates' dependencies with the arrow table of ARCHITECTURE.md.
+    #[command(after_help = "Example: cargo xtask check-arrows")]
+    CheckArrows,
+    /// Check that every crate inherits the workspace's lints, and that unsafe code stays where it may be.
+    #[command(after_help = "Example: cargo xtask check-lints")]
+    CheckLints,
+    /// Write the seeded, untrained model folder that the tests use: tests/fixtures/tiny-model.
+    #[command(after_help = "Example: cargo xtask tiny-model")]
+    TinyModel,
+    /// Accept what the code writes now as the expectation of the tests; look at `git diff` afterwards.
+    #[command(after_help = "Example: cargo xtask bless && git diff --stat tests/fixtures")]
+    Bless,
+    /// Run the trainer (also: cargo hsg-train); fetches libtorch first.
+    #[command(disable_help_flag = true, after_help = "Example: cargo hsg-train train --help")]
+    HsgTrain {
+        /// Passed to hsg-train as they are.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dependency {
+    /// The CPU-only libtorch that the trainer and the tests link.
+    Libtorch,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().chore {
+        Chore::Test { filter } => suites::test(filter.as_deref()),
+        Chore::Ci => ci::run(),
+        Chore::Deps { what: Dependency::Libtorch } => {
+            libtorch::ensure().map(|place| println!("libtorch is in {}", place.display()))
+        }
+        Chore::CheckArrows => arrows::check(),
+        Chore::CheckLints => lints::check(),
+        // One fixture is written by our own code so far; `bless` is the name that stays when there are more.
+        Chore::TinyModel | Chore::Bless => write_tiny_model(),
+        Chore::HsgTrain { arguments } => hsg_train(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The tests own the writer, because xtask links nothing of ours and so builds in seconds.
+fn write_tiny_model() -> anyhow::Result<()> {
+    let folder = process::workspace().join("tests/fixtures/tiny-model");
+    process::cargo()
+        .args(["run", "--quiet", "--release", "-p", "tests", "--bin", "tiny-model", "--"])
+        .arg(&folder)
+        .run("write the tiny model")
+}
+
+/// Becomes `hsg-train`: its exit code is ours, and Ctrl-C reaches it and nobody else.
+fn hsg_train(arguments: &[String]) -> anyhow::Result<()> {
+    libtorch::ensure()?;
+    process::cargo()
+        .args(["run", "--release", "-p", "trainer", "--bin", "hsg-train", "--"])
+        .args(arguments)
+        .replace_this_process("run hsg-train")
+}
