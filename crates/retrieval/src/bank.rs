@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use segcore::simd::dispatch;
+
 use crate::RetrievalError;
 use crate::file::{Decoded, Storage, decode};
 use crate::nearest::{MAX_NEIGHBOURS, NearestSink, Neighbours};
-use crate::products::{PANEL, Products, TILE, dispatch};
+use crate::products::{PANEL, Products, TILE};
 
 /// What the nearest prototypes say about a segment.
 #[derive(Clone, Copy, Debug, PartialEq)]

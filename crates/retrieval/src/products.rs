@@ -1,25 +1,11 @@
 //! The inner loop of the search: a matrix product whose results are compared with a threshold at once.
 
+use segcore::simd::Kernel;
+
 /// Queries of one register tile.
 pub(crate) const TILE: usize = 6;
 /// Prototypes of one panel. 6 × 16 sums are 12 of AVX2's 16 registers.
 pub(crate) const PANEL: usize = 16;
-
-/// A loop to compile for several instruction sets.
-pub(crate) trait Kernel {
-    type Output;
-    /// `FMA`: a fused multiply-add is one instruction here (without it `mul_add` is a slow library call).
-    fn run<const FMA: bool>(self) -> Self::Output;
-}
-
-/// Runs a kernel with the instructions of the build's target.
-pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-    if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
-        kernel.run::<true>()
-    } else {
-        kernel.run::<false>()
-    }
-}
 
 /// Who is told about products above the threshold.
 pub(crate) trait Sink {

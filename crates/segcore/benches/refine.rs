@@ -41,7 +41,9 @@ fn one_core(bencher: Bencher<'_, '_>, case: [usize; 4]) {
 #[divan::bench(args = CASES, sample_count = 3)]
 fn plain_scalar(bencher: Bencher<'_, '_>, case: [usize; 4]) {
     let mut s = scene(case);
-    bencher.bench_local(|| refine_plain(&s.refiner, &s.map, &s.segments, &s.centroids, &mut s.out).unwrap());
+    let mut margins = vec![0.0; s.out.len()];
+    bencher
+        .bench_local(|| refine_plain(&s.refiner, &s.map, &s.segments, &s.centroids, &mut s.out, &mut margins).unwrap());
 }
 
 /// 192 slots, 8 and 4 groups.

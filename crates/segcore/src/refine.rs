@@ -401,6 +401,8 @@ impl CellProducts {
 }
 
 /// [`Refiner::run`] computed plainly: every border pixel's feature vector is built, scaled and compared. The oracle.
+/// `margins` (source size) gets how far each pixel's best cluster is ahead of the second; infinity where there was
+/// nothing to choose. Another order of the sums may turn a margin of about 1e-6.
 ///
 /// # Errors
 /// The same as [`Refiner::run`].
@@ -410,12 +412,19 @@ pub fn refine_plain(
     segments: &SegmentMap,
     centroids: &[f32],
     out: &mut [u16],
+    margins: &mut [f32],
 ) -> Result<(), RefineError> {
     refiner.check(map, segments, centroids, out)?;
+    if margins.len() != out.len() {
+        return Err(RefineError::WrongLength { what: "the margins", expected: out.len(), got: margins.len() });
+    }
+    margins.fill(f32::INFINITY);
     let dim = map.dim;
     let mut vector = vec![0.0; dim + 2];
-    for (row, out_row) in refiner.rows.iter().zip(out.chunks_exact_mut(refiner.source.width)) {
-        for (column, out) in refiner.columns.iter().zip(out_row) {
+    let width = refiner.source.width;
+    let out_rows = out.chunks_exact_mut(width).zip(margins.chunks_exact_mut(width));
+    for (row, (out_row, margin_row)) in refiner.rows.iter().zip(out_rows) {
+        for ((column, out), margin) in refiner.columns.iter().zip(out_row).zip(margin_row) {
             let (y, x) = (row.nearest, column.nearest);
             let own = segments.labels[y * segments.width + x];
             *out = own;
@@ -427,14 +436,17 @@ pub fn refine_plain(
             let places = &refiner.location.columns;
             vector[dim + 1] = lerp(places[column.low], places[column.high], column.weight);
             let (labels, num) = candidates(segments, y, x);
-            let mut best = f32::NEG_INFINITY;
+            let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
             for &label in &labels[..num] {
                 let centroid = &centroids[usize::from(label) * (dim + 2)..][..dim + 2];
                 let score: f32 = vector.iter().zip(centroid).map(|(a, b)| a * b).sum();
                 if score > best {
-                    (*out, best) = (label, score);
+                    (*out, second, best) = (label, best, score);
+                } else {
+                    second = second.max(score);
                 }
             }
+            *margin = best - second;
         }
     }
     Ok(())

@@ -157,8 +157,8 @@ fn prepare_run(out: &Path, settings: &TrainSettings, resume: bool, trainer: &mut
     let Some(checkpoint) = checkpoint::read(out, "last")? else {
         return Ok(State::initial(settings.run.seed, hash));
     };
-    trainer.restore(&checkpoint)?;
-    let mut state = checkpoint.state;
+    // Settings before weights: the name of the setting says more than a tensor's shape.
+    let mut state = checkpoint.state.clone();
     if state.settings_hash != hash {
         // Another number of steps alone is allowed: to train longer, or to end sooner. It is written down.
         let steps_before = TrainSettings::read(&settings_file(out))?.run.steps;
@@ -170,6 +170,7 @@ fn prepare_run(out: &Path, settings: &TrainSettings, resume: bool, trainer: &mut
         state.rescheduled.push(Rescheduled { step: state.step, steps_before, steps: settings.run.steps });
         state.settings_hash = hash;
     }
+    trainer.restore(&checkpoint)?;
     Ok(state)
 }
 

@@ -33,11 +33,16 @@ impl SegmentSimilarity {
     /// Similarities of unit pixel features `[P, m]` and unit segment features `[S, m]`; `segment_of_pixel` is
     /// `[P]` int64 in `0..S`.
     pub fn new(pixels: &Tensor, segments: &Tensor, segment_of_pixel: &Tensor, concentration: f64) -> Self {
-        // The largest tensors of a step: everything that can be done in place is.
-        let mut exponents = (pixels * concentration).matmul(&segments.transpose(0, 1));
-        let own_index = segment_of_pixel.unsqueeze(1);
-        let own = exponents.gather(1, &own_index, false).exp();
-        let others = exponents.scatter_value_(1, &own_index, f64::NEG_INFINITY).exp_();
+        let pixels = pixels * concentration;
+        // Computed apart rather than gathered from the product: gather keeps its source for the backward pass, and
+        // the product, the largest tensor of a step, is changed in place below.
+        let own = (&pixels * segments.index_select(0, segment_of_pixel))
+            .sum_dim_intlist([1i64].as_slice(), true, None::<Kind>)
+            .exp();
+        let others = pixels
+            .matmul(&segments.transpose(0, 1))
+            .scatter_value_(1, &segment_of_pixel.unsqueeze(1), f64::NEG_INFINITY)
+            .exp_();
         let sum_of_others = others.sum_dim_intlist([1i64].as_slice(), true, None::<Kind>);
         SegmentSimilarity { others, sum_of_others, own, segment_of_pixel: segment_of_pixel.shallow_clone() }
     }

@@ -1,5 +1,5 @@
 //! The inner loops, compiled twice: once for the baseline of the target and, on x86-64, once more with AVX2 and FMA,
-//! chosen at run time. A kernel is one portable body over small fixed arrays that the compiler turns into vectors (on
+//! chosen at run time ([`dispatch`]; `crates/retrieval` runs its loop through it too). A kernel is one portable body over small fixed arrays that the compiler turns into vectors (on
 //! aarch64 the baseline is already NEON). This module holds the crate's only unsafe code.
 #![allow(unsafe_code)]
 
@@ -9,15 +9,16 @@ pub(crate) use kernels::{Assign, Assignment, PANEL, TILE, dot, sum_rows};
 
 /// A loop to compile for several instruction sets. Implementations must be `#[inline(always)]` all the way down, or
 /// the parts that are not keep the baseline instructions.
-pub(crate) trait Kernel {
+pub trait Kernel {
+    /// What the loop returns.
     type Output;
-    /// `FMA`: a fused multiply-add is one instruction here (without it `mul_add` is a slow library call).
+    /// The loop. `FMA`: a fused multiply-add is one instruction here (without it `mul_add` is a slow library call).
     fn run<const FMA: bool>(self) -> Self::Output;
 }
 
 /// Runs a kernel with the best instructions that this machine has.
 #[inline]
-pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     if has_avx2_and_fma() {
         // SAFETY: the machine has AVX2 and FMA, as was just checked; that is all `run_avx2` asks for.
@@ -28,7 +29,7 @@ pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
 
 /// Runs a kernel as compiled for the target's baseline (the path of machines without AVX2; tests compare the two).
 #[inline]
-pub(crate) fn run_baseline<K: Kernel>(kernel: K) -> K::Output {
+pub fn run_baseline<K: Kernel>(kernel: K) -> K::Output {
     if cfg!(target_arch = "aarch64") { kernel.run::<true>() } else { kernel.run::<false>() }
 }
 
