@@ -60,7 +60,9 @@ pub enum ModelError {
         what: String,
     },
     /// Weights do not belong to the architecture, or are broken.
-    #[error("{origin}: the tensor `{tensor}` {what}; these weights do not fit this network — check backbone, width, embedding size and levels")]
+    #[error(
+        "{origin}: the tensor `{tensor}` {what}; these weights do not fit this network — check backbone, width, embedding size and levels"
+    )]
     Weights {
         /// Where the weights came from.
         origin: String,

@@ -10,8 +10,8 @@ use crate::Result;
 use crate::arch::{NetworkSpec, OutputStride, embedding_net, grouping};
 use crate::graph::Graph;
 use crate::manifest::{
-    CARD, FORMAT_VERSION, LevelSpec, Manifest, ModelFolder, Precision, TensorNames, embedding_file, grouping_file,
-    write_folder,
+    CARD, FORMAT_VERSION, LevelSpec, Manifest, ModelFolder, Precision, TRAINING_LOG, TensorNames, embedding_file,
+    grouping_file, write_folder,
 };
 use crate::onnx::{self, Storage};
 use crate::passes::{fold_batch_norm, strip_training};
@@ -38,6 +38,8 @@ pub struct ExportSpec {
     pub training: toml::Table,
     /// Text of `CARD.md`.
     pub card: String,
+    /// Content of `training.jsonl`; without one there is no such file.
+    pub training_log: Option<String>,
     /// How large initialisers are stored.
     pub storage: Storage,
 }
@@ -69,11 +71,14 @@ pub fn deployed_graphs(spec: &ExportSpec, weights: &Weights) -> Result<[(Graph, 
 pub fn write_model_folder(spec: &ExportSpec, weights: &Weights, out: &Path) -> Result<ModelFolder> {
     let [embedding, grouping] = deployed_graphs(spec, weights)?;
     let encode = |(graph, weights): &(Graph, Weights)| onnx::write(graph, weights, spec.storage);
-    let files = BTreeMap::from([
+    let mut files = BTreeMap::from([
         (embedding_file(Precision::Fp32), encode(&embedding)?),
         (grouping_file(Precision::Fp32), encode(&grouping)?),
         (CARD.to_owned(), spec.card.clone().into_bytes()),
     ]);
+    if let Some(log) = &spec.training_log {
+        files.insert(TRAINING_LOG.to_owned(), log.clone().into_bytes());
+    }
     let manifest = Manifest {
         format_version: FORMAT_VERSION,
         name: spec.name.clone(),

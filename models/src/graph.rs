@@ -9,11 +9,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::params::{ParamInit, ParamSpec};
 use crate::{ModelError, Result};
 
 /// One axis of a graph input or output: a number, or a name for an axis that varies from run to run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum Dim {
     /// Always this many.
     Fixed(usize),
@@ -385,10 +388,8 @@ impl Graph {
                     Dim::Named(name) => *named.entry(name).or_insert(length),
                 };
                 if expected != length {
-                    return Err(self.error(format!(
-                        "axis {axis} of the input `{}` must be {expected}, got {length}",
-                        info.name
-                    )));
+                    return Err(self
+                        .error(format!("axis {axis} of the input `{}` must be {expected}, got {length}", info.name)));
                 }
             }
             shapes.insert(info.name.clone(), shape.to_vec());

@@ -7,17 +7,19 @@
 //! | `grouping.<precision>.onnx` | segment slots → transitions and centroids of all levels |
 //! | `bank.postcard` | prototypes (crate `retrieval`); may be absent |
 //! | `CARD.md` | for people: what it is, what it learned from, what it may be used for |
+//! | `training.jsonl` | losses of the training run, thinned out; absent in a model that was not trained |
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use segcore::preprocess::PreprocessSpec;
+use segcore::preprocess::{PreprocessError, PreprocessSpec};
 use segcore::spherical_kmeans::KmeansSpec;
 use serde::{Deserialize, Serialize};
 
-use crate::arch::NetworkSpec;
+use crate::arch::{NetworkSpec, OutputStride, POSITION_TABLE_ROWS, grouping::names};
 use crate::files::{file_error, read_file, sha256_hex, temporary_beside, write_atomically};
-use crate::{ModelError, Result};
+use crate::graph::Dim;
+use crate::{ModelError, Result, onnx};
 
 /// Version of `model.toml` that this program writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -27,6 +29,8 @@ pub const MANIFEST: &str = "model.toml";
 pub const BANK: &str = "bank.postcard";
 /// The model card's file name.
 pub const CARD: &str = "CARD.md";
+/// Losses of the training run, one JSON object a line, thinned out.
+pub const TRAINING_LOG: &str = "training.jsonl";
 
 /// Number format of a network file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +53,11 @@ impl std::fmt::Display for Precision {
         })
     }
 }
+
+/// Most k-means clusters (slots) of a model.
+const MAX_SLOTS: usize = 4096;
+/// Most rounds of k-means: far beyond convergence, far below a program that seems to hang.
+const MAX_ROUNDS: usize = 1000;
 
 /// The content of `model.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,7 +83,7 @@ pub struct Manifest {
     pub kmeans: KmeansSpec,
     /// Levels above the base segments, fine to coarse.
     pub levels: Vec<LevelSpec>,
-    /// Names of the tensors of the two networks.
+    /// Names and shapes of the tensors of the two networks.
     pub tensors: TensorNames,
     /// How the weights were made: command, seed, steps, frames, figures. Free text and numbers, for people.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
@@ -91,7 +100,7 @@ pub struct LevelSpec {
     pub groups: usize,
 }
 
-/// Names of the networks' inputs and outputs. Transitions and centroids are numbered from 1:
+/// Names and shapes of the networks' inputs and outputs. Transitions and centroids are numbered from 1:
 /// `transition_1`, `centroids_1`, ….
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,25 +115,39 @@ pub struct TensorNames {
     pub positions: String,
     /// `[1, slots]`.
     pub valid: String,
+    /// Shape of each of these and of the transitions and centroids; a name stands for an axis that varies. Folders
+    /// of older programs have none; [`write_folder`] fills them in.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub shapes: BTreeMap<String, Vec<Dim>>,
 }
 
 impl Default for TensorNames {
     fn default() -> Self {
-        use crate::arch::{embedding_net, grouping::names};
+        use crate::arch::embedding_net;
         TensorNames {
             image: embedding_net::IMAGE.into(),
             embedding: embedding_net::EMBEDDING.into(),
             features: names::FEATURES.into(),
             positions: names::POSITIONS.into(),
             valid: names::VALID.into(),
+            shapes: BTreeMap::new(),
         }
     }
+}
+
+/// An input or output that a network file must have.
+struct NetworkTensor {
+    /// Key in `[tensors]` and `[tensors.shapes]`.
+    key: String,
+    /// Name in the file.
+    name: String,
+    dims: Vec<Dim>,
 }
 
 impl Manifest {
     /// Clusters of k-means, which are the slots of the grouping network.
     pub fn num_slots(&self) -> usize {
-        self.kmeans.grid_rows * self.kmeans.grid_columns
+        self.kmeans.num_slots()
     }
 
     /// Groups at levels 1, 2, ….
@@ -132,34 +155,140 @@ impl Manifest {
         self.levels.iter().map(|l| l.groups).collect()
     }
 
-    /// Checks values that the types alone do not bound.
+    /// Checks everything that later stages rely on and that the types alone do not bound.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] naming the value.
+    /// [`ModelError::Invalid`] naming the key.
     pub fn validate(&self) -> Result<()> {
-        let invalid = |what: &str, expected: &str, got: String| {
-            Err(ModelError::Invalid { what: what.to_owned(), expected: expected.to_owned(), got })
+        let invalid = |key: &str, expected: &str, got: String| {
+            let what = format!("{key} of {MANIFEST}");
+            Err(ModelError::Invalid { what, expected: expected.to_owned(), got })
         };
         if self.format_version != FORMAT_VERSION {
             return invalid(
-                "format_version of model.toml",
+                "format_version",
                 &format!("{FORMAT_VERSION} (another version of this program wrote the model: export it again)"),
                 self.format_version.to_string(),
             );
         }
-        self.network.validate()?;
+        match self.network.validate() {
+            Err(ModelError::Invalid { what, expected, got }) => {
+                return invalid(&format!("network.{what}"), &expected, got);
+            }
+            other => other?,
+        }
         if self.network.groups != self.groups() {
-            return invalid("[[levels]]", &format!("{:?} as in [network]", self.network.groups), format!("{:?}", self.groups()));
+            return invalid(
+                "[[levels]]",
+                &format!("{:?} as in [network]", self.network.groups),
+                format!("{:?}", self.groups()),
+            );
         }
-        let slots = self.num_slots();
-        if slots < 2 || slots > 4096 || self.kmeans.rounds == 0 {
-            return invalid("[kmeans]", "2 to 4096 clusters and at least one round", format!("{:?}", self.kmeans));
+        // The first level groups the slots, so there must be as many as groups.
+        let (slots, least) = (self.num_slots(), self.network.groups[0]);
+        if !(least..=MAX_SLOTS).contains(&slots) {
+            let got = format!("{} × {}", self.kmeans.grid_rows, self.kmeans.grid_columns);
+            return invalid("kmeans.grid_rows × kmeans.grid_columns", &format!("{least} to {MAX_SLOTS} clusters"), got);
         }
-        if self.stride == 0 || !self.preprocessing.multiple.is_multiple_of(self.stride) {
-            return invalid("stride", "a divisor of preprocessing.multiple", self.stride.to_string());
+        if !(1..=MAX_ROUNDS).contains(&self.kmeans.rounds) {
+            return invalid("kmeans.rounds", &format!("1 to {MAX_ROUNDS}"), self.kmeans.rounds.to_string());
+        }
+        match self.preprocessing.check() {
+            Err(PreprocessError::InvalidSpec { field, expected, got }) => {
+                return invalid(&format!("preprocessing.{field}"), expected, got);
+            }
+            Err(other) => return invalid("preprocessing", "valid values", other.to_string()),
+            Ok(()) => {}
+        }
+        let stride = OutputStride::Test8.pixels();
+        if self.stride != stride {
+            return invalid("stride", &stride.to_string(), self.stride.to_string());
+        }
+        if !self.preprocessing.multiple.is_multiple_of(stride) {
+            let expected = format!("a multiple of the stride {stride}");
+            return invalid("preprocessing.multiple", &expected, self.preprocessing.multiple.to_string());
+        }
+        if !(1..=POSITION_TABLE_ROWS).contains(&self.position_extent) {
+            return invalid(
+                "position_extent",
+                &format!("1 to {POSITION_TABLE_ROWS}"),
+                self.position_extent.to_string(),
+            );
         }
         if segcore::label_space::LabelSpace::by_name(&self.label_space).is_none() {
             return invalid("label_space", "camvid_11 or cityscapes_19", self.label_space.clone());
+        }
+        for network in self.network_tensors() {
+            for (index, tensor) in network.iter().enumerate() {
+                if tensor.name.is_empty() || network[..index].iter().any(|other| other.name == tensor.name) {
+                    let expected = "a name that no other tensor of its network has";
+                    return invalid(&format!("tensors.{}", tensor.key), expected, format!("`{}`", tensor.name));
+                }
+            }
+        }
+        if !self.tensors.shapes.is_empty() {
+            let (expected, got) = (self.tensor_shapes(), &self.tensors.shapes);
+            if let Some(key) = expected.keys().chain(got.keys()).find(|&key| expected.get(key) != got.get(key)) {
+                let text = |shape: Option<&Vec<Dim>>| shape.map_or("none".to_owned(), |dims| shape_text(dims));
+                return invalid(&format!("tensors.shapes.{key}"), &text(expected.get(key)), text(got.get(key)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Shape of every input and output as the other sections decide it, by its key in `[tensors]`.
+    pub fn tensor_shapes(&self) -> BTreeMap<String, Vec<Dim>> {
+        self.network_tensors().into_iter().flatten().map(|tensor| (tensor.key, tensor.dims)).collect()
+    }
+
+    /// Inputs and outputs of the embedding network, then of the grouping network.
+    fn network_tensors(&self) -> [Vec<NetworkTensor>; 2] {
+        let tensor = |key: &str, name: &str, dims: Vec<Dim>| NetworkTensor { key: key.into(), name: name.into(), dims };
+        let (m, slots, keys) = (self.network.embedding_dim, self.num_slots(), &self.tensors);
+        let embedding = vec![
+            tensor("image", &keys.image, vec!["batch".into(), 3.into(), "height".into(), "width".into()]),
+            tensor(
+                "embedding",
+                &keys.embedding,
+                vec!["batch".into(), m.into(), "cell_rows".into(), "cell_columns".into()],
+            ),
+        ];
+        let mut grouping = vec![
+            tensor("features", &keys.features, vec![1.into(), m.into(), slots.into()]),
+            tensor("positions", &keys.positions, vec![1.into(), (2 * self.position_extent).into(), slots.into()]),
+            tensor("valid", &keys.valid, vec![1.into(), slots.into()]),
+        ];
+        let mut below = slots;
+        for (level, groups) in (1..).zip(self.groups()) {
+            let (transition, centroids) = (names::transition(level), names::centroids(level));
+            grouping.push(tensor(&transition, &transition, vec![1.into(), below.into(), groups.into()]));
+            grouping.push(tensor(&centroids, &centroids, vec![1.into(), m.into(), groups.into()]));
+            below = groups;
+        }
+        [embedding, grouping]
+    }
+
+    /// Compares the inputs and outputs of a file of the folder, if it is a network, with this manifest; named axes
+    /// have any length.
+    fn check_network(&self, path: &Path, file: &str, bytes: &[u8]) -> Result<()> {
+        let [embedding, grouping] = self.network_tensors();
+        let expected = match file.strip_suffix(".onnx").and_then(|name| name.split_once('.')) {
+            Some(("embedding", _)) => embedding,
+            Some(("grouping", _)) => grouping,
+            _ => return Ok(()),
+        };
+        let found = onnx::signature(bytes, path)?;
+        let differ = |(a, b): (&Dim, &Dim)| matches!((a, b), (Dim::Fixed(a), Dim::Fixed(b)) if a != b);
+        for NetworkTensor { key, name, dims } in expected {
+            let got = found.iter().find(|info| info.name == name);
+            if got.is_none_or(|info| info.dims.len() != dims.len() || info.dims.iter().zip(&dims).any(differ)) {
+                let got = got.map_or("missing".to_owned(), |info| shape_text(&info.dims));
+                return Err(ModelError::Format {
+                    path: path.to_owned(),
+                    what: format!("the tensor `{name}` ({key} of {MANIFEST}) is {got}, expected {}", shape_text(&dims)),
+                    remedy: format!("the network does not belong to this {MANIFEST}: export the model again"),
+                });
+            }
         }
         Ok(())
     }
@@ -204,6 +333,14 @@ fn to_toml<T: Serialize>(value: &T) -> Result<String> {
     })
 }
 
+fn shape_text(dims: &[Dim]) -> String {
+    let axis = |dim: &Dim| match dim {
+        Dim::Fixed(length) => length.to_string(),
+        Dim::Named(name) => name.clone(),
+    };
+    format!("[{}]", dims.iter().map(axis).collect::<Vec<_>>().join(", "))
+}
+
 /// File name of the embedding network.
 pub fn embedding_file(precision: Precision) -> String {
     format!("embedding.{precision}.onnx")
@@ -223,12 +360,12 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Opens a folder by path and checks every hash.
+    /// Opens a folder by path and checks every hash, and the networks' inputs and outputs.
     ///
     /// # Errors
     /// [`ModelError::File`] when the folder or a file is missing, [`ModelError::Format`] for a broken `model.toml`
-    /// (unknown keys included), [`ModelError::Hash`] when a file has changed, [`ModelError::Invalid`] for values
-    /// out of range.
+    /// (unknown keys and values out of range included) or a network with other inputs or outputs,
+    /// [`ModelError::Hash`] when a file has changed.
     pub fn open(path: &Path) -> Result<Self> {
         let manifest_path = path.join(MANIFEST);
         let text = read_file(&manifest_path)?;
@@ -245,10 +382,12 @@ impl ModelFolder {
                 return Err(format(format!("[files] names `{name}`, which is not a plain file name")));
             }
             let file = path.join(name);
-            let got = sha256_hex(&read_file(&file)?);
+            let bytes = read_file(&file)?;
+            let got = sha256_hex(&bytes);
             if got != *expected {
                 return Err(ModelError::Hash { path: file, expected: expected.clone(), got });
             }
+            manifest.check_network(&file, name, &bytes)?;
         }
         let model_hash = manifest.model_hash().map_err(|e| format(e.to_string()))?;
         Ok(ModelFolder { path: path.to_owned(), manifest, model_hash })
@@ -327,14 +466,20 @@ impl ModelFolder {
 }
 
 /// Writes a model folder: into a new folder beside `path`, which is then renamed; an existing model folder at
-/// `path` is replaced. `manifest.files` is filled in.
+/// `path` is replaced. `manifest.files` and `manifest.tensors.shapes` are filled in.
 ///
 /// # Errors
 /// [`ModelError::File`] when something cannot be written, [`ModelError::Invalid`] for a manifest out of range or
-/// when `path` holds something that is no model folder; nothing is left half-written.
+/// when `path` holds something that is no model folder, [`ModelError::Format`] for a network that does not fit the
+/// manifest; nothing is left half-written.
 pub fn write_folder(path: &Path, mut manifest: Manifest, files: &BTreeMap<String, Vec<u8>>) -> Result<ModelFolder> {
     manifest.files = files.iter().map(|(name, bytes)| (name.clone(), sha256_hex(bytes))).collect();
+    manifest.tensors.shapes.clear();
     manifest.validate()?;
+    manifest.tensors.shapes = manifest.tensor_shapes();
+    for (name, bytes) in files {
+        manifest.check_network(&path.join(name), name, bytes)?;
+    }
     let is_empty = |p: &Path| p.read_dir().is_ok_and(|mut entries| entries.next().is_none());
     if path.exists() && !path.join(MANIFEST).is_file() && !is_empty(path) {
         return Err(ModelError::Invalid {

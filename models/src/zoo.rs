@@ -30,19 +30,16 @@ pub fn tiny_spec() -> ExportSpec {
             groups: vec![5, 3],
         },
         position_extent: 8,
-        preprocessing: PreprocessSpec {
-            input: ImageSize { width: 96, height: 64 },
-            mean: MEAN,
-            std: STD,
-            multiple: 8,
-        },
+        preprocessing: PreprocessSpec { input: ImageSize { width: 96, height: 64 }, mean: MEAN, std: STD, multiple: 8 },
         kmeans: KmeansSpec { grid_rows: 4, grid_columns: 6, rounds: 10 },
         label_space: "camvid_11".into(),
         license: "MIT OR Apache-2.0 (no frames were used: the weights are random)".into(),
         training: toml::Table::new(),
-        card: "# tiny-model\n\nSeeded random weights, never trained: for tests of the program, not for use on a road.\n\
+        card:
+            "# tiny-model\n\nSeeded random weights, never trained: for tests of the program, not for use on a road.\n\
                Written by `cargo xtask tiny-model`.\n"
-            .into(),
+                .into(),
+        training_log: None,
         storage: Storage::Half,
     }
 }

@@ -119,6 +119,101 @@ fn a_manifest_with_unknown_keys_or_another_version_is_refused() {
 }
 
 #[test]
+fn values_that_later_stages_rely_on_are_checked_with_their_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny");
+    write_tiny_model(&path).unwrap();
+    let manifest = path.join(MANIFEST);
+    let good = std::fs::read_to_string(&manifest).unwrap();
+    for (old, new, key, got) in [
+        ("width = 96", "width = 0", "preprocessing.input", "0×64"),
+        ("height = 64", "height = 65537", "preprocessing.input", "96×65537"),
+        ("0.485", "nan", "preprocessing.mean", "NaN"),
+        ("0.229", "0.0", "preprocessing.std", "[0.0, 0.224, 0.225]"),
+        ("0.224", "inf", "preprocessing.std", "inf"),
+        ("multiple = 8", "multiple = 0", "preprocessing.multiple", "0"),
+        ("multiple = 8", "multiple = 12", "preprocessing.multiple", "12"),
+        ("stride = 8", "stride = 4", "stride", "4"),
+        ("position_extent = 8", "position_extent = 51", "position_extent", "51"),
+        ("width_factor = 0.0625", "width_factor = 0.0", "network.width_factor", "0"),
+        ("embedding_dim = 16", "embedding_dim = 18", "network.embedding_dim", "18"),
+        ("grid_rows = 4", "grid_rows = 9000", "kmeans.grid_rows", "9000 × 6"),
+        ("grid_columns = 6", "grid_columns = 1", "kmeans.grid_columns", "4 × 1"),
+        ("rounds = 10", "rounds = 0", "kmeans.rounds", "0"),
+        ("rounds = 10", "rounds = 1000000000", "kmeans.rounds", "1000000000"),
+        ("\"camvid_11\"", "\"moon_3\"", "label_space", "moon_3"),
+        ("features = \"features\"", "features = \"valid\"", "tensors.valid", "`valid`"),
+        ("image = \"image\"", "image = \"\"", "tensors.image", "``"),
+        ("valid = [1, 24]", "valid = [1, 25]", "tensors.shapes.valid", "[1, 25], expected [1, 24]"),
+        ("transition_2 = [1, 5, 3]\n", "", "tensors.shapes.transition_2", "none, expected [1, 5, 3]"),
+    ] {
+        let bad = good.replacen(old, new, 1);
+        assert_ne!(bad, good, "{old}");
+        std::fs::write(&manifest, bad).unwrap();
+        let error = ModelFolder::open(&path).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{}: ", manifest.display())), "{error}");
+        for part in [key, got, "expected", "export the model again"] {
+            assert!(error.contains(part), "`{part}` in: {error}");
+        }
+    }
+}
+
+#[test]
+fn networks_of_another_shape_are_refused_and_shapes_may_be_absent() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny");
+    let tiny = write_tiny_model(&path).unwrap();
+    let grouping = tiny.grouping_path(Precision::Fp32).unwrap();
+    let embedding = std::fs::read(tiny.embedding_path(Precision::Fp32).unwrap()).unwrap();
+    let text = std::fs::read_to_string(path.join(MANIFEST)).unwrap();
+    assert!(text.contains("image = [\"batch\", 3, \"height\", \"width\"]"), "{text}");
+
+    // A folder of an older program has no shapes; rewriting it adds them.
+    let shapes = text.find("[tensors.shapes]").unwrap()..text.find("[files]").unwrap();
+    let old = [&text[..shapes.start], &text[shapes.end..]].concat();
+    std::fs::write(path.join(MANIFEST), old).unwrap();
+    let opened = ModelFolder::open(&path).unwrap();
+    assert!(opened.manifest().tensors.shapes.is_empty());
+    assert_eq!(opened.model_hash(), tiny.model_hash());
+    assert_eq!(opened.rewrite(None, &[]).unwrap().manifest(), tiny.manifest());
+
+    // The hashes are right, the network is not.
+    let name = grouping.file_name().unwrap().to_str().unwrap();
+    let error = tiny.rewrite(None, &[(name, &embedding)]).unwrap_err().to_string();
+    assert!(error.contains(name) && error.contains("`features`") && error.contains("missing"), "{error}");
+    assert_eq!(ModelFolder::open(&path).unwrap().manifest(), tiny.manifest());
+    let mut spec = tiny_spec();
+    spec.position_extent = 9;
+    let weights = initial_weights(&spec.network.params().unwrap(), 1);
+    let [_, (graph, weights)] = deployed_graphs(&spec, &weights).unwrap();
+    let other = write(&graph, &weights, Storage::Half).unwrap();
+    let error = tiny.rewrite(Some(&folder.path().join("other")), &[(name, &other)]).unwrap_err().to_string();
+    assert!(error.contains("is [1, 18, 24], expected [1, 16, 24]"), "{error}");
+}
+
+/// The fixture that all suites use holds what the code writes.
+#[test]
+fn the_committed_tiny_model_is_what_the_code_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let fresh = folder.path().join("tiny-model");
+    write_tiny_model(&fresh).unwrap();
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-model");
+    let files = |folder: &Path| -> BTreeMap<String, Vec<u8>> {
+        let entries = folder.read_dir().unwrap().map(|entry| entry.unwrap());
+        entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())).collect()
+    };
+    let (expected, got) = (files(&fresh), files(&committed));
+    let mut names: Vec<&String> = expected.keys().chain(got.keys()).collect();
+    names.sort();
+    names.dedup();
+    names.retain(|&name| expected.get(name) != got.get(name));
+    assert!(
+        names.is_empty(),
+        "{names:?} of tests/fixtures/tiny-model differ from what the code writes: run `cargo xtask tiny-model`"
+    );
+}
+
+#[test]
 fn the_model_hash_covers_networks_and_settings_but_not_the_bank() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny");

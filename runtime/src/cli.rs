@@ -1,7 +1,9 @@
 //! What was typed. `settings.rs` says what it means.
 //!
-//! Every option may also come from the environment (`HSG_` and the option's name) and from the TOML file of `--config`;
-//! what is typed wins over the environment, the environment over the file.
+//! Options may also come from the environment (`HSG_` and the option's name), all but `--name`, `-v` and
+//! `--show-settings`, and from the TOML file of `--config`, all but those about the terminal (`-v`, `-q`, `--json`,
+//! `--show-settings`) and `--config` itself; SOURCE comes from the file or is typed. What is typed wins over the
+//! environment, the environment over the file.
 
 use std::path::PathBuf;
 
@@ -86,6 +88,10 @@ pub enum BackendArg {
 pub enum PrecisionArg {
     /// 32-bit floats.
     Fp32,
+    /// 16-bit floats (not in this version).
+    Fp16,
+    /// 8-bit integers (not in this version).
+    Int8,
 }
 
 /// Model and backend.
@@ -149,6 +155,12 @@ pub struct RunArgs {
     /// Name of a source; repeat it in the order of the sources [default: file names].
     #[arg(long = "name", value_name = "NAME")]
     pub names: Vec<String>,
+    /// Publish frames (not in this version; refused in words).
+    #[arg(long, value_name = "TO", env = "HSG_PUBLISH", hide = true)]
+    pub publish: Vec<String>,
+    /// Show a live page (not in this version; refused in words).
+    #[arg(long, value_name = "ADDR", env = "HSG_LIVE", hide = true)]
+    pub live: Option<String>,
 }
 
 /// A data set.
@@ -214,9 +226,12 @@ pub struct BankBuildArgs {
     pub dataset: DatasetArgs,
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Write the model with its bank here instead of replacing M.
+    /// Write the model with its bank here instead of replacing M; must be new or empty.
     #[arg(long, value_name = "DIR", env = "HSG_OUT")]
     pub out: Option<PathBuf>,
+    /// Replace a model folder that is there already.
+    #[arg(long, env = "HSG_FORCE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub force: Option<bool>,
     /// How prototypes are stored [default: int8].
     #[arg(long, value_name = "TYPE", env = "HSG_STORAGE")]
     pub storage: Option<StorageArg>,

@@ -84,15 +84,3 @@ pub enum PipelineError {
         source: std::io::Error,
     },
 }
-
-impl PipelineError {
-    /// Whether the stream may go on after this error (skip the frame) or has to stop.
-    pub fn is_recoverable(&self) -> bool {
-        matches!(self, Self::Source(error) if error.is_recoverable())
-    }
-
-    /// Whether a stated limit was missed (exit code 1) rather than something broken (exit code 2).
-    pub fn is_limit(&self) -> bool {
-        matches!(self, Self::Sink(error) if error.is_limit())
-    }
-}

@@ -10,6 +10,7 @@ mod settings;
 mod shipped;
 mod signals;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use commands::Outcome;
@@ -20,7 +21,8 @@ fn main() -> ExitCode {
         Ok(Outcome::Incomplete) => ExitCode::from(1),
         Ok(Outcome::Interrupted(signal)) => ExitCode::from(signal.exit_code()),
         Err(error) => {
-            eprintln!("hsg: error: {}", one_line(&error));
+            // An error that cannot be said is in the exit code still.
+            let _ = writeln!(std::io::stderr(), "hsg: error: {}", one_line(&error));
             ExitCode::from(2)
         }
     }

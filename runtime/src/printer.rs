@@ -38,10 +38,10 @@ impl Printer {
     /// Data for people, on stdout; nothing with `--json`.
     ///
     /// # Errors
-    /// When stdout is closed.
+    /// When stdout cannot be written.
     pub fn text(&self, text: impl AsRef<str>) -> anyhow::Result<()> {
         if !self.json {
-            writeln!(std::io::stdout(), "{}", text.as_ref().trim_end()).context("cannot write to stdout")?;
+            print_line(text.as_ref().trim_end())?;
         }
         Ok(())
     }
@@ -49,11 +49,11 @@ impl Printer {
     /// The JSON document, on stdout; nothing without `--json`.
     ///
     /// # Errors
-    /// When stdout is closed.
+    /// When stdout cannot be written.
     pub fn document(&self, value: &impl Serialize) -> anyhow::Result<()> {
         if self.json {
             let text = serde_json::to_string_pretty(value).context("cannot make JSON")?;
-            writeln!(std::io::stdout(), "{text}").context("cannot write to stdout")?;
+            print_line(&text)?;
         }
         Ok(())
     }
@@ -72,10 +72,20 @@ impl Printer {
     }
 }
 
+/// Writes a line to stdout, at once: data that did not arrive must not end with exit code 0.
+fn print_line(line: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).context("cannot write to stdout; disk full, or its reader gone?")
+}
+
+/// Writes a line to stderr. Words for people that cannot be written are no reason to stop (and `eprintln!` would panic).
 fn eprint_between_bars(line: &str) {
+    let write = || {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    };
     match BARS.get() {
-        Some(bars) => bars.suspend(|| eprintln!("{line}")),
-        None => eprintln!("{line}"),
+        Some(bars) => bars.suspend(write),
+        None => write(),
     }
 }
 

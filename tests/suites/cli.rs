@@ -45,6 +45,8 @@ fn wrong_usage_is_exit_2() {
         ("run --frames 0", "frames"),
         ("run --save jpeg", "jpeg"),
         ("run --backend magic", "magic"),
+        ("run --precision fp64", "fp64"),
+        ("eval --dataset imagenet --split val --root .", "imagenet"),
         ("eval --split val", "--dataset"),
     ] {
         let assert = sandbox.hsg().args(arguments.split(' ')).assert().code(2);
@@ -138,6 +140,46 @@ fn several_sources_have_a_folder_and_a_summary_each() {
     let printed = document(&output.get_output().stdout);
     assert_eq!(printed["sources"]["front"]["frames"], 1);
     assert_eq!(printed["sources"]["rear"]["frames"], 1);
+}
+
+#[test]
+fn sources_whose_names_give_one_folder_get_two() {
+    let sandbox = Sandbox::new();
+    let one = street_folder(sandbox.path("front cam"), 1);
+    let other = street_folder(sandbox.path("front_cam"), 2);
+    let output = run(&sandbox, &[&one, &other]).args(["--out", "out", "--json"]).assert().code(0);
+    let printed = document(&output.get_output().stdout);
+    assert_eq!(printed["sources"]["front cam"]["frames"], 1);
+    assert_eq!(printed["sources"]["front_cam-2"]["frames"], 2);
+    assert_eq!(assert_whole(&sandbox.path("out/front_cam")), Some(1));
+    assert_eq!(assert_whole(&sandbox.path("out/front_cam-2")), Some(2));
+}
+
+#[test]
+fn a_bound_on_the_disk_is_kept_and_is_exit_1() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 4);
+    let bytes_in = |out: &str| -> u64 {
+        let results = files(&sandbox.path(out)).into_iter().filter(|name| name != "summary.json");
+        results.map(|name| fs::metadata(sandbox.path(out).join(name)).unwrap().len()).sum()
+    };
+    run(&sandbox, &[&images]).args(["--out", "all"]).assert().code(0);
+    let half = bytes_in("all") / 2;
+    let stopped = predicate::str::contains("--max-disk").and(predicate::str::contains("stopped early"));
+    let assert = run(&sandbox, &[&images]).args(["--out", "some", "--max-disk", &half.to_string()]).assert();
+    assert.code(1).stderr(stopped.clone());
+    let frames = assert_whole(&sandbox.path("some")).unwrap();
+    assert!((1..4).contains(&frames) && bytes_in("some") <= half, "{frames} frames");
+    assert_eq!(read_json(&sandbox.path("some/summary.json"))["frames"], frames);
+    // Below the first frame: the source is not empty, the bound is too low.
+    for num_images in [4, 1] {
+        let images = street_folder(sandbox.path(&format!("images-{num_images}")), num_images);
+        let out = format!("none-{num_images}");
+        let assert = run(&sandbox, &[&images]).args(["--out", &out, "--max-disk", "10"]).assert().code(1);
+        assert.stderr(stopped.clone().and(predicate::str::contains("no frame could be read").not()));
+        assert_eq!(files(&sandbox.path(&out)), ["summary.json"]);
+        assert_eq!(read_json(&sandbox.path(&out).join("summary.json"))["frames"], 0);
+    }
 }
 
 #[test]
@@ -235,6 +277,47 @@ fn a_backend_that_is_not_there_fails_hard() {
 }
 
 #[test]
+fn what_is_not_in_this_version_is_refused_in_words() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 1);
+    for [option, value] in [
+        ["--precision", "fp16"],
+        ["--precision", "int8"],
+        ["--publish", "unix:socket"],
+        ["--live", "127.0.0.1:8080"],
+        ["--save", "mcap"],
+    ] {
+        let assert = run(&sandbox, &[&images]).args(["--out", "out", option, value]).assert().code(2);
+        let words = predicate::str::contains(option).and(predicate::str::contains(value));
+        assert.stdout("").stderr(words.and(predicate::str::contains("this version")));
+        assert!(!sandbox.path("out").exists());
+    }
+    for command in ["eval", "bank build"] {
+        for dataset in ["cityscapes", "kitti-step"] {
+            let mut program = sandbox.hsg();
+            program.args(command.split(' ')).args(["--dataset", dataset, "--root", ".", "--split", "val", "--model"]);
+            let assert = program.arg(tiny_model()).assert().code(2);
+            let words = predicate::str::contains(dataset).and(predicate::str::contains("not in this version"));
+            assert.stdout("").stderr(words);
+        }
+    }
+}
+
+#[test]
+fn bench_tracks_what_is_played_at_the_rate_of_a_sequence() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 3);
+    let tracked = |rate: &[&str]| {
+        let mut command = sandbox.hsg();
+        command.arg("bench").arg(&images).arg("--model").arg(tiny_model()).args(["--frames", "2", "--json"]).args(rate);
+        document(&command.assert().code(0).get_output().stdout)["track"].as_bool().unwrap()
+    };
+    assert!(!tracked(&[]));
+    assert!(!tracked(&["--rate", "4"]));
+    assert!(tracked(&["--rate", "5"]));
+}
+
+#[test]
 fn bench_measures_and_saves_nothing() {
     let sandbox = Sandbox::new();
     let images = street_folder(sandbox.path("images"), 3);
@@ -297,6 +380,45 @@ fn bank_build_then_eval_names_what_is_seen() {
     command.assert().code(0);
     let classes = image::open(sandbox.path("out/classes/000000.png")).unwrap().into_luma8();
     assert!(classes.pixels().any(|pixel| pixel.0 != [255]));
+}
+
+#[test]
+fn bank_build_replaces_a_folder_only_when_told() {
+    let sandbox = Sandbox::new();
+    let root = street_dataset(sandbox.path("camvid"), "train", 1);
+    let build = |model: &Path, options: &[&str]| {
+        let mut command = sandbox.hsg();
+        command.args(["bank", "build", "--dataset", "camvid", "--split", "train", "--root"]).arg(&root);
+        command.arg("--model").arg(model).args(options).assert()
+    };
+    // An empty folder is no obstacle.
+    fs::create_dir(sandbox.path("named")).unwrap();
+    build(&tiny_model(), &["--out", "named"]).code(0);
+    let bank = || fs::read(sandbox.path("named/bank.postcard")).unwrap();
+    let before = bank();
+    let refused = build(&tiny_model(), &["--out", "named", "--storage", "f32"]).code(2);
+    refused.stdout("").stderr(predicate::str::contains("named").and(predicate::str::contains("--force")));
+    assert!(bank() == before);
+    build(&tiny_model(), &["--out", "named", "--storage", "f32", "--force"]).code(0);
+    let forced = bank();
+    assert!(forced != before);
+    // In place, with or without saying so.
+    let named = sandbox.path("named");
+    build(&named, &[]).code(0);
+    assert!(bank() == before);
+    build(&named, &["--out", "./named", "--storage", "f32"]).code(0);
+    assert!(bank() == forced);
+    // What is no model folder is left alone in any case.
+    fs::create_dir(sandbox.path("mine")).unwrap();
+    for name in ["mine/note.txt", "note.txt"] {
+        fs::write(sandbox.path(name), "keep").unwrap();
+    }
+    for out in ["mine", "note.txt"] {
+        for options in [&["--out", out][..], &["--out", out, "--force"]] {
+            build(&tiny_model(), options).code(2).stderr(predicate::str::contains(out));
+        }
+    }
+    assert_eq!(files(&sandbox.path("mine")), ["note.txt"]);
 }
 
 #[test]

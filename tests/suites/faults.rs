@@ -106,6 +106,56 @@ fn no_readable_image_is_no_run() {
 }
 
 #[test]
+fn a_failed_run_removes_only_folders_that_it_made() {
+    let sandbox = Sandbox::new();
+    let images = sandbox.path("images");
+    fs::create_dir(&images).unwrap();
+    add_bad_images(&images);
+    let attempt = |out: &str| {
+        let mut command = sandbox.hsg();
+        command.arg("run").arg(&images).arg("--model").arg(tiny_model()).args(["--out", out]).assert().code(2);
+    };
+    fs::create_dir_all(sandbox.path("mine/empty")).unwrap();
+    attempt("mine/empty");
+    assert!(sandbox.path("mine/empty").is_dir());
+    attempt("new/deeper/deepest");
+    assert!(!sandbox.path("new").exists());
+    attempt("mine/empty/new/deeper");
+    assert_eq!(fs::read_dir(sandbox.path("mine/empty")).unwrap().count(), 0);
+}
+
+#[test]
+fn output_that_cannot_be_printed() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 2);
+    fs::write(images.join("bad.png"), "no picture").unwrap();
+    let Ok(full) = fs::File::options().write(true).open("/dev/full") else {
+        return skip("a full terminal", "there is no /dev/full");
+    };
+    let program = |arguments: &[&str]| {
+        let mut command = sandbox.command(hsg());
+        command.args(arguments).arg("--model").arg(tiny_model());
+        command
+    };
+    let run = ["run", "images", "--out", "out", "--force", "--json"];
+    // Words for people are lost and nothing else: warnings and figures are as they were.
+    let output = program(&run).stderr(full.try_clone().unwrap()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "a frame was skipped");
+    let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(printed, read_json(&sandbox.path("out/summary.json")));
+    let output = program(&["run", "nowhere"]).stderr(full.try_clone().unwrap()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    // Data that cannot be written are an error.
+    let bench = ["bench", "images", "--frames", "1"];
+    for arguments in [&run[..], &bench, &["run", "--show-settings"], &["run", "--help"]] {
+        let output = program(arguments).stdout(full.try_clone().unwrap()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+        assert!(text.contains("stdout") && !text.contains("panicked"), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
 fn videos_that_are_none() {
     let sandbox = Sandbox::new();
     let clip = fs::read(shipped_clip()).unwrap();
@@ -396,6 +446,32 @@ fn bad_data_sets() {
     assert_refused(attempt(&root, "test"), &["test.txt", "val"]);
     fs::remove_file(root.join("valannot/0001XX_000001.png")).unwrap();
     assert_refused(attempt(&root, "val"), &["0001XX_000001.png"]);
+}
+
+#[test]
+fn a_bank_for_classes_that_are_a_folders_own() {
+    let sandbox = Sandbox::new();
+    let root = street_dataset(sandbox.path("mine"), "train", 1);
+    let classes = |names: &[&str]| {
+        let class = |(id, name): (usize, &&str)| {
+            format!("[[class]]\nid = {id}\nname = '{name}'\ncolor = [{id}, 0, 0]\nthing = false\n")
+        };
+        let text: String = names.iter().enumerate().map(class).collect();
+        fs::write(root.join("classes.toml"), format!("ignore = 255\n{text}")).unwrap();
+        let mut build = sandbox.hsg();
+        build.args(["bank", "build", "--dataset", "folder", "--split", "train", "--out", "named", "--root"]);
+        build.arg(&root).arg("--model").arg(tiny_model()).assert()
+    };
+    let own = ["above", "house", "tree", "floor", "a", "b", "c", "d", "moving"];
+    assert_refused(
+        classes(&own),
+        &["classes.toml", "not in this version", "camvid_11", "cityscapes_19", "sky, building"],
+    );
+    assert!(!sandbox.path("named").exists());
+    // What the message says works.
+    let camvid = segcore::label_space::LabelSpace::camvid_11();
+    let names: Vec<&str> = camvid.classes.iter().map(|class| class.name.as_str()).collect();
+    classes(&names).code(0);
 }
 
 /// The trainer's faults.

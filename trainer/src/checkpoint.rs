@@ -34,6 +34,14 @@ pub struct State {
     pub smoothed_loss: Option<f64>,
     /// Lowest smoothed loss of a checkpoint so far.
     pub best_loss: Option<f64>,
+    /// Steps of the whole run, which the schedule and the settings' hash depend on.
+    pub steps: usize,
+    /// Images that the run learns from; 0 before the first step.
+    pub images: usize,
+    /// Seconds spent in steps, of all calls together.
+    pub seconds: f64,
+    /// The command lines of all calls, in order.
+    pub commands: Vec<String>,
     /// Changes of the run's length by `--resume --steps N`, in order; the schedule depends on it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rescheduled: Vec<Rescheduled>,
@@ -53,7 +61,7 @@ pub struct Rescheduled {
 
 impl State {
     /// The state before the first step.
-    pub fn initial(seed: u64, settings_hash: String) -> Self {
+    pub fn initial(seed: u64, steps: usize, settings_hash: String) -> Self {
         State {
             format_version: FORMAT_VERSION,
             step: 0,
@@ -61,6 +69,10 @@ impl State {
             settings_hash,
             smoothed_loss: None,
             best_loss: None,
+            steps,
+            images: 0,
+            seconds: 0.0,
+            commands: Vec::new(),
             rescheduled: Vec::new(),
         }
     }

@@ -9,12 +9,15 @@ use clap::{Args, Parser, Subcommand};
 #[command(
     name = "hsg-train",
     version,
-    after_help = "Exit codes: 0 done, 2 could not run, 130 interrupted (files whole)."
+    after_help = "Exit codes: 0 done, 2 could not run, 130 / 143 interrupted by Ctrl-C / SIGTERM (files whole)."
 )]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: Common,
 }
 
 /// The commands.
@@ -37,17 +40,23 @@ pub enum Command {
 #[derive(Args, Debug, Clone)]
 pub struct Common {
     /// One JSON document on stdout, nothing else there
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub json: bool,
-    /// No progress
-    #[arg(short, long)]
+    /// No progress and no closing line
+    #[arg(short, long, global = true)]
     pub quiet: bool,
     /// More messages (repeat for even more)
-    #[arg(short, long, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Threads; 0 = all cores
-    #[arg(long, env = "HSG_THREADS", value_name = "N")]
+    #[arg(long, global = true, env = "HSG_THREADS", value_name = "N")]
     pub threads: Option<usize>,
+    /// Settings file: everything for `train`, what is not typed for `edges`, the section [export] for `export`
+    #[arg(long, global = true, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Print the resolved settings and stop
+    #[arg(long, global = true)]
+    pub show_settings: bool,
 }
 
 /// `hsg-train edges`
@@ -55,31 +64,28 @@ pub struct Common {
 pub struct EdgesArgs {
     /// camvid or folder
     #[arg(long)]
-    pub dataset: String,
+    pub dataset: Option<String>,
     /// Folder of the data set
     #[arg(long, env = "HSG_ROOT")]
-    pub root: PathBuf,
+    pub root: Option<PathBuf>,
     /// Part of the data set
     #[arg(long)]
-    pub split: String,
+    pub split: Option<String>,
     /// Where the region maps go: OUT/<image path relative to the split>.png
     #[arg(long)]
-    pub out: PathBuf,
+    pub out: Option<PathBuf>,
     /// Only these drives or sequences
     #[arg(long, value_delimiter = ',')]
     pub sequences: Vec<String>,
-    /// fast
-    #[arg(long, default_value = "fast")]
-    pub detector: String,
-    /// Fewer regions than this an image
-    #[arg(long, default_value_t = 256)]
-    pub max_regions: usize,
+    /// fast (the default)
+    #[arg(long)]
+    pub detector: Option<String>,
+    /// Fewer regions than this an image [default: 256]
+    #[arg(long)]
+    pub max_regions: Option<usize>,
     /// Also write <name>.preview.png: the image with region borders
     #[arg(long)]
     pub preview: bool,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub common: Common,
 }
 
 /// `hsg-train train`
@@ -88,9 +94,6 @@ pub struct TrainArgs {
     /// Settings that are part of the program: camvid-cpu
     #[arg(long, conflicts_with = "config")]
     pub preset: Option<String>,
-    /// Settings file
-    #[arg(long, value_name = "FILE.toml")]
-    pub config: Option<PathBuf>,
     /// Folder of the data set
     #[arg(long, env = "HSG_ROOT")]
     pub root: Option<PathBuf>,
@@ -101,7 +104,7 @@ pub struct TrainArgs {
     #[arg(long, value_delimiter = ',')]
     pub sequences: Vec<String>,
     /// Run folder
-    #[arg(long, required_unless_present_any = ["profile", "show_settings"])]
+    #[arg(long)]
     pub out: Option<PathBuf>,
     /// Steps of the whole run; 0 writes the seeded untrained network
     #[arg(long, env = "HSG_STEPS")]
@@ -115,12 +118,6 @@ pub struct TrainArgs {
     /// Measure N steps (medians per part, ratio to the backbone's forward pass), write nothing
     #[arg(long, value_name = "N")]
     pub profile: Option<usize>,
-    /// Print the resolved settings and stop
-    #[arg(long)]
-    pub show_settings: bool,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub common: Common,
 }
 
 /// `hsg-train export`
@@ -130,17 +127,17 @@ pub struct ExportArgs {
     pub run: PathBuf,
     /// Model folder to write
     #[arg(long)]
-    pub out: PathBuf,
+    pub out: Option<PathBuf>,
     /// The checkpoint with the lowest smoothed loss instead of the last
     #[arg(long)]
     pub best: bool,
     /// Name of the model; the folder's name by default
     #[arg(long)]
     pub name: Option<String>,
+    /// Use this file as CARD.md instead of the generated card
+    #[arg(long, value_name = "FILE.md")]
+    pub card: Option<PathBuf>,
     /// Replace an existing model folder
     #[arg(long)]
     pub force: bool,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub common: Common,
 }

@@ -32,7 +32,7 @@ pub enum TrainError {
         remedy: String,
     },
     /// The settings file is not valid TOML or holds unknown keys.
-    #[error("{origin}: {message}")]
+    #[error("{origin}: {message}; `hsg-train train --preset camvid-cpu --show-settings` prints all keys")]
     Settings {
         /// The file (or preset) and, if known, the key.
         origin: String,
@@ -89,7 +89,9 @@ impl TrainError {
 
 fn remedy_for(source: &std::io::Error) -> &'static str {
     match source.kind() {
-        std::io::ErrorKind::StorageFull => "; free some space or choose another folder",
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded | std::io::ErrorKind::FileTooLarge => {
+            "; free some space or choose another folder"
+        }
         std::io::ErrorKind::PermissionDenied => "; check the permissions or choose another folder",
         std::io::ErrorKind::NotFound => "; check the path",
         _ => "",

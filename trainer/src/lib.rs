@@ -20,6 +20,7 @@ pub mod profile;
 pub mod progress;
 pub mod schedule;
 pub mod settings;
+pub mod signals;
 pub mod train_loop;
 
 pub use error::{Result, TrainError};

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use clap::Parser;
 use trainer::cli::Cli;
 use trainer::commands;
+use trainer::progress::say;
 
 fn main() -> ExitCode {
     match commands::run(&Cli::parse()) {
         Ok(commands::Exit::Done) => ExitCode::SUCCESS,
-        Ok(commands::Exit::Interrupted) => ExitCode::from(130),
+        Ok(commands::Exit::Interrupted(signal)) => ExitCode::from(signal.exit_code()),
         Err(error) => {
-            eprintln!("error: {error}");
+            say(&format!("error: {error}"));
             ExitCode::from(2)
         }
     }

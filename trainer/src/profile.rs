@@ -1,26 +1,6 @@
 //! Where the time of a step goes.
 
-use std::time::{Duration, Instant as Wall};
-
-#[derive(Clone, Copy)]
-struct Instant(Duration);
-impl Instant {
-    fn now() -> Self {
-        static START: std::sync::OnceLock<Wall> = std::sync::OnceLock::new();
-        let start = START.get_or_init(Wall::now);
-        if std::env::var_os("TMP_CPU").is_none() {
-            return Instant(start.elapsed());
-        }
-        let t = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-        Instant(Duration::from_nanos(t.split(' ').next().and_then(|v| v.parse().ok()).unwrap_or(0)))
-    }
-}
-impl std::ops::Sub for Instant {
-    type Output = Duration;
-    fn sub(self, o: Self) -> Duration {
-        self.0.saturating_sub(o.0)
-    }
-}
+use std::time::{Duration, Instant};
 
 /// A part of a training step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,14 @@
 //! Progress on stderr: a bar on a terminal, a plain line about every ten seconds otherwise.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Prints a line on stderr. One that cannot be written (a log on a full disk) is no reason to stop a run.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
 
 /// Time between two plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -46,7 +51,7 @@ impl Progress {
             bar.set_message(message());
         } else if !self.quiet && (self.printed.elapsed() >= PLAIN_EVERY || done == self.total) {
             self.printed = Instant::now();
-            eprintln!("{} {done}/{} {} ({} left)", self.what, self.total, message(), self.time_left());
+            say(&format!("{} {done}/{} {} ({} left)", self.what, self.total, message(), self.time_left()));
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use datasets::DatasetKind;
 use models::arch::NetworkSpec;
+use segcore::label_space::LabelSpace;
 use segcore::spherical_kmeans::KmeansSpec;
 use serde::{Deserialize, Serialize};
 
@@ -94,8 +95,11 @@ pub struct LossSettings {
     pub feature: f64,
     /// λ_G.
     pub grouping: f64,
-    /// Neighbours of a segment among all views of its image, k.
+    /// Neighbours of a segment, k: among all views of its image, or within its view if `neighbours_across` is given.
     pub neighbours: usize,
+    /// Neighbours of a segment in the other views of its image (object-centred data sets: 2 within, 2 across).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbours_across: Option<usize>,
 }
 
 /// Descent.
@@ -254,14 +258,24 @@ impl TrainSettings {
             check(ok, &format!("augment.{name}"), &format!("0 to {most}"), value.to_string())?;
         }
         for (what, kmeans) in [("kmeans", &self.kmeans), ("export.grid", &self.export_kmeans())] {
-            let ok = [kmeans.grid_rows, kmeans.grid_columns, kmeans.rounds].iter().all(|n| (1..=512).contains(n));
-            check(ok, what, "rows, columns and rounds from 1 to 512", format!("{kmeans:?}"))?;
+            let KmeansSpec { grid_rows, grid_columns, rounds } = *kmeans;
+            let ok = [grid_rows, grid_columns, rounds].iter().all(|n| (1..=512).contains(n))
+                && (2..=4096).contains(&(grid_rows * grid_columns));
+            check(ok, what, "2 to 4096 clusters, rounds from 1 to 512", format!("{kmeans:?}"))?;
         }
+        // What only export reads is checked before hours are spent, too.
+        let export = &self.export;
+        let size_ok = export.input.iter().all(|n| (8..=16384).contains(n));
+        check(size_ok, "export.input", "width and height from 8 to 16384", format!("{:?}", export.input))?;
+        let known = LabelSpace::by_name(&export.label_space).is_some();
+        check(known, "export.label_space", "camvid_11 or cityscapes_19", format!("`{}`", export.label_space))?;
         for (name, value) in [("edge", loss.edge), ("feature", loss.feature), ("grouping", loss.grouping)] {
             let ok = value.is_finite() && value >= 0.0;
             check(ok, &format!("loss.{name}"), "a number from 0", value.to_string())?;
         }
         check(loss.neighbours > 0, "loss.neighbours", "at least 1", loss.neighbours.to_string())?;
+        let across_ok = loss.neighbours_across != Some(0);
+        check(across_ok, "loss.neighbours_across", "at least 1, or no such key", "0".into())?;
         let rate = optimiser.learning_rate;
         check(rate.is_finite() && rate > 0.0, "optimiser.learning_rate", "above 0", rate.to_string())?;
         let momentum = optimiser.momentum;
@@ -279,7 +293,10 @@ impl TrainSettings {
     pub fn objective(&self) -> ObjectiveSettings {
         ObjectiveSettings {
             kmeans: self.kmeans,
-            neighbours: Neighbours::Joint(self.loss.neighbours),
+            neighbours: match self.loss.neighbours_across {
+                None => Neighbours::Joint(self.loss.neighbours),
+                Some(across) => Neighbours::PerView { within: self.loss.neighbours, across },
+            },
             weight_edge: self.loss.edge,
             weight_feature: self.loss.feature,
             weight_grouping: self.loss.grouping,

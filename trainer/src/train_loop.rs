@@ -240,7 +240,6 @@ pub fn train(
     let mut progress = Progress::new("train", state.step as u64, steps as u64, quiet);
     let mut profiler = Profiler::default();
     let mut saved = state.step;
-    let num_views = settings.batch.images * settings.batch.views;
     while state.step < steps && !interrupt.load(Ordering::Relaxed) {
         profiler.start();
         let Some(batch) = loader.next() else { break };
@@ -253,7 +252,9 @@ pub fn train(
         state.smoothed_loss = Some(smoothed);
         let seconds: f64 = times.iter().map(std::time::Duration::as_secs_f64).sum();
         let wait_share = times[Stage::Data as usize].as_secs_f64() / seconds;
-        let images_per_second = num_views as f64 / seconds;
+        state.seconds += seconds;
+        // Images, not views of them.
+        let images_per_second = settings.batch.images as f64 / seconds;
         let line = metrics_line(state.step, &report, images_per_second, wait_share);
         writeln!(metrics, "{line}")
             .and_then(|()| metrics.flush())

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use segcore::image::ImageSize;
-use segcore::image_io::ImageFileError;
+use segcore::image_io::{ImageFileError, remedy_for};
 
 /// Why a data set could not be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,7 @@ pub enum DatasetError {
         found: String,
     },
     /// A file or folder could not be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {source}{}", path.display(), remedy_for(source))]
     Read {
         /// The file or folder.
         path: PathBuf,
@@ -72,7 +72,10 @@ pub enum DatasetError {
         got: usize,
     },
     /// Files named by a list are missing.
-    #[error("{missing} of {total} {what} of split `{split}` are missing, the first: {}", display_paths(first))]
+    #[error(
+        "{missing} of {total} {what} of split `{split}` are missing, the first: {}; complete the copy of the data set or choose another split",
+        display_paths(first)
+    )]
     MissingFiles {
         /// `images` or `annotations`.
         what: &'static str,

@@ -3,7 +3,7 @@
 //! Images are `ROOT/SPLIT/**/*.{png,jpg,jpeg}` (any case), sorted by path; a sub-folder is a sequence (`.` for images
 //! directly in the split). Labels, where a command needs them, are `ROOT/SPLITannot/<same path>.png` with
 //! `ROOT/classes.toml`; for the split `.` they are in `ROOT/.annot` or `ROOT/annot`. Hidden files and folders, and a folder
-//! `Xannot` beside a folder `X`, are not searched for images.
+//! `Xannot` beside a folder `X`, are not searched for images. Videos beside images are left out with a warning.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -206,6 +206,14 @@ fn samples_of(
                 remedy: "has no file *.png, *.jpg or *.jpeg",
             },
         });
+    }
+    if let Some(first) = found.videos.first() {
+        log::warn!(
+            "{} has {} video files ({first}) beside its images: they are left out; extract their frames as PNG or JPEG \
+             if they belong to the data set",
+            folder.display(),
+            found.videos.len()
+        );
     }
     // Sequence by sequence, each by name.
     let split_path = |path: &str| {

@@ -1,7 +1,9 @@
 //! Opening good and bad data sets on disk.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use datasets::{Dataset, DatasetKind, open};
 use segcore::image::ImageSize;
@@ -117,13 +119,14 @@ fn camvid_refuses_what_is_incomplete() {
     };
     refused(&|root| fs::remove_file(root.join("train.txt")).expect("there"), &["train.txt is missing", "no list file"]);
     refused(&|root| text(&root.join("train.txt"), "\n"), &["`train` has no images", "train.txt"]);
+    refused(&|root| fs::write(root.join("train.txt"), [0xE9]).expect("writable"), &["train.txt", "; save it as UTF-8"]);
     refused(
         &|root| {
             for name in ["A_1", "A_2", "B_1", "A_7"] {
                 fs::remove_file(root.join(format!("train/{name}.png"))).expect("there");
             }
         },
-        &["4 of 4 images of split `train`", "B_1.png", "A_2.png"],
+        &["4 of 4 images of split `train`", "B_1.png", "A_2.png", "; complete the copy"],
     );
     refused(&|root| text(&root.join("train.txt"), "train/A_1.png x y\n"), &["train.txt line 1", "x y"]);
     refused(&|root| text(&root.join("train.txt"), "\ntest/A_1.png x\n"), &["train.txt line 2", "train/NAME.png"]);
@@ -226,6 +229,40 @@ fn folders_are_searched_to_their_leaves() {
     assert!(message.contains("value 255") && message.contains("expected 2, 7, 9"), "{message}");
 }
 
+/// Keeps what is logged; one for all tests of this file.
+struct Kept(Mutex<Vec<String>>);
+
+impl log::Log for Kept {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().expect("no panic while logging").push(format!("{}: {}", record.level(), record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn videos_beside_images_are_named_in_a_warning() {
+    static KEPT: Kept = Kept(Mutex::new(Vec::new()));
+    log::set_logger(&KEPT).expect("the only logger");
+    log::set_max_level(log::LevelFilter::Warn);
+    let folder = tempfile::tempdir().expect("writable");
+    image(&folder.path().join("both/1.png"));
+    text(&folder.path().join("both/b/late.avi"), "");
+    text(&folder.path().join("both/a.MP4"), "");
+    assert_eq!(names(&*opened(DatasetKind::Folder, folder.path(), "both", &[])), ["1"]);
+    let both = folder.path().join("both").display().to_string();
+    let kept = KEPT.0.lock().expect("no panic while logging");
+    let ours: Vec<&String> = kept.iter().filter(|line| line.contains(&both)).collect();
+    assert!(
+        matches!(ours[..], [line] if line.starts_with("WARN") && line.contains("2 video files (a.MP4)")),
+        "{ours:?}"
+    );
+}
+
 #[test]
 fn the_root_itself_can_be_the_split() {
     let folder = tempfile::tempdir().expect("writable");
@@ -320,16 +357,31 @@ fn kinds_have_names() {
     assert!(message.contains("`kitti`") && message.contains("camvid, folder"), "{message}");
 }
 
+/// A folder of the street data (`HSG_DATA`, relative to the workspace, else `../shared/data` beside it), or `None` with
+/// a printed line.
+fn shared_data(path: &str) -> Option<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let folder = match std::env::var_os("HSG_DATA") {
+        Some(folder) => {
+            let folder = workspace.join(folder);
+            assert!(folder.is_dir(), "HSG_DATA is {}, which is no folder", folder.display());
+            folder
+        }
+        None => workspace.join("../shared/data"),
+    };
+    let found = folder.join(path);
+    if found.exists() {
+        return Some(found);
+    }
+    // Not `eprintln!`: the test harness keeps that of passing tests to itself.
+    let _ = writeln!(std::io::stderr(), "skipped: {}: not there", found.display());
+    None
+}
+
 /// The shared street data, when it is there.
 #[test]
 fn the_real_camvid_opens() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let data = std::env::var_os("HSG_DATA").map_or_else(|| workspace.join("../shared/data"), PathBuf::from);
-    let root = data.join("camvid");
-    if !root.is_dir() {
-        println!("skipped: no camvid folder in {}", data.display());
-        return;
-    }
+    let Some(root) = shared_data("camvid") else { return };
     for (split, images, runs) in [("train", 231, 5), ("val", 101, 1), ("test", 62, 1)] {
         let data = opened(DatasetKind::CamVid, &root, split, &[]);
         assert_eq!((data.samples().len(), data.sequences().len()), (images, runs), "{split}");

@@ -3,7 +3,8 @@
 //! `purity IMAGES ANNOTATIONS [--ignore 11] [--every N] [--sigmas 1,2] [--weights 1,1] [--min-area-share 0.001]`
 //!
 //! IMAGES and ANNOTATIONS are folders with equal file names (PNG). Purity = share of the labelled pixels whose label
-//! is the most frequent one of their region.
+//! is the most frequent one of their region. What a contrastive loss sees are pairs: how many of one class it is told
+//! belong together, and how many of those it is told so are of one class.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     names.sort();
     let (mut regions, mut basins_of, mut thresholds, mut millis, mut shares) = (vec![], vec![], vec![], vec![], vec![]);
     let (mut pure, mut all, mut pure_at_start, mut small) = (0, 0, 0, 0usize);
+    // Pairs of labelled pixels of an image: of one class, in one region, both.
+    let (mut same_class, mut together, mut right) = (0.0f64, 0.0f64, 0.0f64);
     let (mut class_pixels, mut class_kept) = ([0u64; 256], [0u64; 256]);
     let mut at_start = vec![];
     let mut stage = [0.0f64; 3];
@@ -85,8 +88,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             counts[usize::from(region)][usize::from(label)] += 1;
             class_pixels[usize::from(label)] += 1;
         }
+        let square = |n: u64| n as f64 * n as f64;
+        let mut class_sizes = [0u64; 256];
         for count in &mut counts {
             count[usize::from(ignore)] = 0;
+            count.iter().zip(&mut class_sizes).for_each(|(n, size)| *size += n);
+            together += square(count.iter().sum());
+            right += count.iter().map(|n| square(*n)).sum::<f64>();
+        }
+        same_class += class_sizes.iter().map(|n| square(*n)).sum::<f64>();
+        for count in &mut counts {
             let (class, kept) = count.iter().enumerate().max_by_key(|(_, n)| **n).unwrap_or((0, &0));
             class_kept[class] += kept;
         }
@@ -131,6 +142,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         stage[0] * 1e3 / n as f64,
         stage[1] * 1e3 / n as f64,
         stage[2] * 1e3 / n as f64,
+    );
+    println!(
+        "of the pixel pairs of one class {:.4} are in one region; of the pairs in one region {:.4} are of one class",
+        right / same_class,
+        right / together,
     );
     print!("share of each class's pixels in regions of that class:");
     for (class, (kept, pixels)) in class_kept.iter().zip(&class_pixels).enumerate() {

@@ -1,26 +1,34 @@
 //! Label retrieval against the numbers of the authors' implementation (`hsg/` in the golden folder).
 //!
-//! The folder is `HSG_GOLDEN`, by default `../shared/golden` beside the workspace, else the copies in
+//! The folder is `HSG_GOLDEN` (relative to the workspace), by default `../shared/golden` beside it, else the copies in
 //! `tests/fixtures/golden`. Every number comes from the files, so a folder made with other seeds works as well.
 
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::Path;
 
 use retrieval::{BankBuilder, NUM_VOTES, Storage, majority_label};
 use safetensors::{Dtype, SafeTensors};
 
-/// The golden folder's file, or `None` (and a printed line) where there is none.
+/// The golden folder's file, or `None` with a printed line.
 fn golden_file(name: &str) -> Option<Vec<u8>> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let folders: Vec<PathBuf> = match std::env::var_os("HSG_GOLDEN") {
-        Some(folder) => vec![PathBuf::from(folder)],
-        None => vec![workspace.join("../shared/golden"), workspace.join("tests/fixtures/golden")],
+    let folder = match std::env::var_os("HSG_GOLDEN") {
+        Some(folder) => {
+            let folder = workspace.join(folder);
+            assert!(folder.is_dir(), "HSG_GOLDEN is {}, which is no folder", folder.display());
+            folder
+        }
+        None => Some(workspace.join("../shared/golden"))
+            .filter(|folder| folder.is_dir())
+            .unwrap_or_else(|| workspace.join("tests/fixtures/golden")),
     };
-    let found = folders.iter().map(|folder| folder.join("hsg").join(name)).find(|path| path.is_file());
-    let Some(path) = found else {
-        println!("skipped: hsg/{name} is in none of {folders:?}");
+    let file = folder.join("hsg").join(name);
+    if !file.exists() {
+        // Not `eprintln!`: the test harness keeps that of passing tests to itself.
+        let _ = writeln!(std::io::stderr(), "skipped: {}: not there", file.display());
         return None;
-    };
-    Some(std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+    }
+    Some(std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())))
 }
 
 fn integers(tensors: &SafeTensors<'_>, name: &str) -> Vec<i64> {

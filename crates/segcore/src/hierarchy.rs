@@ -1,4 +1,4 @@
-//! The strictly nested hierarchy of segments, and the ids that must not be mixed up.
+//! The strictly nested hierarchy of segments, and the two class ids that must not be mixed up.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,14 +18,6 @@ macro_rules! id {
 }
 
 id!(
-    /// A segment of one level of one frame: k-means slot at level 0, group above.
-    SegmentId(u16)
-);
-id!(
-    /// A segment followed over time.
-    TrackId(u32)
-);
-id!(
     /// Dense class id, 0 first; the label space names it.
     TrainId(u8)
 );
@@ -33,18 +25,6 @@ id!(
     /// Class value in a data set's own files.
     ClassId(i32)
 );
-id!(
-    /// Level of the hierarchy, 0 = finest.
-    Level(u8)
-);
-
-impl Level {
-    /// The level as an index.
-    #[must_use]
-    pub fn index(self) -> usize {
-        usize::from(self.0)
-    }
-}
 
 /// Marks a segment without parent (it has no pixels), and a pixel or cell without segment.
 pub const NONE: u16 = u16::MAX;

@@ -15,7 +15,7 @@ pub const MAX_PIXELS: usize = 1 << 27;
 #[non_exhaustive]
 pub enum ImageFileError {
     /// The file cannot be opened or read.
-    #[error("cannot read image {}: {source}", path.display())]
+    #[error("cannot read image {}: {source}{}", path.display(), remedy_for(source))]
     Read {
         /// The file.
         path: PathBuf,
@@ -29,13 +29,16 @@ pub enum ImageFileError {
         path: PathBuf,
     },
     /// The content is neither PNG nor JPEG, whatever the name says.
-    #[error("{} is not an image that can be read: expected PNG or JPEG content", path.display())]
+    #[error(
+        "{} is not an image that can be read: expected PNG or JPEG content; convert it or take it out of the folder",
+        path.display()
+    )]
     NotAnImage {
         /// The file.
         path: PathBuf,
     },
     /// The header promises no pixels.
-    #[error("image {} is zero-sized ({size})", path.display())]
+    #[error("image {} is zero-sized ({size}); write or copy the file again", path.display())]
     ZeroSized {
         /// The file.
         path: PathBuf,
@@ -54,7 +57,7 @@ pub enum ImageFileError {
         size: ImageSize,
     },
     /// The file ends early or its data are damaged.
-    #[error("image {} is damaged or truncated: {reason}", path.display())]
+    #[error("image {} is damaged or truncated: {reason}; write or copy the file again", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -72,7 +75,7 @@ pub enum ImageFileError {
         got: String,
     },
     /// The file cannot be written; nothing is left behind.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {source}{}", path.display(), remedy_for(source))]
     Write {
         /// The file.
         path: PathBuf,
@@ -89,6 +92,24 @@ pub enum ImageFileError {
         /// Values given.
         got: usize,
     },
+}
+
+/// What to do when the system cannot read or write a file: the end of a message, from the semicolon on.
+#[must_use]
+pub fn remedy_for(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::PermissionDenied => "; check its permissions",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            "; free some space or choose another folder"
+        }
+        ErrorKind::ReadOnlyFilesystem => "; choose another folder",
+        ErrorKind::InvalidData => "; save it as UTF-8 text",
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::InvalidInput => {
+            "; check the path"
+        }
+        _ => "; check the path and the disk",
+    }
 }
 
 /// An 8-bit grey image (a label map), rows without padding.

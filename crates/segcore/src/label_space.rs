@@ -1,4 +1,4 @@
-//! Classes, their colours, and how raw label values map to train ids.
+//! Classes, their colours, their train ids, and the values that stand for them in raw label files.
 
 use crate::hierarchy::{ClassId, TrainId};
 use serde::{Deserialize, Serialize};
@@ -109,19 +109,6 @@ impl LabelSpace {
         direct.or_else(|| self.classes.iter().find(|c| c.train_id.0 == train_id))
     }
 
-    /// Table from the value in an 8-bit annotation file (`class_id`) to the train id; every other value becomes
-    /// [`LabelSpace::ignore_id`].
-    #[must_use]
-    pub fn train_ids_by_class_id(&self) -> [u8; 256] {
-        let mut table = [self.ignore_id; 256];
-        for class in &self.classes {
-            if let Ok(value) = u8::try_from(class.class_id.0) {
-                table[usize::from(value)] = class.train_id.0;
-            }
-        }
-        table
-    }
-
     /// Display colour of every train id; ids without a class are [`IGNORE_COLOR`].
     #[must_use]
     pub fn palette(&self) -> [[u8; 3]; 256] {
@@ -163,13 +150,5 @@ mod tests {
             assert_eq!(LabelSpace::by_name(&space.name), Some(space));
         }
         assert_eq!(LabelSpace::by_name("ade20k"), None);
-    }
-
-    #[test]
-    fn file_values_become_train_ids() {
-        let camvid = LabelSpace::camvid_11().train_ids_by_class_id();
-        assert_eq!((camvid[0], camvid[10], camvid[11], camvid[255]), (0, 10, IGNORE, IGNORE));
-        let cityscapes = LabelSpace::cityscapes_19().train_ids_by_class_id();
-        assert_eq!((cityscapes[7], cityscapes[33], cityscapes[0]), (0, 18, IGNORE));
     }
 }

@@ -401,8 +401,9 @@ impl CellProducts {
 }
 
 /// [`Refiner::run`] computed plainly: every border pixel's feature vector is built, scaled and compared. The oracle.
-/// `margins` (source size) gets how far each pixel's best cluster is ahead of the second; infinity where there was
-/// nothing to choose. Another order of the sums may turn a margin of about 1e-6.
+/// `margins` (source size) gets how far each pixel's best cluster is ahead of the second, times the squared length of
+/// the interpolated vector (half-way between opposite features there is no direction); infinity where there was nothing
+/// to choose. Another order of the sums may turn a margin of about 1e-6.
 ///
 /// # Errors
 /// The same as [`Refiner::run`].
@@ -431,7 +432,7 @@ pub fn refine_plain(
             if own == NONE || !is_border(segments, y, x) {
                 continue;
             }
-            upsample(map, *row, *column, &mut vector[..dim]);
+            let squared_length = upsample(map, *row, *column, &mut vector[..dim]);
             vector[dim] = lerp(refiner.location.rows[row.low], refiner.location.rows[row.high], row.weight);
             let places = &refiner.location.columns;
             vector[dim + 1] = lerp(places[column.low], places[column.high], column.weight);
@@ -446,14 +447,14 @@ pub fn refine_plain(
                     second = second.max(score);
                 }
             }
-            *margin = best - second;
+            *margin = (best - second) * squared_length.min(1.0);
         }
     }
     Ok(())
 }
 
-/// The unit vector at a sample between four cells.
-fn upsample(map: &EmbeddingMap, row: LinearTap, column: LinearTap, out: &mut [f32]) {
+/// The unit vector at a sample between four cells; returns its squared length before it was scaled.
+fn upsample(map: &EmbeddingMap, row: LinearTap, column: LinearTap, out: &mut [f32]) -> f32 {
     let corners = [
         (map.cell(row.low, column.low), (1.0 - row.weight) * (1.0 - column.weight)),
         (map.cell(row.low, column.high), (1.0 - row.weight) * column.weight),
@@ -463,7 +464,9 @@ fn upsample(map: &EmbeddingMap, row: LinearTap, column: LinearTap, out: &mut [f3
     for (i, o) in out.iter_mut().enumerate() {
         *o = corners.iter().map(|(cell, weight)| cell[i] * weight).sum();
     }
+    let squared_length = out.iter().map(|v| v * v).sum();
     crate::embedding::normalize(out);
+    squared_length
 }
 
 /// The `--reference` path: upsamples the features to every content pixel (half-pixel centres, clamped), scales them to

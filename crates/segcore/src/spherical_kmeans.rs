@@ -214,11 +214,6 @@ impl SphericalKmeans {
         self.rounds_run
     }
 
-    /// Forgets the centroids: the next run starts from the grid.
-    pub fn reset(&mut self) {
-        self.last_size = None;
-    }
-
     /// Clusters all cells of `map`.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 use segcore::image::{ImageSize, PixelFormat};
 use segcore::image_io::{
     ImageFileError, encode_gray8_into, encode_gray16_into, encode_rgb8_into, gray_bit_depth, read_gray8, read_gray16,
-    read_rgb, write_file_atomically, write_gray8, write_gray16, write_rgb8,
+    read_rgb, remedy_for, write_file_atomically, write_gray8, write_gray16, write_rgb8,
 };
 use std::path::{Path, PathBuf};
 
@@ -71,19 +71,19 @@ fn bad_files_are_named_with_the_reason() {
         ] {
             let name = path.file_name().unwrap().to_str().unwrap();
             assert!(message.contains(name), "{message}");
-            assert!(words.iter().any(|w| message.contains(w)), "{message}: expected one of {words:?}");
+            assert!(words.iter().all(|w| message.contains(w)), "{message}: expected {words:?}");
         }
     };
-    check(&folder.path().join("missing.png"), &["cannot read"]);
-    check(folder.path(), &["cannot read"]);
+    check(&folder.path().join("missing.png"), &["cannot read", "; check the path"]);
+    check(folder.path(), &["cannot read", "; check the path"]);
     check(&file(&folder, "empty.png", &[]), &["empty (0 bytes)"]);
-    check(&file(&folder, "text.png", b"hello, this is no image at all"), &["not an image"]);
-    check(&file(&folder, "signature.png", &png[..8]), &["header is cut off"]);
+    check(&file(&folder, "text.png", b"hello, this is no image at all"), &["not an image", "; convert it"]);
+    check(&file(&folder, "signature.png", &png[..8]), &["header is cut off", "; write or copy the file again"]);
 
     // Width and height are bytes 16 to 24; the checksum after them is not reached.
     let mut zero = png.clone();
     zero[16..20].fill(0);
-    check(&file(&folder, "zero.png", &zero), &["zero-sized (0×17)"]);
+    check(&file(&folder, "zero.png", &zero), &["zero-sized (0×17)", "; write or copy the file again"]);
     let mut huge = png.clone();
     huge[16..24].fill(0x7F);
     check(&file(&folder, "huge.png", &huge), &["2139062143×2139062143: more than"]);
@@ -153,6 +153,15 @@ fn label_maps_must_have_the_right_mode() {
 }
 
 #[test]
+fn a_full_disk_says_what_to_do() {
+    let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    let remedy = "; free some space or choose another folder";
+    assert_eq!(remedy_for(&full), remedy);
+    let message = ImageFileError::Write { path: "out/1.png".into(), source: full }.to_string();
+    assert!(message.contains("out/1.png") && message.ends_with(remedy), "{message}");
+}
+
+#[test]
 fn failed_writes_leave_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let blocked = folder.path().join("taken");
@@ -160,7 +169,8 @@ fn failed_writes_leave_nothing_behind() {
     std::fs::write(blocked.join("inside"), b"x").unwrap();
     // Renaming over a folder fails after the temporary file was written.
     assert!(matches!(write_file_atomically(&blocked, b"new"), Err(ImageFileError::Write { .. })));
-    assert!(write_file_atomically(folder.path().join("no/such/folder/a.png"), b"new").is_err());
+    let message = write_file_atomically(folder.path().join("no/such/folder/a.png"), b"new").unwrap_err().to_string();
+    assert!(message.contains("a.png") && message.ends_with("; check the path"), "{message}");
     assert!(write_gray8(folder.path().join("short.png"), SIZE, &[0; 3]).is_err());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }

@@ -253,9 +253,8 @@ fn parse(movie: &[u8], fragments: &[(u64, Vec<u8>)], path: &Path) -> Result<Inde
     if time_scale == 0 {
         return Err(damaged(path)("mdhd (units of time per second)", "at least 1", 0));
     }
-    let table = find(media, b"minf")
-        .and_then(|body| find(body, b"stbl"))
-        .ok_or_else(|| missing("stbl (sample table)"))?;
+    let table =
+        find(media, b"minf").and_then(|body| find(body, b"stbl")).ok_or_else(|| missing("stbl (sample table)"))?;
     let description = find(table, b"stsd").ok_or_else(|| missing("stsd (sample description)"))?;
     let mut index = description_of(description, path)?;
     index.time_scale = time_scale;
@@ -372,8 +371,7 @@ fn table_entries<'a>(
     let cut = |got: usize| damaged(path)(what, "a table as long as it says", format!("a cut one of {got} bytes"));
     let body = body.ok_or_else(|| cut(0))?;
     let mut numbers = Numbers(body);
-    let (_, count) =
-        numbers.version_and_flags().zip(numbers.u32()).ok_or_else(|| cut(body.len()))?;
+    let (_, count) = numbers.version_and_flags().zip(numbers.u32()).ok_or_else(|| cut(body.len()))?;
     let total = (count as usize).checked_mul(entry_bytes).ok_or_else(|| cut(body.len()))?;
     let entries = numbers.take(total).ok_or_else(|| cut(body.len()))?;
     Ok(entries.chunks_exact(entry_bytes).map(Numbers))
@@ -571,21 +569,36 @@ fn add_track_fragment(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
     use std::path::PathBuf;
 
     fn files() -> Vec<PathBuf> {
         let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
         let root = crate_folder.join("../..");
-        let data = std::env::var_os("HSG_DATA").map_or_else(|| root.join("../shared/data"), PathBuf::from);
-        let mut files =
-            vec![root.join("assets/clips/highway.mp4"), crate_folder.join("tests/fixtures/fragmented.mp4")];
-        let shared = data.join("clips/solidWhiteRight.mp4");
-        if shared.exists() {
-            files.push(shared);
-        } else {
-            println!("SKIPPED {}: not there", shared.display());
-        }
+        let mut files = vec![root.join("assets/clips/highway.mp4"), crate_folder.join("tests/fixtures/fragmented.mp4")];
+        files.extend(shared_data("clips/solidWhiteRight.mp4"));
         files
+    }
+
+    /// A file of the street data (`HSG_DATA`, relative to the workspace, else `../shared/data` beside it), or `None` with
+    /// a printed line.
+    fn shared_data(path: &str) -> Option<PathBuf> {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let folder = match std::env::var_os("HSG_DATA") {
+            Some(folder) => {
+                let folder = workspace.join(folder);
+                assert!(folder.is_dir(), "HSG_DATA is {}, which is no folder", folder.display());
+                folder
+            }
+            None => workspace.join("../shared/data"),
+        };
+        let found = folder.join(path);
+        if found.exists() {
+            return Some(found);
+        }
+        // Not `eprintln!`: the test harness keeps that of passing tests to itself.
+        let _ = writeln!(io::stderr(), "skipped: {}: not there", found.display());
+        None
     }
 
     /// Offsets, sizes and relative times of sound files are those of the crate re_mp4.

@@ -290,11 +290,8 @@ fn conversion(
         9 | 10 => Some(YuvStandardMatrix::Bt2020),
         _ => None,
     };
-    let customary = if size.width >= 1280 || size.height >= 720 {
-        YuvStandardMatrix::Bt709
-    } else {
-        YuvStandardMatrix::Bt601
-    };
+    let customary =
+        if size.width >= 1280 || size.height >= 720 { YuvStandardMatrix::Bt709 } else { YuvStandardMatrix::Bt601 };
     let range = if full { YuvRange::Full } else { YuvRange::Limited };
     (range, named(stream).or_else(|| named(container)).unwrap_or(customary))
 }

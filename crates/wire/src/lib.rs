@@ -23,7 +23,8 @@ mod frame;
 mod reader;
 
 pub use codec::{
-    Deframer, FileHeader, HEADER_BYTES, LENGTH_BYTES, MAGIC, MAX_FRAME_BYTES, MAX_PIXELS, VERSION, WireError, decode, encode_into,
+    Deframer, FileHeader, HEADER_BYTES, LENGTH_BYTES, MAGIC, MAX_FRAME_BYTES, MAX_PIXELS, VERSION, WireError, decode,
+    encode_into,
 };
 pub use frame::{Frame, Level, NO_SEGMENT, Run, Segment, StageNanos};
 #[cfg(feature = "std")]

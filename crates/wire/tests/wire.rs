@@ -142,15 +142,8 @@ fn claimed_counts_reserve_nothing() {
 }
 
 fn segments(count: usize) -> impl Strategy<Value = Vec<Segment>> {
-    let segment = (
-        any::<u32>(),
-        any::<Option<u8>>(),
-        0f32..=1.0,
-        0f32..=2.0,
-        any::<[u32; 4]>(),
-        any::<u32>(),
-        any::<[i16; 2]>(),
-    );
+    let segment =
+        (any::<u32>(), any::<Option<u8>>(), 0f32..=1.0, 0f32..=2.0, any::<[u32; 4]>(), any::<u32>(), any::<[i16; 2]>());
     prop::collection::vec(segment, count).prop_map(|list| {
         list.into_iter()
             .map(|(track_id, train_id, confidence, unknown_score, bounding_box, area, position)| Segment {

@@ -85,8 +85,7 @@ fn alone(spec: &NetworkSpec, level: usize, padding: Padding, tokens: &Dim) -> Re
     let dims = ["batch".into(), m.into(), tokens.clone()];
     let features = graph.input(names::FEATURES, &dims);
     let positions = graph.input(names::POSITIONS, &dims);
-    let valid =
-        (padding != Padding::None).then(|| graph.input(names::VALID, &["batch".into(), tokens.clone()]));
+    let valid = (padding != Padding::None).then(|| graph.input(names::VALID, &["batch".into(), tokens.clone()]));
     let out = append(&mut graph, spec, level, &features, &positions, valid.as_deref(), padding);
     graph.output(names::MEMORY, &out.memory, &dims);
     graph.output(names::LOGITS, &out.logits, &["batch".into(), k.into(), tokens.clone()]);
@@ -154,7 +153,8 @@ pub(super) fn append(
     let centroid_features = b.centroid_head(&format!("{prefix}.centroid_feat_fc"), &decoded);
 
     // logits = Zᵀ Y / √m
-    let transposed = b.graph.push(format!("{prefix}.centroids_t"), Op::Transpose { perm: vec![0, 2, 1] }, &[&centroids]);
+    let transposed =
+        b.graph.push(format!("{prefix}.centroids_t"), Op::Transpose { perm: vec![0, 2, 1] }, &[&centroids]);
     let products = b.graph.push(format!("{prefix}.products"), Op::MatMul, &[&transposed, &memory]);
     let scale = b.graph.constant(format!("{prefix}.scale"), &[1], vec![1.0 / (m as f32).sqrt()]);
     let unordered = b.graph.push(format!("{prefix}.logits_unordered"), Op::Mul, &[&products, &scale]);
@@ -210,7 +210,8 @@ impl Builder<'_> {
     }
 
     fn linear_with_bias(&mut self, name: &str, x: &str, output: usize, input: usize) -> String {
-        let weight = self.graph.param(format!("{name}.weight"), &[output, input], ParamInit::xavier_uniform(output, input));
+        let weight =
+            self.graph.param(format!("{name}.weight"), &[output, input], ParamInit::xavier_uniform(output, input));
         let bias = self.graph.param(format!("{name}.bias"), &[output], ParamInit::pytorch_default(input));
         let product = linear(self.graph, &format!("{name}.product"), &weight, x);
         add_bias(self.graph, name, &product, &bias)
@@ -246,7 +247,8 @@ impl Builder<'_> {
         let shares = self.graph.push(format!("{name}.attention"), Op::Softmax { axis: 3 }, &[&scores]);
         let shares = self.dropout(&shares);
         // [b, h, d, keys] · [b, h, keys, queries]
-        let shares = self.graph.push(format!("{name}.attention_t"), Op::Transpose { perm: vec![0, 1, 3, 2] }, &[&shares]);
+        let shares =
+            self.graph.push(format!("{name}.attention_t"), Op::Transpose { perm: vec![0, 1, 3, 2] }, &[&shares]);
         let mixed = self.graph.push(format!("{name}.mixed"), Op::MatMul, &[&v, &shares]);
         let joined = Op::Reshape { shape: vec![0, m as i64, -1] };
         let joined = self.graph.push(format!("{name}.joined"), joined, &[&mixed]);
@@ -300,7 +302,8 @@ impl Builder<'_> {
         let deviation = graph.push(name("deviation"), Op::Sqrt, &[&variance]);
         let both = graph.push(name("both"), Op::Concat { axis: 1 }, &[&mean, &deviation]);
         let mapping = format!("{core}.tgt_fc");
-        let first = graph.param(format!("{mapping}.0.weight"), &[2 * m, 2 * m], ParamInit::xavier_uniform(2 * m, 2 * m));
+        let first =
+            graph.param(format!("{mapping}.0.weight"), &[2 * m, 2 * m], ParamInit::xavier_uniform(2 * m, 2 * m));
         let x = linear(graph, &format!("{mapping}.0"), &first, &both);
         let x = batch_norm(graph, &format!("{mapping}.1"), &x, 2 * m);
         let x = graph.push(format!("{mapping}.2"), Op::Relu, &[&x]);

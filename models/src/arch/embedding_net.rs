@@ -1,8 +1,8 @@
 //! Backbone and head: an image becomes one embedding per pixel (paper §3.1, method.md §2).
 
+use super::NetworkSpec;
 use super::layers::{ConvShape, batch_norm, conv};
 use super::resnet::{OutputStride, resnet};
-use super::NetworkSpec;
 use crate::Result;
 use crate::graph::{Dim, Graph, Op};
 use crate::params::ParamInit;
@@ -50,8 +50,7 @@ fn trunk(spec: &NetworkSpec, output_stride: OutputStride) -> Result<(Graph, Stri
     spec.validate()?;
     let mut graph = Graph::new("embedding");
     let image = graph.input(IMAGE, &["batch".into(), 3.into(), "height".into(), "width".into()]);
-    let features =
-        resnet(&mut graph, "resnet_backbone", &image, spec.backbone, spec.width_factor, output_stride);
+    let features = resnet(&mut graph, "resnet_backbone", &image, spec.backbone, spec.width_factor, output_stride);
     let channels = spec.backbone.output_channels(spec.width_factor);
     let pointwise = |output| ConvShape { input: channels, output, kernel: 1, stride: 1, dilation: 1 };
     let default = ParamInit::pytorch_default(channels);

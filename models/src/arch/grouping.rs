@@ -4,8 +4,8 @@
 //! part of the network: a segment's positional feature is the mean of its cells' position embeddings, and the mean
 //! of linear interpolations is the table times the mean of the interpolation weights.
 
-use super::clustering_transformer::{self, Padding};
 use super::NetworkSpec;
+use super::clustering_transformer::{self, Padding};
 use crate::graph::{Graph, Op};
 use crate::{ModelError, Result};
 
@@ -60,11 +60,8 @@ pub fn grouping(spec: &NetworkSpec, slots: usize, position_extent: usize) -> Res
     let mut halves = Vec::new();
     for (i, table) in spec.position_params().into_iter().enumerate() {
         let name = graph.param(table.name.clone(), &table.shape, table.init);
-        let trained = graph.push(
-            format!("{name}.trained"),
-            Op::Slice { axis: 0, start: 0, end: position_extent },
-            &[&name],
-        );
+        let trained =
+            graph.push(format!("{name}.trained"), Op::Slice { axis: 0, start: 0, end: position_extent }, &[&name]);
         let trained = graph.push(format!("{name}.trained_t"), Op::Transpose { perm: vec![1, 0] }, &[&trained]);
         let range = Op::Slice { axis: 1, start: i * position_extent, end: (i + 1) * position_extent };
         let part = graph.push(format!("{name}.weights"), range, &[&weights]);
@@ -80,15 +77,7 @@ pub fn grouping(spec: &NetworkSpec, slots: usize, position_extent: usize) -> Res
     for (i, &groups) in spec.groups.iter().enumerate() {
         let level = i + 1;
         let (mask, padding) = if i == 0 { (Some(valid.as_str()), Padding::LeftOut) } else { (None, Padding::None) };
-        let out = clustering_transformer::append(
-            &mut graph,
-            spec,
-            i,
-            &level_features,
-            &level_positions,
-            mask,
-            padding,
-        );
+        let out = clustering_transformer::append(&mut graph, spec, i, &level_features, &level_positions, mask, padding);
         let shares = graph.push(format!("shares_{level}"), Op::Softmax { axis: 1 }, &[&out.logits]);
         let transition = format!("unnamed_transition_{level}");
         graph.push(&transition, Op::Transpose { perm: vec![0, 2, 1] }, &[&shares]);

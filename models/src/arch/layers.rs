@@ -18,7 +18,14 @@ pub struct ConvShape {
 }
 
 /// Adds a convolution named `name` with weight `name.weight`.
-pub fn conv(graph: &mut Graph, name: &str, x: &str, shape: ConvShape, init: ParamInit, bias: Option<ParamInit>) -> String {
+pub fn conv(
+    graph: &mut Graph,
+    name: &str,
+    x: &str,
+    shape: ConvShape,
+    init: ParamInit,
+    bias: Option<ParamInit>,
+) -> String {
     let ConvShape { input, output, kernel, stride, dilation } = shape;
     let weight = graph.param(format!("{name}.weight"), &[output, input, kernel, kernel], init);
     let pad = dilation * (kernel - 1) / 2;

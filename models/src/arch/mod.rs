@@ -57,7 +57,11 @@ impl NetworkSpec {
         }
         // Below 2 the standard deviation over tokens (n − 1) of the next level does not exist.
         if self.groups.iter().any(|&g| g < 2) || self.groups.windows(2).any(|w| w[1] >= w[0]) {
-            return invalid("groups", "numbers of at least 2 that fall from level to level", format!("{:?}", self.groups));
+            return invalid(
+                "groups",
+                "numbers of at least 2 that fall from level to level",
+                format!("{:?}", self.groups),
+            );
         }
         Ok(())
     }

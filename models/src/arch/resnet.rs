@@ -112,8 +112,7 @@ pub fn resnet(
     let pool = Op::MaxPool { kernel: [3; 2], strides: [2; 2], pads: [1; 2] };
     let mut x = graph.push(format!("{stem_name}.max_pool"), pool, &[&x]);
 
-    for (stage, (&blocks, (stage_stride, dilation))) in
-        backbone.blocks().iter().zip(output_stride.stages()).enumerate()
+    for (stage, (&blocks, (stage_stride, dilation))) in backbone.blocks().iter().zip(output_stride.stages()).enumerate()
     {
         let inner = scaled(64 << stage, width_factor);
         let outer = inner * backbone.expansion();

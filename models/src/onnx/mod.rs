@@ -4,7 +4,7 @@ pub mod proto;
 mod read;
 mod write;
 
-pub use read::read;
+pub use read::{read, signature};
 pub use write::{Storage, write};
 
 /// The ONNX operator set that files declare: read by ONNX Runtime, rten and TensorRT 8.6 / 10 / 11 alike.

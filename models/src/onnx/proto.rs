@@ -19,6 +19,21 @@ pub struct ModelProto {
     pub opset_import: Vec<OperatorSetIdProto>,
 }
 
+/// [`ModelProto`] without nodes and weights, which prost then skips instead of copying.
+#[derive(Clone, PartialEq, Message)]
+pub struct SignatureProto {
+    #[prost(message, optional, tag = "7")]
+    pub graph: Option<GraphSignatureProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct GraphSignatureProto {
+    #[prost(message, repeated, tag = "11")]
+    pub input: Vec<ValueInfoProto>,
+    #[prost(message, repeated, tag = "12")]
+    pub output: Vec<ValueInfoProto>,
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub struct OperatorSetIdProto {
     #[prost(string, optional, tag = "1")]

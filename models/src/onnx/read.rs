@@ -5,7 +5,7 @@ use std::path::Path;
 
 use prost::Message;
 
-use super::proto::{DimensionValue, ModelProto, NodeProto, TensorProto, ValueInfoProto, data_type};
+use super::proto::{DimensionValue, ModelProto, NodeProto, SignatureProto, TensorProto, ValueInfoProto, data_type};
 use crate::graph::{Dim, Graph, Node, Op, ValueInfo};
 use crate::params::{ParamInit, ParamSpec};
 use crate::weights::{Tensor, Weights};
@@ -19,6 +19,17 @@ use crate::{ModelError, Result};
 /// crate does not know; never panics on foreign bytes.
 pub fn read(bytes: &[u8], origin: &Path) -> Result<(Graph, Weights)> {
     Reader { origin }.model(bytes)
+}
+
+/// Inputs, then outputs of an ONNX model of any operators; weights are skipped. `origin` names the file in errors.
+///
+/// # Errors
+/// [`ModelError::Format`] when the bytes are no ONNX model, or an input or output has no shape.
+pub fn signature(bytes: &[u8], origin: &Path) -> Result<Vec<ValueInfo>> {
+    let reader = Reader { origin };
+    let model = SignatureProto::decode(bytes).map_err(|e| reader.error(format!("not an ONNX model: {e}")))?;
+    let graph = model.graph.ok_or_else(|| reader.error("the ONNX model holds no graph"))?;
+    graph.input.iter().chain(&graph.output).map(|v| reader.value_info(v)).collect()
 }
 
 struct Reader<'a> {
@@ -89,7 +100,9 @@ impl Reader<'_> {
             Some(data_type::FLOAT) => 4,
             Some(data_type::FLOAT16) => 2,
             Some(data_type::INT64) => 8,
-            other => return Err(self.error(format!("the tensor `{name}` has data type {other:?}, expected 1, 7 or 10"))),
+            other => {
+                return Err(self.error(format!("the tensor `{name}` has data type {other:?}, expected 1, 7 or 10")));
+            }
         };
         let expected = shape.iter().try_fold(width, |n: usize, &d| n.checked_mul(d));
         if expected != Some(raw.len()) {

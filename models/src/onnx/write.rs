@@ -6,8 +6,8 @@ use prost::Message;
 
 use super::OPSET;
 use super::proto::{
-    AttributeProto, DimensionProto, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, attribute_type, data_type,
+    AttributeProto, DimensionProto, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, attribute_type, data_type,
 };
 use crate::graph::{Dim, Graph, Op, ValueInfo};
 use crate::params::ParamSpec;
@@ -206,7 +206,9 @@ impl Writer {
             Op::Dropout { .. } => {
                 return Err(ModelError::Graph {
                     graph: graph.to_owned(),
-                    what: format!("`{output}` is dropout, which is for training only; run passes::strip_training first"),
+                    what: format!(
+                        "`{output}` is dropout, which is for training only; run passes::strip_training first"
+                    ),
                 });
             }
         };

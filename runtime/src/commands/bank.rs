@@ -4,6 +4,7 @@
 //! those that nearest upsampling of the cell map gives it, which is the protocol of the baseline page; its class is the
 //! label of most of them (ties: smallest id), and segments that are mostly unlabelled are left out.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
@@ -31,11 +32,32 @@ struct BankReport {
     per_class: serde_json::Map<String, serde_json::Value>,
 }
 
+/// Refuses, before any work, an `out` that would cost the user something: a file, or without `force` a folder with
+/// something in it. The model's own folder may be named: that is building in place.
+fn check_out(out: &Path, model: &Path, force: bool) -> anyhow::Result<()> {
+    let is_model = || matches!((out.canonicalize(), model.canonicalize()), (Ok(out), Ok(model)) if out == model);
+    if !out.exists() || is_model() {
+        return Ok(());
+    }
+    ensure!(out.is_dir(), "--out {}: expected a folder, got a file; name another folder", out.display());
+    let mut entries = out.read_dir().with_context(|| format!("--out {}: cannot be read", out.display()))?;
+    ensure!(
+        force || entries.next().is_none(),
+        "--out {}: expected a new or an empty folder, got one that holds files; add --force to replace a model folder, \
+         or name another one",
+        out.display()
+    );
+    Ok(())
+}
+
 pub fn build(settings: &BankBuildSettings, printer: Printer) -> anyhow::Result<Outcome> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let dataset = settings.dataset.open()?;
     let deployment = deploy(&settings.model, printer)?;
-    same_label_space(&deployment, &*dataset)?;
+    same_label_space(&deployment, &*dataset, &settings.dataset.root)?;
+    if let Some(out) = &settings.out {
+        check_out(out, deployment.folder().path(), settings.force)?;
+    }
     let resolution = if settings.reference { Resolution::Reference } else { Resolution::Nearest };
     let mut processor = Processor::new(Arc::clone(&deployment), ProcessorSpec { tracking: false, resolution })?;
     let manifest = deployment.manifest();

@@ -8,7 +8,7 @@ use runtime::PipelineError;
 use runtime::pipeline::publish::Discard;
 use runtime::pipeline::summary::Summary;
 use runtime::pipeline::{self, Control, PipelineSpec, Processor, Progress};
-use runtime::source::{self, Source, SourceError, SourceEvent, SourceInfo, SourceSpec};
+use runtime::source::{self, Source, SourceError, SourceEvent, SourceInfo, SourceSpec, TRACKED_RATE_HZ};
 use serde::Serialize;
 
 use super::{Outcome, deploy, frame_bar};
@@ -22,6 +22,8 @@ use crate::signals::Signals;
 struct BenchReport {
     #[serde(flatten)]
     summary: Summary,
+    /// Whether frames were tracked.
+    track: bool,
     /// Mean time inside the two networks, part of embed and group.
     network_millis: f64,
     /// Share of the sum of stage means outside the networks, 0–1.
@@ -42,7 +44,10 @@ pub fn run(settings: &BenchSettings, printer: Printer) -> anyhow::Result<Outcome
     };
     let mut source = LoopedSource::open(&text)?;
     let deployment = deploy(&settings.model, printer)?;
-    let spec = settings.compute.processor(source.info().is_sequence || settings.rate_hz.is_some());
+    // What is played at a sequence's rate is a sequence; a slower rate makes none of a set of images.
+    let played_fast = settings.rate_hz.is_some_and(|rate| rate >= TRACKED_RATE_HZ);
+    let spec = settings.compute.processor(source.info().is_sequence || played_fast);
+    let track = spec.tracking;
     let mut processor = Processor::new(Arc::clone(&deployment), spec)?;
     let spec = PipelineSpec {
         name: source.name().to_owned(),
@@ -74,6 +79,7 @@ pub fn run(settings: &BenchSettings, printer: Printer) -> anyhow::Result<Outcome
     let (total, network) = (stages.total_mean(), report.measured.network.distribution().mean);
     let share = |part: f64| if total > 0.0 { part / total } else { 0.0 };
     let bench = BenchReport {
+        track,
         network_millis: network,
         outside_network_share: share(total - network),
         outside_network_stages_share: share(total - stages.embed.mean - stages.group.mean),

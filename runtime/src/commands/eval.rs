@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, ensure};
-use datasets::Dataset;
+use anyhow::{Context as _, bail, ensure};
+use datasets::{Dataset, DatasetKind};
 use evaluation::ConfusionMatrix;
 use runtime::pipeline::slot::FrameSlot;
 use runtime::pipeline::summary::{BackendSummary, Machine};
@@ -72,7 +72,7 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
     let deployment = deploy(&settings.model, printer)?;
     let has_classes = deployment.bank().is_some();
     if has_classes {
-        same_label_space(&deployment, &*dataset)?;
+        same_label_space(&deployment, &*dataset, &settings.dataset.root)?;
     }
     ensure!(
         has_classes || settings.save_predictions.is_none(),
@@ -131,20 +131,32 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
 }
 
 /// A bank knows the classes of one label space; comparing its ids with those of another would be nonsense.
-pub(super) fn same_label_space(deployment: &Deployment, dataset: &dyn Dataset) -> anyhow::Result<()> {
+/// `root` is the data set's folder.
+pub(super) fn same_label_space(deployment: &Deployment, dataset: &dyn Dataset, root: &Path) -> anyhow::Result<()> {
     let (model, data) = (deployment.label_space(), dataset.label_space());
     let names = |space: &LabelSpace| -> Vec<String> { space.classes.iter().map(|class| class.name.clone()).collect() };
-    ensure!(
-        names(model) == names(&data),
-        "{}: the model's label space is {} ({}), that of the data set {} is {} ({}); use a model with a bank of the same classes",
-        deployment.folder().path().display(),
+    let (wanted, found) = (names(model), names(&data));
+    if wanted == found {
+        return Ok(());
+    }
+    let (folder, wanted, found) = (deployment.folder().path().display(), wanted.join(", "), found.join(", "));
+    if dataset.name() == DatasetKind::Folder.name() {
+        bail!(
+            "{}: its classes are {found}; banks and figures for a folder with classes of its own are not in this \
+             version. The label spaces that work are camvid_11 and cityscapes_19, and that of the model {folder} is {}: \
+             list the classes {wanted}, in this order",
+            root.join("classes.toml").display(),
+            model.name,
+        );
+    }
+    bail!(
+        "{folder}: the model's label space is {} ({wanted}), that of the data set {} is {} ({found}); use a data set of \
+         the model's label space, or a model that was exported for {}",
         model.name,
-        names(model).join(", "),
         dataset.name(),
         data.name,
-        names(&data).join(", ")
+        data.name
     );
-    Ok(())
 }
 
 /// Train id of every pixel; [`IGNORE`] where it has none.

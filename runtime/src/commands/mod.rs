@@ -9,9 +9,10 @@ mod run;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressStyle};
+use models::manifest::Precision;
 use runtime::backend::BackendChoice;
 use runtime::pipeline::Deployment;
 use serde::Serialize;
@@ -33,12 +34,21 @@ pub enum Outcome {
     Interrupted(Signal),
 }
 
-/// Reads the command line and runs the command. Usage errors end the program here, with exit code 2.
+/// Reads the command line and runs the command. Usage errors end the program here, with exit code 2, whether or not
+/// they can be printed.
 ///
 /// # Errors
 /// When the command could not run.
 pub fn run_program() -> anyhow::Result<Outcome> {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) if usage.use_stderr() => usage.exit(),
+        // --help and --version are data on stdout.
+        Err(help) => {
+            help.print().context("cannot write to stdout")?;
+            return Ok(Outcome::Done);
+        }
+    };
     init_log(cli.common.verbose, cli.common.quiet);
     let printer = Printer::new(cli.common.quiet, cli.common.json);
     let base = Base::new(&cli.common)?;
@@ -86,6 +96,11 @@ fn deploy(settings: &ModelSettings, printer: Printer) -> anyhow::Result<Arc<Depl
     // The backend first: a choice that cannot work should not wait for hashes.
     let spec = settings.deployment();
     runtime::backend::select(spec.backend)?;
+    ensure!(
+        spec.precision == Precision::Fp32,
+        "--precision {}: this version has only fp32 models on the CPU; use `--precision fp32`",
+        spec.precision
+    );
     let folder = shipped::open_model(&settings.model)?;
     let deployment = Deployment::load(folder, spec)?;
     if spec.backend == BackendChoice::Auto {

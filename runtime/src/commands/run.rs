@@ -11,7 +11,7 @@ use runtime::PipelineError;
 use runtime::pipeline::publish::{Discard, Sink};
 use runtime::pipeline::summary::Summary;
 use runtime::pipeline::{self, Control, Deployment, PipelineReport, PipelineSpec, Processor, Progress};
-use runtime::sink::{FileSinks, FileSinksSpec, OutputFolder};
+use runtime::sink::{FileSinks, FileSinksSpec, OutputFolder, subfolder_name};
 use runtime::source::{self, Source};
 
 use super::{LINE_INTERVAL, Outcome, deploy, frame_bar, write_json};
@@ -61,10 +61,11 @@ fn open_sources(settings: &RunSettings, printer: Printer) -> anyhow::Result<Vec<
     for (index, text) in texts.iter().enumerate() {
         let source = source::open(text)?;
         let wanted = settings.names.get(index).cloned().unwrap_or_else(|| source.name().to_owned());
-        // Two sources of one name would write into one folder.
+        // Two sources of one name would write into one folder, and so would `front cam` and `front_cam`.
+        let is_taken = |name: &str| streams.iter().any(|stream| subfolder_name(&stream.name) == subfolder_name(name));
         let name = (1..)
             .map(|n| if n == 1 { wanted.clone() } else { format!("{wanted}-{n}") })
-            .find(|name| streams.iter().all(|stream| stream.name != *name))
+            .find(|name| !is_taken(name))
             .unwrap_or(wanted);
         let info = source.info().clone();
         let realtime_hz = match (settings.realtime, info.rate_hz) {
@@ -214,10 +215,10 @@ fn report(
         if let Some(folder) = folder_of(name) {
             write_json(&folder.join("summary.json"), &summary)?;
             let mut places = Vec::new();
-            if settings.save.overlay {
+            if settings.save.overlay && summary.frames > 0 {
                 places.push(format!("pictures {}", folder.join("overlay").display()));
             }
-            if settings.save.video {
+            if settings.save.video && summary.frames > 0 {
                 places.push(format!("video {}", folder.join("video.avi").display()));
             }
             places.push(format!("figures {}", folder.join("summary.json").display()));

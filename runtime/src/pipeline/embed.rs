@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use segcore::embedding::EmbeddingMap;
-use segcore::image::{Frame, ImageSize};
+use segcore::image::Frame;
 use segcore::preprocess::{Preprocessor, ResizePlan};
 
 use super::{Deployment, StageError, nanos_since};
@@ -92,10 +92,5 @@ impl EmbedStage {
     /// How the last frame was resized; none before the first.
     pub fn plan(&self) -> Option<&ResizePlan> {
         self.preprocessor.as_ref().map(Preprocessor::plan)
-    }
-
-    /// Size of the last frame.
-    pub fn source_size(&self) -> Option<ImageSize> {
-        self.plan().map(|plan| plan.source)
     }
 }

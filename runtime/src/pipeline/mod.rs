@@ -15,7 +15,9 @@
 //! and publishing of the last frame go on meanwhile.
 //!
 //! **Queues.** [`slot`]: a fixed number of slots goes round through three bounded queues (free, ready, done), so memory
-//! is bounded and nothing is allocated per frame.
+//! is bounded, and the slots' buffers and those of the stages are kept from frame to frame. What a library makes anew
+//! for every frame is let go with it: a decoded picture (image folders), the tensors of a network's run (`cpu.rs`),
+//! the state of a PNG encoder.
 //!
 //! **Drop policy.** Files wait for each other: nothing is lost. With `--realtime` (and on live sources) capture never
 //! waits: a new frame takes the place of the oldest one that nobody has begun, which is counted as dropped.
@@ -189,7 +191,8 @@ pub fn run(
     let skipped = progress.skipped.load(Ordering::Relaxed);
     let enough = spec.max_frames.is_some_and(|max| measured.frames >= max);
     let interrupted = control.interrupted() && !at_end && !enough;
-    if measured.frames == 0 && at_end {
+    // A source whose first frame did not fit a limit is not an empty one.
+    if measured.frames == 0 && at_end && measured.limit.is_none() {
         let detail = match (&first_skip, cut_short) {
             (Some(reason), _) => reason.clone(),
             (None, Some((promised, _))) => format!("the container promises {promised} frames and holds none"),

@@ -1,7 +1,7 @@
 //! Preallocated frame slots and the bounded queues between stages.
 //!
 //! A slot goes round: free → capture → ready → compute → done → publish → free. There are as many slots as places, so
-//! nothing is allocated per frame. Files wait for a place ([`BoundedQueue::push`]); real-time sources never do: the
+//! slots and queues allocate nothing per frame; sources, networks and encoders may. Files wait for a place ([`BoundedQueue::push`]); real-time sources never do: the
 //! newest frame takes the place of one that waits ([`BoundedQueue::push_newest`]).
 
 use std::collections::VecDeque;

@@ -15,6 +15,8 @@ const DEFAULT_FOLDER: &str = "hsg-out";
 #[derive(Clone, Debug)]
 pub struct OutputFolder {
     path: PathBuf,
+    /// The folders that this run made, `path` and those above it, deepest first; none that were there before.
+    made: Vec<PathBuf>,
 }
 
 impl OutputFolder {
@@ -45,10 +47,32 @@ impl OutputFolder {
                     }
                 }
             }
-            Err(source) if source.kind() == io::ErrorKind::NotFound => fs::create_dir_all(path).map_err(write)?,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Self::make(path),
             Err(source) => return Err(write(source)),
         }
-        Ok(Self { path: path.to_owned() })
+        Ok(Self { path: path.to_owned(), made: Vec::new() })
+    }
+
+    /// Makes `path` and what is missing above it.
+    fn make(path: &Path) -> Result<Self, SinkError> {
+        let is_missing = |folder: &&Path| {
+            !folder.as_os_str().is_empty()
+                && fs::metadata(folder).is_err_and(|source| source.kind() == io::ErrorKind::NotFound)
+        };
+        let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+        let mut folder = Self { path: path.to_owned(), made: Vec::new() };
+        for part in missing.into_iter().rev() {
+            match fs::create_dir(part) {
+                Ok(()) => folder.made.insert(0, part.to_owned()),
+                // Somebody else was faster, or it is `..` of a folder just made: not ours to remove.
+                Err(source) if source.kind() == io::ErrorKind::AlreadyExists && part.is_dir() => {}
+                Err(source) => {
+                    folder.remove_if_empty();
+                    return Err(SinkError::Write { path: part.to_owned(), source });
+                }
+            }
+        }
+        Ok(folder)
     }
 
     fn create_default(parent: &Path) -> Result<Self, SinkError> {
@@ -58,7 +82,7 @@ impl OutputFolder {
             let path = parent.join(name);
             // create_dir fails when the folder exists, so two runs started together get two folders.
             match fs::create_dir(&path) {
-                Ok(()) => return Ok(Self { path }),
+                Ok(()) => return Ok(Self { made: vec![path.clone()], path }),
                 Err(source) if source.kind() == io::ErrorKind::AlreadyExists => number += 1,
                 Err(source) => return Err(SinkError::Write { path, source }),
             }
@@ -70,22 +94,33 @@ impl OutputFolder {
         &self.path
     }
 
-    /// The folder of one of several sources, named after it; characters that are no part of a file name become `_`.
+    /// The folder of one of several sources: [`subfolder_name`] in this one.
     pub fn subfolder(&self, source_name: &str) -> PathBuf {
-        let safe: String = source_name
-            .chars()
-            .map(|c| if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' })
-            .collect();
-        match safe.as_str() {
-            "" | "." | ".." => self.path.join("source"),
-            safe => self.path.join(safe),
-        }
+        self.path.join(subfolder_name(source_name))
     }
 
-    /// Removes the folder if nothing was written to it: a run that failed before its first frame leaves no trace.
+    /// Removes the folders that this run made and wrote nothing to: a run that failed before its first frame leaves no
+    /// trace. What was there before stays, empty or not.
     pub fn remove_if_empty(&self) {
-        // An error means that it is not empty, which is fine.
-        let _ = fs::remove_dir(&self.path);
+        for folder in &self.made {
+            // An error means that it is not empty, which is fine; then those above it are not either.
+            if fs::remove_dir(folder).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+/// Name of the folder of one of several sources: the source's name, in which characters that are no part of a file name
+/// become `_`. Two names may give one folder, so it is these that have to differ within a run.
+pub fn subfolder_name(source_name: &str) -> String {
+    let safe: String = source_name
+        .chars()
+        .map(|c| if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' })
+        .collect();
+    match safe.as_str() {
+        "" | "." | ".." => "source".to_owned(),
+        _ => safe,
     }
 }
 
@@ -245,12 +280,34 @@ mod tests {
 
     #[test]
     fn source_names_stay_inside() {
-        let folder = OutputFolder { path: PathBuf::from("out") };
+        let folder = OutputFolder { path: PathBuf::from("out"), made: Vec::new() };
         for name in ["../../etc", "..", "", "a/b", "cam:0"] {
             let sub = folder.subfolder(name);
             assert_eq!(sub.parent().unwrap(), Path::new("out"), "{name}");
             assert_ne!(sub.file_name(), None);
         }
+    }
+
+    #[test]
+    fn only_folders_that_were_made_are_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let mine = parent.path().join("mine");
+        fs::create_dir(&mine).unwrap();
+        OutputFolder::create(Some(&mine), false).unwrap().remove_if_empty();
+        assert!(mine.is_dir());
+        OutputFolder::create(Some(&mine.join("a/b/../c")), false).unwrap().remove_if_empty();
+        assert_eq!(fs::read_dir(&mine).unwrap().count(), 0);
+        OutputFolder::create(Some(&mine.join("a/b/c")), false).unwrap().remove_if_empty();
+        assert_eq!(fs::read_dir(&mine).unwrap().count(), 0);
+        let folder = OutputFolder::create(Some(&mine.join("a/b/c")), false).unwrap();
+        fs::write(mine.join("a/note.txt"), "keep").unwrap();
+        folder.remove_if_empty();
+        assert!(mine.join("a/note.txt").is_file() && !mine.join("a/b").exists());
+        // A file in the way: what was made above it goes again.
+        fs::remove_dir_all(mine.join("a")).unwrap();
+        fs::write(mine.join("file"), "keep").unwrap();
+        OutputFolder::create(Some(&mine.join("file/deeper")), false).unwrap_err();
+        assert_eq!(fs::read_to_string(mine.join("file")).unwrap(), "keep");
     }
 
     #[test]

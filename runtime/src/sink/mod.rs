@@ -18,7 +18,7 @@ use segcore::image::{Frame, ImageSize, PixelFormat};
 
 pub use error::SinkError;
 pub use files::{FileSinks, FileSinksSpec};
-pub use folder::{DiskBudget, OutputFolder};
+pub use folder::{DiskBudget, OutputFolder, subfolder_name};
 pub use save::SaveKinds;
 pub use stream::{Publisher, class_table_hash};
 
@@ -48,7 +48,8 @@ pub struct StageNanos {
     pub publish: u64,
 }
 
-/// One segmented frame, all buffers reused from frame to frame.
+/// One segmented frame. Its buffers are kept from frame to frame; only a source whose decoder makes a picture of its own
+/// (image folders) replaces that of `frame`.
 #[derive(Clone, Debug)]
 pub struct SegmentedFrame {
     /// The input at source size, RGB8; `frame.index` names the files.

@@ -71,7 +71,6 @@ impl ImageFolder {
         let info = SourceInfo {
             size: None,
             rate_hz,
-            live: false,
             is_sequence: rate_hz.is_some_and(|rate| rate >= TRACKED_RATE_HZ),
             frames_promised: Some(files.len() as u64),
         };
@@ -148,7 +147,7 @@ mod tests {
         std::fs::write(folder.path().join("notes.txt"), "text").unwrap();
         let mut source = ImageFolder::open(folder.path(), Some(10.0)).unwrap();
         assert_eq!(source.info().frames_promised, Some(3));
-        assert!(source.info().is_sequence && !source.info().live);
+        assert!(source.info().is_sequence);
         let mut frame = Frame::black(ImageSize::new(0, 0), PixelFormat::Rgb8);
         assert_eq!(source.next(&mut frame).unwrap(), SourceEvent::Frame);
         assert_eq!((frame.index, frame.size.width, frame.pixels[0]), (0, 4, 1));

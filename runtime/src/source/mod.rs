@@ -1,7 +1,8 @@
 //! Where frames come from \[F1\]: folders of images and MP4 files; cameras and streams follow with their issues.
 //!
 //! [`SourceSpec::parse`] turns what the user typed into a [`SourceSpec`] (nothing is opened), [`open`] opens it.
-//! A [`Source`] fills the caller's [`Frame`] again and again; it never allocates per frame where its decoder does not.
+//! A [`Source`] fills the caller's [`Frame`] again and again: videos reuse its memory, image folders replace it by the
+//! picture that the decoder made.
 
 mod folder;
 mod mp4;
@@ -25,8 +26,6 @@ pub struct SourceInfo {
     pub size: Option<ImageSize>,
     /// Nominal rate, frames per second; none where the source has none (a folder of images without `?rate=`).
     pub rate_hz: Option<f64>,
-    /// Whether frames arrive whether or not somebody takes them (cameras, streams). Files are never live.
-    pub live: bool,
     /// Whether consecutive frames show the same scene, so that tracking and warm starts make sense: live sources,
     /// videos, and image folders of a known rate of at least [`TRACKED_RATE_HZ`].
     pub is_sequence: bool,
@@ -65,10 +64,10 @@ pub trait Source: Send {
     /// What is known about the source.
     fn info(&self) -> &SourceInfo;
 
-    /// Fills `frame` (RGB8, tightly packed; its memory is reused) with the next frame.
+    /// Fills `frame` (RGB8, tightly packed; its memory is reused where the decoder allows it) with the next frame.
     ///
     /// # Errors
-    /// When the source cannot go on, or, with [`SourceError::is_recoverable`], when trying again may help.
+    /// When the source cannot go on.
     fn next(&mut self, frame: &mut Frame) -> Result<SourceEvent, SourceError>;
 }
 
@@ -123,13 +122,6 @@ pub enum SourceError {
     /// A video that cannot be read.
     #[error(transparent)]
     Video(#[from] video::VideoError),
-}
-
-impl SourceError {
-    /// Whether calling [`Source::next`] again may succeed. Files never recover; cameras that come back will.
-    pub fn is_recoverable(&self) -> bool {
-        false
-    }
 }
 
 /// Opens what the user typed.

@@ -26,7 +26,6 @@ impl Mp4File {
         let info = SourceInfo {
             size: Some(known.size),
             rate_hz: Some(rate_hz.unwrap_or(known.fps)),
-            live: false,
             is_sequence: true,
             frames_promised: Some(known.frames_promised),
         };

@@ -4,19 +4,21 @@ mod edges;
 mod export;
 mod train;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::Write;
+use std::path::Path;
 
 use crate::cli::{Cli, Command, Common};
 use crate::error::{Result, TrainError};
+use crate::settings::TrainSettings;
+use crate::signals::{Signal, Signals};
 
 /// How a command ended, when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// Everything was done.
     Done,
-    /// Ctrl-C or SIGTERM; files are whole.
-    Interrupted,
+    /// By Ctrl-C or SIGTERM; files are whole.
+    Interrupted(Signal),
 }
 
 /// Runs a command.
@@ -24,14 +26,12 @@ pub enum Exit {
 /// # Errors
 /// As the commands; the message names the file or setting and the remedy.
 pub fn run(cli: &Cli) -> Result<Exit> {
-    let (Command::Edges(crate::cli::EdgesArgs { common, .. })
-    | Command::Train(crate::cli::TrainArgs { common, .. })
-    | Command::Export(crate::cli::ExportArgs { common, .. })) = &cli.command;
+    let common = &cli.common;
     start_log(common);
     match &cli.command {
-        Command::Edges(args) => edges::run(args),
-        Command::Train(args) => train::run(args),
-        Command::Export(args) => export::run(args),
+        Command::Edges(args) => edges::run(args, common),
+        Command::Train(args) => train::run(args, common),
+        Command::Export(args) => export::run(args, common),
     }
 }
 
@@ -45,19 +45,9 @@ fn start_log(common: &Common) {
     let _ = env_logger::Builder::new().filter_level(level).parse_env("HSG_LOG").try_init();
 }
 
-/// A flag that Ctrl-C or SIGTERM sets; a second signal ends the program at once.
-fn interrupt_flag() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let shared = Arc::clone(&flag);
-    ctrlc::set_handler(move || {
-        #[allow(clippy::disallowed_methods, reason = "whoever asks twice does not want to wait for a clean end")]
-        if shared.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("interrupted: finishing what is begun (a second Ctrl-C ends at once)");
-    })
-    .map_err(|e| TrainError::Settings { origin: "signal handler".into(), message: e.to_string() })?;
-    Ok(flag)
+/// Listens to Ctrl-C and SIGTERM from now on.
+fn listen() -> Result<Signals> {
+    Signals::listen().map_err(|e| TrainError::file("install", Path::new("the signal handlers"), e))
 }
 
 /// Threads to use: `threads`, or all cores for 0.
@@ -75,6 +65,32 @@ fn start_pool(threads: usize) {
 }
 
 /// Prints the one JSON document of `--json`.
-fn print_json(value: &serde_json::Value) {
-    println!("{value:#}");
+fn print_json(value: &serde_json::Value) -> Result<()> {
+    print_text(&format!("{value:#}\n"))
+}
+
+/// Prints the settings that a command would use, as TOML or JSON.
+fn show(settings: &TrainSettings, common: &Common) -> Result<Exit> {
+    if common.json {
+        print_json(&serde_json::to_value(settings).unwrap_or_default())?;
+    } else {
+        print_text(&settings.to_toml()?)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn print_text(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    printed.map_err(|e| TrainError::file("write", Path::new("stdout"), e))
+}
+
+/// The error for an option that is needed here.
+fn needed(option: &str, expected: &str) -> TrainError {
+    TrainError::Invalid {
+        what: option.to_owned(),
+        expected: expected.to_owned(),
+        got: "none".to_owned(),
+        remedy: format!("give {option}"),
+    }
 }

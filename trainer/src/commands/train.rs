@@ -8,13 +8,14 @@ use models::files::write_atomically;
 use serde_json::json;
 use tch::Device;
 
-use super::{Exit, interrupt_flag, print_json, resolve_threads, start_pool};
+use super::{Exit, listen, needed, print_json, print_text, resolve_threads, show, start_pool};
 use crate::checkpoint::{self, Rescheduled, State};
-use crate::cli::TrainArgs;
+use crate::cli::{Common, TrainArgs};
 use crate::edges::{cached_edges_folder, make_edges};
 use crate::error::{Result, TrainError};
 use crate::loader::Samples;
 use crate::profile::Stage;
+use crate::progress::say;
 use crate::settings::{Overrides, TrainSettings, dataset_kind};
 use crate::train_loop::{self, Trainer, settings_file, settings_hash};
 
@@ -22,44 +23,44 @@ use crate::train_loop::{self, Trainer, settings_file, settings_hash};
 ///
 /// # Errors
 /// Settings out of range, data that cannot be read, a run folder that does not fit, as the message says.
-pub fn run(args: &TrainArgs) -> Result<Exit> {
-    let mut settings = resolve(args)?;
+pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
+    let mut settings = resolve(args, common)?;
     settings.validate()?;
-    if args.show_settings {
-        print!("{}", settings.to_toml()?);
-        return Ok(Exit::Done);
+    if common.show_settings {
+        return show(&settings, common);
     }
     let threads = resolve_threads(settings.run.threads);
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     start_pool(threads);
-    let quiet = args.common.quiet || args.common.json;
-    let interrupt = interrupt_flag()?;
+    let quiet = common.quiet || common.json;
+    let signals = listen()?;
 
     if let Some(steps) = args.profile {
-        let Some(samples) = open_samples(&mut settings, quiet, &interrupt)? else { return Ok(Exit::Interrupted) };
-        return profile(&settings, samples, steps, threads, args.common.json);
+        let Some(samples) = open_samples(&mut settings, quiet, signals.stop())? else {
+            return Ok(Exit::Interrupted(signals.received()));
+        };
+        return profile(&settings, samples, steps, threads, common.json);
     }
-    let Some(out) = &args.out else {
-        return Err(TrainError::Invalid {
-            what: "--out".into(),
-            expected: "a run folder".into(),
-            got: "none".into(),
-            remedy: "give --out RUN".into(),
-        });
-    };
+    let out = args.out.as_deref().ok_or_else(|| needed("--out", "a run folder"))?;
     let mut trainer = Trainer::new(&settings, Device::Cpu)?;
-    let state = prepare_run(out, &settings, args.resume, &mut trainer)?;
+    let mut state = read_run(out, &settings, args.resume, &mut trainer)?;
+    state
+        .commands
+        .push(std::iter::once("hsg-train".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" "));
     let samples = if state.step < settings.run.steps {
-        match open_samples(&mut settings, quiet, &interrupt)? {
+        match open_samples(&mut settings, quiet, signals.stop())? {
             Some(samples) => Some(samples),
-            None => return Ok(Exit::Interrupted),
+            None => return Ok(Exit::Interrupted(signals.received())),
         }
     } else {
         None
     };
+    // From here on the run can go; a try that failed above has left nothing behind.
+    state.images = samples.as_ref().map_or(state.images, |samples| samples.len());
+    std::fs::create_dir_all(out).map_err(|e| TrainError::file("create", out, e))?;
     write_atomically(&settings_file(out), settings.to_toml()?.as_bytes())?;
     let outcome = match samples {
-        Some(samples) => train_loop::train(&mut trainer, samples, out, state, quiet, &interrupt)?,
+        Some(samples) => train_loop::train(&mut trainer, samples, out, state, quiet, signals.stop())?,
         None => {
             // `--steps 0`, or a run that is complete.
             if checkpoint::read(out, "last")?.is_none() {
@@ -73,24 +74,24 @@ pub fn run(args: &TrainArgs) -> Result<Exit> {
             }
         }
     };
-    if args.common.json {
+    if common.json {
         print_json(&json!({
             "run": out, "step": outcome.step, "steps": settings.run.steps, "smoothed_loss": outcome.smoothed_loss,
             "interrupted": outcome.interrupted, "seconds": outcome.seconds,
-        }));
-    } else {
+        }))?;
+    } else if !quiet {
         let loss = outcome.smoothed_loss.map_or_else(String::new, |l| format!(", smoothed loss {l:.4}"));
         let seconds = outcome.seconds;
-        eprintln!("{}: step {} of {}{loss}, {seconds:.0} s", out.display(), outcome.step, settings.run.steps);
+        say(&format!("{}: step {} of {}{loss}, {seconds:.0} s", out.display(), outcome.step, settings.run.steps));
         if outcome.interrupted {
-            eprintln!("go on with the same command and --resume");
+            say("interrupted; go on with the same command and --resume");
         }
     }
-    Ok(if outcome.interrupted { Exit::Interrupted } else { Exit::Done })
+    Ok(if outcome.interrupted { Exit::Interrupted(signals.received()) } else { Exit::Done })
 }
 
-fn resolve(args: &TrainArgs) -> Result<TrainSettings> {
-    let mut settings = match (&args.preset, &args.config, &args.out) {
+fn resolve(args: &TrainArgs, common: &Common) -> Result<TrainSettings> {
+    let mut settings = match (&args.preset, &common.config, &args.out) {
         (Some(preset), _, _) => TrainSettings::preset(preset)?,
         (None, Some(path), _) => TrainSettings::read(path)?,
         (None, None, Some(out)) if args.resume && settings_file(out).is_file() => {
@@ -111,7 +112,7 @@ fn resolve(args: &TrainArgs) -> Result<TrainSettings> {
         sequences: args.sequences.clone(),
         steps: args.steps,
         seed: args.seed,
-        threads: args.common.threads,
+        threads: common.threads,
     });
     Ok(settings)
 }
@@ -119,12 +120,7 @@ fn resolve(args: &TrainArgs) -> Result<TrainSettings> {
 /// Opens the data set; over-segments it first, into the cache, where no folder of edge segments is given. `None`
 /// when that was interrupted.
 fn open_samples(settings: &mut TrainSettings, quiet: bool, interrupt: &AtomicBool) -> Result<Option<Arc<Samples>>> {
-    let root = settings.data.root.clone().ok_or_else(|| TrainError::Invalid {
-        what: "data.root".into(),
-        expected: "the folder of the data set".into(),
-        got: "none".into(),
-        remedy: "give --root DIR".into(),
-    })?;
+    let root = settings.data.root.clone().ok_or_else(|| needed("--root", "the folder of the data set"))?;
     let kind = dataset_kind(&settings.data.dataset)?;
     let dataset = datasets::open(kind, &root, &settings.data.split, &settings.data.sequences)?;
     let folder = match &settings.edges.folder {
@@ -141,8 +137,9 @@ fn open_samples(settings: &mut TrainSettings, quiet: bool, interrupt: &AtomicBoo
     Ok(Some(Arc::new(Samples::open(dataset.as_ref(), &folder)?)))
 }
 
-/// Makes a new run folder, or reads the last checkpoint of an existing one into `trainer`.
-fn prepare_run(out: &Path, settings: &TrainSettings, resume: bool, trainer: &mut Trainer) -> Result<State> {
+/// The state to start from: step 0 for a new run folder, which is not made yet, or the last checkpoint of an existing
+/// one, whose weights go into `trainer`.
+fn read_run(out: &Path, settings: &TrainSettings, resume: bool, trainer: &mut Trainer) -> Result<State> {
     let is_used = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
     if is_used && !resume {
         return Err(TrainError::Invalid {
@@ -152,22 +149,30 @@ fn prepare_run(out: &Path, settings: &TrainSettings, resume: bool, trainer: &mut
             remedy: "add --resume to go on with it, or choose another --out".into(),
         });
     }
-    std::fs::create_dir_all(out.join("checkpoints")).map_err(|e| TrainError::file("create", out, e))?;
     let hash = settings_hash(settings)?;
     let Some(checkpoint) = checkpoint::read(out, "last")? else {
-        return Ok(State::initial(settings.run.seed, hash));
+        return Ok(State::initial(settings.run.seed, settings.run.steps, hash));
     };
     // Settings before weights: the name of the setting says more than a tensor's shape.
     let mut state = checkpoint.state.clone();
     if state.settings_hash != hash {
         // Another number of steps alone is allowed: to train longer, or to end sooner. It is written down.
-        let steps_before = TrainSettings::read(&settings_file(out))?.run.steps;
         let mut as_before = settings.clone();
-        as_before.run.steps = steps_before;
+        as_before.run.steps = state.steps;
         if settings_hash(&as_before)? != state.settings_hash {
             return Err(other_settings(out, &as_before)?);
         }
-        state.rescheduled.push(Rescheduled { step: state.step, steps_before, steps: settings.run.steps });
+        if settings.run.steps < state.step {
+            return Err(TrainError::Invalid {
+                what: format!("{}: setting `run.steps`", out.display()),
+                expected: format!("at least the {} steps that the run has done", state.step),
+                got: settings.run.steps.to_string(),
+                remedy: "give more --steps, or choose another --out".into(),
+            });
+        }
+        let steps = settings.run.steps;
+        state.rescheduled.push(Rescheduled { step: state.step, steps_before: state.steps, steps });
+        state.steps = steps;
         state.settings_hash = hash;
     }
     trainer.restore(&checkpoint)?;
@@ -212,17 +217,18 @@ fn profile(settings: &TrainSettings, samples: Arc<Samples>, steps: usize, thread
         print_json(&json!({
             "steps": steps, "threads": threads, "stages_millis": stages, "step_millis": report.step_millis,
             "forward_millis": report.forward_millis, "step_over_forward": report.ratio(),
-        }));
+        }))?;
     } else {
-        println!(
-            "median of {steps} steps, {threads} threads, {} views of {}²",
+        let mut text = format!(
+            "median of {steps} steps, {threads} threads, {} views of {}²\n",
             settings.batch.images * settings.batch.views,
             settings.batch.crop
         );
         for (stage, millis) in Stage::ALL.iter().zip(report.stages_millis) {
-            println!("{:<14}{millis:>8.1} ms", stage.name());
+            text += &format!("{:<14}{millis:>8.1} ms\n", stage.name());
         }
-        println!("{:<14}{:>8.1} ms = {:.2} × forward", "whole step", report.step_millis, report.ratio());
+        text += &format!("{:<14}{:>8.1} ms = {:.2} × forward\n", "whole step", report.step_millis, report.ratio());
+        print_text(&text)?;
     }
     Ok(Exit::Done)
 }
