@@ -88,7 +88,7 @@ pub fn write_model_folder(spec: &ExportSpec, weights: &Weights, out: &Path) -> R
         position_extent: spec.position_extent,
         network: spec.network.clone(),
         preprocessing: spec.preprocessing.clone(),
-        kmeans: spec.kmeans.clone(),
+        kmeans: spec.kmeans,
         levels: spec.network.groups.iter().map(|&groups| LevelSpec { groups }).collect(),
         tensors: TensorNames::default(),
         training: spec.training.clone(),
