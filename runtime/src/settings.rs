@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
-use datasets::DatasetKind;
 use models::manifest::Precision;
 use retrieval::Storage;
 use runtime::backend::BackendChoice;
@@ -278,13 +277,6 @@ impl ComputeSettings {
     }
 }
 
-/// Data sets that interface.md names and this version does not read, each with its verb.
-const LATER_DATASETS: [(&str, &str); 3] = [
-    ("cityscapes", "the data set Cityscapes is"),
-    ("kitti-step", "the data set KITTI-STEP is"),
-    ("bsds", "`hsg eval files`, which is for the data set BSDS, is"),
-];
-
 /// Labelled images.
 #[derive(Clone, Debug)]
 pub struct DatasetSettings {
@@ -296,28 +288,6 @@ pub struct DatasetSettings {
     pub split: String,
     /// Selected sequences; empty = all.
     pub sequences: Vec<String>,
-}
-
-impl DatasetSettings {
-    /// Opens the data set and checks that every image has its annotation.
-    ///
-    /// # Errors
-    /// When images, list files or annotations are missing.
-    pub fn open(&self) -> anyhow::Result<Box<dyn datasets::Dataset>> {
-        let kind = match self.dataset.parse::<DatasetKind>() {
-            Ok(kind) => kind,
-            Err(error) => match LATER_DATASETS.iter().find(|(name, _)| *name == self.dataset) {
-                Some((name, feature)) => {
-                    let known = DatasetKind::ALL.map(DatasetKind::name).join(" and ");
-                    bail!("--dataset {name}: {feature} not in this version yet; those that it reads are {known}")
-                }
-                None => return Err(error.into()),
-            },
-        };
-        let dataset = datasets::open(kind, &self.root, &self.split, &self.sequences)?;
-        dataset.check_annotations()?;
-        Ok(dataset)
-    }
 }
 
 /// Settings of `hsg run`.

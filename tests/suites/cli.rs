@@ -165,9 +165,9 @@ fn a_bound_on_the_disk_is_kept_and_is_exit_1() {
     };
     run(&sandbox, &[&images]).args(["--out", "all"]).assert().code(0);
     let half = bytes_in("all") / 2;
-    let stopped = predicate::str::contains("--max-disk").and(predicate::str::contains("stopped early"));
+    let stopped = || predicate::str::contains("--max-disk").and(predicate::str::contains("stopped early"));
     let assert = run(&sandbox, &[&images]).args(["--out", "some", "--max-disk", &half.to_string()]).assert();
-    assert.code(1).stderr(stopped.clone());
+    assert.code(1).stderr(stopped());
     let frames = assert_whole(&sandbox.path("some")).unwrap();
     assert!((1..4).contains(&frames) && bytes_in("some") <= half, "{frames} frames");
     assert_eq!(read_json(&sandbox.path("some/summary.json"))["frames"], frames);
@@ -176,7 +176,7 @@ fn a_bound_on_the_disk_is_kept_and_is_exit_1() {
         let images = street_folder(sandbox.path(&format!("images-{num_images}")), num_images);
         let out = format!("none-{num_images}");
         let assert = run(&sandbox, &[&images]).args(["--out", &out, "--max-disk", "10"]).assert().code(1);
-        assert.stderr(stopped.clone().and(predicate::str::contains("no frame could be read").not()));
+        assert.stderr(stopped().and(predicate::str::contains("no frame could be read").not()));
         assert_eq!(files(&sandbox.path(&out)), ["summary.json"]);
         assert_eq!(read_json(&sandbox.path(&out).join("summary.json"))["frames"], 0);
     }

@@ -268,7 +268,9 @@ impl Outputs {
 /// The slices of a parameter that lie side by side and cover it: by the first of their nodes, the action that makes
 /// them all and the nodes in its order.
 fn complete_splits(graph: &Graph) -> BTreeMap<usize, (Action, Vec<usize>)> {
-    let mut slices: BTreeMap<(&str, usize), Vec<(usize, usize, usize)>> = BTreeMap::new();
+    /// Start, end and node of a slice.
+    type Part = (usize, usize, usize);
+    let mut slices: BTreeMap<(&str, usize), Vec<Part>> = BTreeMap::new();
     for (i, node) in graph.nodes.iter().enumerate() {
         if let Op::Slice { axis, start, end } = node.op {
             slices.entry((&node.inputs[0], axis)).or_default().push((start, end, i));

@@ -204,7 +204,7 @@ mod tests {
             }
         }
         text.push('1');
-        while text.len() % 8 != 0 {
+        while !text.len().is_multiple_of(8) {
             text.push('0');
         }
         let mut bytes = vec![0x67];
@@ -242,7 +242,7 @@ mod tests {
         (4, 0),
         (1, 1),
         (0, 2),
-        (0b1_101_1_1, 6),
+        (0b11_0111, 6),
         (0x0101, 16),
         (1, 8),
     ];

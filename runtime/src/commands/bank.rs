@@ -14,7 +14,7 @@ use segcore::label_space::IGNORE;
 use serde::Serialize;
 
 use super::eval::same_label_space;
-use super::{ImageProgress, Outcome, deploy};
+use super::{ImageProgress, Outcome, deploy, open_dataset};
 use crate::printer::{Printer, table};
 use crate::settings::BankBuildSettings;
 use crate::signals::Signals;
@@ -52,7 +52,7 @@ fn check_out(out: &Path, model: &Path, force: bool) -> anyhow::Result<()> {
 
 pub fn build(settings: &BankBuildSettings, printer: Printer) -> anyhow::Result<Outcome> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
-    let dataset = settings.dataset.open()?;
+    let dataset = open_dataset(&settings.dataset)?;
     let deployment = deploy(&settings.model, printer)?;
     same_label_space(&deployment, &*dataset, &settings.dataset.root)?;
     if let Some(out) = &settings.out {

@@ -16,7 +16,7 @@ use runtime::source::TRACKED_RATE_HZ;
 use segcore::label_space::{IGNORE, LabelSpace};
 use serde::Serialize;
 
-use super::{ImageProgress, Outcome, deploy, write_json};
+use super::{ImageProgress, Outcome, deploy, open_dataset, write_json};
 use crate::printer::{Printer, table};
 use crate::settings::EvalSettings;
 use crate::signals::Signals;
@@ -68,7 +68,7 @@ struct SegmentationAndTrackingQuality {
 
 pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
-    let dataset = settings.dataset.open()?;
+    let dataset = open_dataset(&settings.dataset)?;
     let deployment = deploy(&settings.model, printer)?;
     let has_classes = deployment.bank().is_some();
     if has_classes {
