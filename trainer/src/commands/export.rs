@@ -4,6 +4,7 @@ use std::path::Path;
 
 use models::export::{ExportSpec, write_model_folder};
 use models::onnx::Storage;
+use models::weights::check_weights;
 use segcore::image::ImageSize;
 use segcore::preprocess::PreprocessSpec;
 use serde_json::json;
@@ -43,6 +44,8 @@ pub fn run(args: &ExportArgs, common: &Common) -> Result<Exit> {
         got: "none".into(),
         remedy: "train first; `hsg-train train … --steps 0` writes the untrained network".into(),
     })?;
+    // Checked here, where the checkpoint still has a name.
+    check_weights(&settings.network.params()?, &checkpoint.weights, &checkpoint.folder.display().to_string())?;
     if out.exists() && !args.force && std::fs::read_dir(out).is_ok_and(|mut e| e.next().is_some()) {
         return Err(TrainError::Invalid {
             what: out.display().to_string(),
