@@ -11,6 +11,7 @@
 
 pub mod fast;
 pub mod merge;
+pub mod owt_ucm;
 pub mod regions;
 pub mod watershed;
 

@@ -12,11 +12,11 @@
 use crate::StrengthMap;
 
 /// Outside the image, in the maps with a frame of one pixel.
-const OUTSIDE: u32 = u32::MAX;
+pub(crate) const OUTSIDE: u32 = u32::MAX;
 /// Not reached yet.
-const UNLABELLED: u32 = u32::MAX - 1;
+pub(crate) const UNLABELLED: u32 = u32::MAX - 1;
 /// End of a linked list of pixels.
-const NIL: u32 = u32::MAX;
+pub(crate) const NIL: u32 = u32::MAX;
 
 /// The catchment basins of a strength map.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -32,17 +32,17 @@ pub struct Basins {
 }
 
 /// The strengths as ranks, in a frame of one pixel so that every pixel has eight neighbours.
-struct FramedRanks {
+pub(crate) struct FramedRanks {
     /// Row length: width + 2.
-    stride: usize,
+    pub(crate) stride: usize,
     /// Rank of every pixel, `[height + 2, width + 2]`; 0 in the frame.
-    ranks: Vec<u32>,
+    pub(crate) ranks: Vec<u32>,
     /// Number of different strengths.
-    num_ranks: usize,
+    pub(crate) num_ranks: usize,
 }
 
 impl FramedRanks {
-    fn new(map: &StrengthMap) -> Self {
+    pub(crate) fn new(map: &StrengthMap) -> Self {
         let (height, width) = (map.height(), map.width());
         let stride = width + 2;
         // Strengths are finite and not negative, so their bits sort like their values. `+ 0.0` makes -0 a 0.
@@ -69,14 +69,14 @@ impl FramedRanks {
     }
 
     /// Index offsets to the eight neighbours in column-major order.
-    fn neighbours(&self) -> [isize; 8] {
+    pub(crate) fn neighbours(&self) -> [isize; 8] {
         let s = self.stride as isize;
         [-s - 1, -1, s - 1, -s, s, -s + 1, 1, s + 1]
     }
 }
 
 /// Labels every regional minimum; all other pixels are `UNLABELLED`, the frame is `OUTSIDE`.
-fn label_minima(height: usize, width: usize, framed: &FramedRanks) -> (Vec<u32>, usize) {
+pub(crate) fn label_minima(height: usize, width: usize, framed: &FramedRanks) -> (Vec<u32>, usize) {
     let stride = framed.stride;
     let neighbours = framed.neighbours();
     let mut labels = vec![OUTSIDE; framed.ranks.len()];
