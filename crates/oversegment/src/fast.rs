@@ -14,9 +14,9 @@ use crate::OversegmentError;
 /// Strength of a boundary per pixel, `[height, width]` row-major, finite and ≥ 0.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StrengthMap {
-    height: usize,
-    width: usize,
-    values: Vec<f32>,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) values: Vec<f32>,
 }
 
 impl StrengthMap {

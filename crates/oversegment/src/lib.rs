@@ -5,6 +5,9 @@
 //! order of the mean strength of their common boundary: a merge tree) → [`regions::regions`] (the tree cut at the
 //! first threshold that leaves few enough regions).
 //!
+//! The published way for oriented edges (eight strengths per pixel) is [`owt_ucm`]: it shares the merging, and its trees
+//! are cut in the same way.
+//!
 //! The four steps meet only in [`StrengthMap`], [`Basins`] and [`MergeTree`]; another edge detector replaces the first
 //! and keeps the rest. Everything here is single-threaded and deterministic: the same pixels give the same regions on
 //! every machine and thread count. To use several cores, work on several images at once.

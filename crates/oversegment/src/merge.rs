@@ -73,9 +73,15 @@ fn neighbouring_basins(map: &StrengthMap, basins: &Basins) -> Vec<Vec<(u32, Boun
             }
         }
     }
+    boundaries(basins.num_basins, elements)
+}
+
+/// Boundaries out of their elements, each (lower id << 32 | higher id, strength): for each basin its neighbours in
+/// ascending order.
+fn boundaries(num_basins: usize, mut elements: Vec<(u64, f32)>) -> Vec<Vec<(u32, Boundary)>> {
     // A stable sort keeps the order of summation, and with it every bit of the sums.
     elements.sort_by_key(|&(pair, _)| pair);
-    let mut neighbours = vec![Vec::new(); basins.num_basins];
+    let mut neighbours = vec![Vec::new(); num_basins];
     for group in elements.chunk_by(|x, y| x.0 == y.0) {
         let (a, b) = ((group[0].0 >> 32) as u32, group[0].0 as u32);
         let boundary =
@@ -99,21 +105,30 @@ fn neighbouring_basins(map: &StrengthMap, basins: &Basins) -> Vec<Vec<(u32, Boun
 /// If `basins` is not the watershed of a map of `map`'s size.
 pub fn region_merging(map: &StrengthMap, basins: &Basins, min_area: usize) -> MergeTree {
     assert_eq!(map.values().len(), basins.labels.len(), "basins of another map");
-    let mut merging = Merging::new(map, basins);
+    let mut merging = Merging::new(neighbouring_basins(map, basins), areas(basins));
     if min_area > 1 {
         merging.merge_all(|smaller_area| smaller_area < min_area);
         for merge in &mut merging.merges {
             merge.energy = 0.0;
         }
     }
-    merging.merge_all(|_| true);
-    // Rounding can lower an energy by its last bits; the tree promises that energies never fall.
-    let mut energy = 0.0f64;
-    for merge in &mut merging.merges {
-        energy = energy.max(merge.energy);
-        merge.energy = energy;
+    merging.finish()
+}
+
+/// As [`region_merging`] with every boundary element given by its two basins and its strength: (lower id << 32 | higher
+/// id, strength). Elements of one boundary are added up in the order of the list.
+pub(crate) fn merge_boundaries(num_basins: usize, elements: Vec<(u64, f32)>) -> MergeTree {
+    // Areas decide nothing without a smallest one.
+    Merging::new(boundaries(num_basins, elements), vec![0; num_basins]).finish()
+}
+
+/// Pixels of every basin.
+fn areas(basins: &Basins) -> Vec<usize> {
+    let mut areas = vec![0; basins.num_basins];
+    for &label in &basins.labels {
+        areas[label as usize] += 1;
     }
-    MergeTree { num_basins: basins.num_basins, merges: merging.merges }
+    areas
 }
 
 /// The state of the merging.
@@ -131,17 +146,26 @@ struct Merging {
 const NOWHERE: u32 = u32::MAX;
 
 impl Merging {
-    fn new(map: &StrengthMap, basins: &Basins) -> Self {
-        let mut areas = vec![0; basins.num_basins];
-        for &label in &basins.labels {
-            areas[label as usize] += 1;
-        }
+    fn new(neighbours: Vec<Vec<(u32, Boundary)>>, areas: Vec<usize>) -> Self {
+        let num_basins = neighbours.len();
         Self {
-            neighbours: neighbouring_basins(map, basins),
+            neighbours,
             areas,
-            merges: Vec::with_capacity(basins.num_basins.saturating_sub(1)),
-            position: vec![NOWHERE; basins.num_basins],
+            merges: Vec::with_capacity(num_basins.saturating_sub(1)),
+            position: vec![NOWHERE; num_basins],
         }
+    }
+
+    /// Merges all that is left.
+    fn finish(mut self) -> MergeTree {
+        self.merge_all(|_| true);
+        // Rounding can lower an energy by its last bits; the tree promises that energies never fall.
+        let mut energy = 0.0f64;
+        for merge in &mut self.merges {
+            energy = energy.max(merge.energy);
+            merge.energy = energy;
+        }
+        MergeTree { num_basins: self.neighbours.len(), merges: self.merges }
     }
 
     /// Merges the pair of least energy, among those whose smaller area `is_wanted`, until there is none.
@@ -214,6 +238,12 @@ impl MergeTree {
     /// The merges in order: `num_basins() - 1` of them, energies never falling.
     pub fn merges(&self) -> &[Merge] {
         &self.merges
+    }
+
+    /// The same tree with `scale` applied to its energies; `scale` must never fall.
+    pub(crate) fn scaled(&self, scale: impl Fn(f64) -> f64) -> Self {
+        let merges = self.merges.iter().map(|merge| Merge { energy: scale(merge.energy), ..*merge }).collect();
+        Self { num_basins: self.num_basins, merges }
     }
 
     /// Number of regions left when every merge of energy ≤ `threshold` is done.

@@ -14,12 +14,32 @@ const LINE: u32 = UNLABELLED - 2;
 /// Which pixels lie on the lines between basins.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LineMap {
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) is_line: Vec<bool>,
+}
+
+impl LineMap {
+    /// A map of `height` × `width` pixels, row-major; `None` when a side is 0 or the number of pixels is another.
+    pub fn new(height: usize, width: usize, is_line: Vec<bool>) -> Option<Self> {
+        let fits = height > 0 && width > 0 && height.checked_mul(width) == Some(is_line.len());
+        fits.then_some(Self { height, width, is_line })
+    }
+
     /// Rows.
-    pub height: usize,
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
     /// Columns.
-    pub width: usize,
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
     /// True on lines, `[height, width]` row-major.
-    pub is_line: Vec<bool>,
+    pub fn is_line(&self) -> &[bool] {
+        &self.is_line
+    }
 }
 
 /// Pixels waiting to be flooded: least rank first, then first in first out.

@@ -1,0 +1,78 @@
+//! Oriented edge strengths, the input of the transform, and what the arcs make of them.
+
+use super::LineArcs;
+use crate::{OversegmentError, StrengthMap};
+
+/// Number of orientations.
+pub const NUM_ORIENTATIONS: usize = 8;
+
+/// Strength of a boundary per pixel and orientation, `[height, width, 8]` row-major, finite and ≥ 0.
+///
+/// Channel k answers boundaries whose tangent has the angle 90° - k · 22.5°, measured as atan(Δrow / Δcolumn) with rows
+/// downwards: channel 0 vertical ones, channel 4 horizontal ones.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OrientedEdges {
+    height: usize,
+    width: usize,
+    values: Vec<f32>,
+}
+
+impl OrientedEdges {
+    /// Edges of `height` × `width` pixels, `[height, width, 8]` row-major.
+    ///
+    /// # Errors
+    /// When a side is 0, the number of values is not `height * width * 8`, or a value is negative, infinite or not a
+    /// number.
+    pub fn new(height: usize, width: usize, values: Vec<f32>) -> Result<Self, OversegmentError> {
+        if height == 0 || width == 0 {
+            return Err(OversegmentError::EmptyMap { height, width });
+        }
+        let expected = height.saturating_mul(width).saturating_mul(NUM_ORIENTATIONS);
+        if values.len() != expected {
+            return Err(OversegmentError::StrengthLength { height, width, expected, got: values.len() });
+        }
+        if let Some(at) = values.iter().position(|value| !(value.is_finite() && *value >= 0.0)) {
+            let pixel = at / NUM_ORIENTATIONS;
+            return Err(OversegmentError::StrengthValue {
+                row: pixel / width,
+                column: pixel % width,
+                value: values[at],
+            });
+        }
+        Ok(Self { height, width, values })
+    }
+
+    /// Rows.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Columns.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The largest strength of each pixel.
+    pub fn strength(&self) -> StrengthMap {
+        let largest = |channels: &[f32]| channels.iter().copied().fold(0.0, f32::max);
+        let values = self.values.chunks_exact(NUM_ORIENTATIONS).map(largest).collect();
+        StrengthMap { height: self.height, width: self.width, values }
+    }
+
+    /// Strength of every line pixel in the direction of its arc, `[height, width]` row-major; 0 elsewhere.
+    ///
+    /// W(x) = max over the arcs a that contain x, ends included, of E(x, channel of a). `arcs` must be those of a map
+    /// of this size: pixels outside are ignored.
+    pub fn along(&self, arcs: &LineArcs) -> Vec<f32> {
+        let mut weights = vec![0.0f32; self.height * self.width];
+        for arc in arcs.arcs() {
+            let channel = arcs.channel(arc);
+            for &pixel in arcs.interior(arc).iter().chain([&arc.start, &arc.end]) {
+                if let Some(weight) = weights.get_mut(pixel as usize) {
+                    *weight = weight.max(self.values[pixel as usize * NUM_ORIENTATIONS + channel]);
+                }
+            }
+        }
+        weights
+    }
+}
