@@ -3,9 +3,37 @@
 //! Every measure is an accumulator: `update` with one image at a time, `merge` with the accumulator of another shard,
 //! `result` at the end. Merging gives the same result as having seen all images together, in any order.
 
-mod confusion_matrix;
+//!
+//! Of labels: [`ConfusionMatrix`]. Of contours and segmentations against several annotators, at many thresholds:
+//! [`BoundaryBenchmark`], [`Covering`], [`ProbabilisticRandIndex`], [`VariationOfInformation`], and [`BsdsBenchmark`],
+//! which is all four. There the work of an image is a function of its own, whose counts `update` adds, so that images
+//! can be measured side by side.
 
+mod boundary;
+mod bsds;
+mod confusion_matrix;
+mod contours;
+mod covering;
+mod exact_sum;
+mod matching;
+mod overlap;
+mod rand_index;
+mod regions;
+mod thinning;
+mod threshold_means;
+mod variation_of_information;
+
+pub use boundary::{BoundaryBenchmark, BoundaryCounts, BoundaryResult, OperatingPoint, boundary_counts};
+pub use bsds::{BsdsBenchmark, BsdsCounts, BsdsResult};
 pub use confusion_matrix::{ConfusionMatrix, SemanticResult};
+pub use contours::{Annotation, ContourMap, Thresholds};
+pub use covering::{Covering, CoveringCounts, CoveringResult, covered_pixels};
+pub use overlap::Overlap;
+pub use rand_index::{ProbabilisticRandIndex, rand_index};
+pub use regions::{Regions, regions_at};
+pub use thinning::thin;
+pub use threshold_means::ThresholdMeansResult;
+pub use variation_of_information::{VariationOfInformation, variation_of_information};
 
 /// What can be wrong with the inputs of a measure.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -59,4 +87,73 @@ pub enum EvaluationError {
         /// The number found.
         got: usize,
     },
+    /// A map without pixels, or with more than can be counted.
+    #[error("a {what} of {height}×{width} is not possible: expected 1 to 2³² − 1 pixels")]
+    MapSize {
+        /// Which map.
+        what: &'static str,
+        /// Rows of the image.
+        height: usize,
+        /// Columns of the image.
+        width: usize,
+    },
+    /// A map whose number of values does not fit its size.
+    #[error("a {what} of {rows}×{columns} needs {} values, got {got}", rows * columns)]
+    MapLength {
+        /// Which map.
+        what: &'static str,
+        /// Its rows.
+        rows: usize,
+        /// Its columns.
+        columns: usize,
+        /// Number of values given.
+        got: usize,
+    },
+    /// A contour strength that is none.
+    #[error("the contour strength at row {row}, column {column} is {got}: expected a number in 0 to 1")]
+    Strength {
+        /// Row in the map, from 0.
+        row: usize,
+        /// Column in the map, from 0.
+        column: usize,
+        /// The value found there.
+        got: String,
+    },
+    /// An image that nobody annotated.
+    #[error("there is no annotation to measure against: expected at least one annotator's")]
+    NoAnnotation,
+    /// An annotation of another size than the contour map's.
+    #[error(
+        "annotation {index} is {}×{}, but the contour map belongs to an image of {}×{}: both must be of the same image",
+        got.0, got.1, expected.0, expected.1
+    )]
+    AnnotationSize {
+        /// Index of the annotation, from 0.
+        index: usize,
+        /// Height and width of the contour map's image.
+        expected: (usize, usize),
+        /// Height and width of the annotation.
+        got: (usize, usize),
+    },
+    /// A number of thresholds that is not supported.
+    #[error("{got} thresholds are not possible: expected 1 to 9999")]
+    NumThresholds {
+        /// The number asked for.
+        got: usize,
+    },
+    /// Counts at other thresholds than the accumulator's.
+    #[error("cannot add counts at {got} thresholds to counts at {expected}: use the same thresholds for all images")]
+    OtherThresholds {
+        /// Thresholds of the accumulator.
+        expected: usize,
+        /// Thresholds of what was to be added.
+        got: usize,
+    },
+}
+
+impl EvaluationError {
+    /// Fails unless both numbers of thresholds are the same.
+    fn check_thresholds(expected: usize, got: usize) -> Result<(), Self> {
+        if expected == got { Ok(()) } else { Err(Self::OtherThresholds { expected, got }) }
+    }
 }

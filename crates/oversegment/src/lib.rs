@@ -15,7 +15,9 @@
 pub mod fast;
 pub mod merge;
 pub mod owt_ucm;
+pub mod pmi;
 pub mod regions;
+mod resample;
 pub mod watershed;
 
 pub use fast::{GradientSpec, StrengthMap};

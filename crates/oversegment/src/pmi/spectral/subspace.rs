@@ -1,0 +1,197 @@
+//! Chebyshev-filtered subspace iteration.
+
+use nalgebra::{Cholesky, DMatrix, SymmetricEigen};
+use segcore::simd::dispatch;
+
+use super::vectors::{LANES, Lanes, OuterSum, Vectors, place_block_column};
+use super::walk::Walk;
+
+/// What one filter should gain: by how much the last wanted vector grows over the first unwanted one.
+const GAIN: f64 = 8.0;
+/// Fewest and most walks of one filter. More gain needs no more time, but turning the subspace now and then removes what
+/// the filter does not.
+const DEGREES: std::ops::RangeInclusive<f64> = 8.0..=60.0;
+/// Filters after which the vectors are taken as they are: a hundred are never needed but on graphs that fall apart.
+const MAX_FILTERS: usize = 100;
+/// Steps of the bound on the spectrum.
+const BOUND_STEPS: usize = 12;
+
+/// Improves `vectors` until the first `number` are eigenvectors within `tolerance`; returns all of them and the
+/// eigenvalues of those `number`, ascending.
+pub(super) fn iterate(walk: &Walk, vectors: Vectors, number: usize, tolerance: f64) -> (Vectors, Vec<f64>) {
+    let most = upper_bound(walk);
+    let (mut vectors, mut values) = turn(walk, vectors);
+    for _ in 0..MAX_FILTERS {
+        let wanted = values[number.min(values.len()) - 1];
+        let unwanted = values[values.len() - 1];
+        if residual(walk, &vectors, &values, number) <= tolerance * wanted {
+            break;
+        }
+        filter(walk, &mut vectors, wanted, unwanted, most);
+        (vectors, values) = turn(walk, vectors);
+    }
+    values.truncate(number);
+    values.iter_mut().for_each(|value| *value = value.max(0.0));
+    (vectors, values)
+}
+
+/// Multiplies all vectors by a Chebyshev polynomial of I - P that stays below 1 from `unwanted` to `most` and grows
+/// below, scaled to 1 at 0.
+fn filter(walk: &Walk, vectors: &mut Vectors, wanted: f64, unwanted: f64, most: f64) {
+    let unwanted = unwanted.min(0.95 * most);
+    let (centre, half) = ((most + unwanted) / 2.0, (most - unwanted) / 2.0);
+    let growth = (1.0 + (unwanted - wanted).max(0.0) / half).acosh();
+    let degree = (GAIN.acosh() / growth.max(1e-9)).clamp(*DEGREES.start(), *DEGREES.end()) as usize;
+    let first = half / -centre;
+    let (height, width) = (vectors.height, vectors.width);
+    let mut spare = Vectors::zeros(height, width, LANES).blocks.swap_remove(0);
+    for block in &mut vectors.blocks {
+        let mut sigma = first;
+        // y = σ / e · ((1 - c) x - P x)
+        let scale = sigma / half;
+        walk.step(block, &mut spare, [-scale as f32, (scale * (1.0 - centre)) as f32, 0.0]);
+        std::mem::swap(block, &mut spare);
+        for _ in 1..degree {
+            let next = 1.0 / (2.0 / first - sigma);
+            let scale = 2.0 * next / half;
+            let factors = [-scale, scale * (1.0 - centre), -sigma * next].map(|factor| factor as f32);
+            walk.step(block, &mut spare, factors);
+            std::mem::swap(block, &mut spare);
+            sigma = next;
+        }
+    }
+}
+
+/// Rayleigh and Ritz: turns the vectors so that they are orthonormal in D and the Laplacian is diagonal among them;
+/// returns them with its diagonal, ascending.
+fn turn(walk: &Walk, vectors: Vectors) -> (Vectors, Vec<f64>) {
+    let number = vectors.number;
+    let (mut energies, mut products) = (DMatrix::zeros(number, number), DMatrix::zeros(number, number));
+    let (height, width) = (vectors.height, vectors.width);
+    let mut spare = Vectors::zeros(height, width, LANES).blocks.swap_remove(0);
+    let mut weighted = spare.clone();
+    for q in 0..vectors.blocks.len() {
+        let block = &vectors.blocks[q];
+        walk.laplacian(block, &mut spare);
+        let by_degree = |row: usize, pixels: &mut [Lanes]| {
+            for (pixel, &degree) in pixels.iter_mut().zip(walk.row_degrees(row)) {
+                pixel.iter_mut().for_each(|value| *value *= degree);
+            }
+        };
+        Vectors::for_each_row(&mut spare, (height, width), by_degree);
+        weighted.copy_from_slice(block);
+        Vectors::for_each_row(&mut weighted, (height, width), by_degree);
+        for (right, matrix) in [(&spare, &mut energies), (&weighted, &mut products)] {
+            let sums = Vectors::sum_over_rows(height, (q + 1) * LANES * LANES, |row, sums| {
+                let right = vectors.row(right, row);
+                for (left, sums) in vectors.blocks[..=q].iter().zip(sums.as_chunks_mut().0) {
+                    dispatch(OuterSum { left: vectors.row(left, row), right, sums });
+                }
+            });
+            place_block_column(matrix, q, &sums);
+        }
+    }
+    let (turn, values) = ritz(energies, products);
+    (vectors.turned(&turn), values)
+}
+
+/// Solves K u = λ M u for symmetric K and M (M positive): columns u of length 1 in M, ascending.
+fn ritz(energies: DMatrix<f64>, products: DMatrix<f64>) -> (DMatrix<f64>, Vec<f64>) {
+    let number = products.nrows();
+    // Vectors of very different lengths would hide nearly parallel ones.
+    let lengths = products.diagonal().map(|square| if square > 0.0 { square.sqrt().recip() } else { 1.0 });
+    let scale = DMatrix::from_diagonal(&lengths);
+    let (energies, products) = (&scale * energies * &scale, &scale * products * &scale);
+    let whitening = match Cholesky::new(products.clone()) {
+        // R^-T of M = Rᵀ R, from the lower factor L = Rᵀ.
+        Some(factor) if factor.l_dirty().diagonal().min() > 1e-4 => {
+            factor.l().try_inverse().unwrap_or_else(|| DMatrix::identity(number, number)).transpose()
+        }
+        // Nearly parallel vectors: what they share is left out, and the rest is scaled up.
+        _ => {
+            let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(products);
+            let most = eigenvalues.max();
+            let roots = eigenvalues.map(|value| value.max(1e-8 * most).sqrt().recip());
+            eigenvectors * DMatrix::from_diagonal(&roots)
+        }
+    };
+    let white = whitening.transpose() * energies * &whitening;
+    let white = (&white + white.transpose()) * 0.5;
+    let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(white);
+    let mut order: Vec<usize> = (0..number).collect();
+    order.sort_by(|&a, &b| eigenvalues[a].total_cmp(&eigenvalues[b]));
+    let sorted = DMatrix::from_fn(number, number, |row, column| eigenvectors[(row, order[column])]);
+    (scale * whitening * sorted, order.iter().map(|&at| eigenvalues[at]).collect())
+}
+
+/// The largest residual ‖D^½ ((I - P) v - λ v)‖ of the first `number` vectors, which are orthonormal in D.
+fn residual(walk: &Walk, vectors: &Vectors, values: &[f64], number: usize) -> f64 {
+    let (height, width) = (vectors.height, vectors.width);
+    let mut spare = Vectors::zeros(height, width, LANES).blocks.swap_remove(0);
+    let mut largest = 0.0f64;
+    for (q, block) in vectors.blocks[..number.div_ceil(LANES)].iter().enumerate() {
+        walk.laplacian(block, &mut spare);
+        let values: Lanes = std::array::from_fn(|lane| values.get(q * LANES + lane).copied().unwrap_or(0.0) as f32);
+        Vectors::for_each_row(&mut spare, (height, width), |row, pixels| {
+            for (pixel, source) in pixels.iter_mut().zip(vectors.row(block, row)) {
+                (0..LANES).for_each(|lane| pixel[lane] -= values[lane] * source[lane]);
+            }
+        });
+        let squares = walk.inner(vectors, &spare, &spare);
+        let wanted = (number - q * LANES).min(LANES);
+        largest = squares[..wanted].iter().fold(largest, |most, &square| most.max(square.sqrt()));
+    }
+    largest
+}
+
+/// A bound on the eigenvalues of I - P, by a few steps of Lanczos with sixteen random starts (Y. Zhou, R.-C. Li,
+/// "Bounding the spectrum of large Hermitian matrices", 2011).
+fn upper_bound(walk: &Walk) -> f64 {
+    let (height, width) = (walk.height, walk.width);
+    let start = Vectors::random(height, width, LANES);
+    let scaled = |block: &mut [Lanes], lengths: [f64; LANES]| {
+        let factors = lengths.map(|length| if length > 0.0 { (1.0 / length) as f32 } else { 0.0 });
+        Vectors::for_each_row(block, (height, width), |_, pixels| {
+            pixels.iter_mut().for_each(|pixel| (0..LANES).for_each(|lane| pixel[lane] *= factors[lane]));
+        });
+    };
+    let mut current = start.blocks[0].clone();
+    let lengths = walk.inner(&start, &current, &current).map(f64::sqrt);
+    scaled(&mut current, lengths);
+    let mut previous = vec![[0.0f32; LANES]; current.len()];
+    let mut next = previous.clone();
+    let (mut diagonal, mut beside): (Vec<[f64; LANES]>, Vec<[f64; LANES]>) = (Vec::new(), Vec::new());
+    for _ in 0..BOUND_STEPS {
+        walk.laplacian(&current, &mut next);
+        let alphas = walk.inner(&start, &current, &next);
+        let betas = beside.last().copied().unwrap_or([0.0; LANES]);
+        Vectors::for_each_row(&mut next, (height, width), |row, pixels| {
+            let (current, previous) = (start.row(&current, row), start.row(&previous, row));
+            for ((pixel, current), previous) in pixels.iter_mut().zip(current).zip(previous) {
+                for lane in 0..LANES {
+                    pixel[lane] -= alphas[lane] as f32 * current[lane] + betas[lane] as f32 * previous[lane];
+                }
+            }
+        });
+        let lengths = walk.inner(&start, &next, &next).map(f64::sqrt);
+        scaled(&mut next, lengths);
+        diagonal.push(alphas);
+        beside.push(lengths);
+        std::mem::swap(&mut previous, &mut current);
+        std::mem::swap(&mut current, &mut next);
+    }
+    let mut bound = 0.0f64;
+    for lane in 0..LANES {
+        let tridiagonal = DMatrix::from_fn(BOUND_STEPS, BOUND_STEPS, |i, j| match i.abs_diff(j) {
+            0 => diagonal[i][lane],
+            1 => beside[i.min(j)][lane],
+            _ => 0.0,
+        });
+        let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(tridiagonal);
+        let top = eigenvalues.imax();
+        let rest = beside[BOUND_STEPS - 1][lane] * eigenvectors[(BOUND_STEPS - 1, top)].abs();
+        bound = bound.max(eigenvalues[top] + rest);
+    }
+    // The walk's eigenvalues lie in -1 to 1; a little more than needed costs nothing.
+    (1.01 * bound).clamp(0.5, 2.0)
+}

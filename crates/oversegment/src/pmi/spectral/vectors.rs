@@ -1,0 +1,239 @@
+//! Many vectors over the pixels of a grid, sixteen side by side.
+
+use nalgebra::DMatrix;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use segcore::simd::{Kernel, dispatch};
+
+use super::filter::mul_add;
+use crate::pmi::affinity::RADIUS;
+
+/// Vectors of a block: two AVX2 registers.
+pub(in crate::pmi) const LANES: usize = 16;
+/// The values of a block's vectors at one pixel.
+pub(in crate::pmi) type Lanes = [f32; LANES];
+
+/// Rows of the grid that are summed up before they are added to the rest: sums do not depend on the threads.
+const ROWS_PER_SUM: usize = 8;
+
+/// `number` vectors over `height` × `width` pixels, in blocks of [`LANES`].
+///
+/// A block is `[height + 2 · RADIUS, width + 2 · RADIUS]` of [`Lanes`], 0 in the frame, so that stencils need no tests at
+/// the border.
+#[derive(Clone, Debug)]
+pub(in crate::pmi) struct Vectors {
+    pub(in crate::pmi) height: usize,
+    pub(in crate::pmi) width: usize,
+    pub(in crate::pmi) number: usize,
+    pub(in crate::pmi) blocks: Vec<Vec<Lanes>>,
+}
+
+impl Vectors {
+    /// Vectors of zeros.
+    pub(super) fn zeros(height: usize, width: usize, number: usize) -> Self {
+        let length = (height + 2 * RADIUS) * (width + 2 * RADIUS);
+        let blocks = (0..number.div_ceil(LANES)).map(|_| vec![[0.0; LANES]; length]).collect();
+        Self { height, width, number, blocks }
+    }
+
+    /// Always the same random vectors, the first one constant.
+    pub(super) fn random(height: usize, width: usize, number: usize) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let mut vectors = Self::zeros(height, width, number);
+        for row in 0..height {
+            for column in 0..width {
+                let at = vectors.at(row, column);
+                for vector in 0..number {
+                    let value = if vector == 0 { 1.0 } else { random.random::<f32>() - 0.5 };
+                    vectors.blocks[vector / LANES][at][vector % LANES] = value;
+                }
+            }
+        }
+        vectors
+    }
+
+    /// Elements from one row of a block to the next.
+    pub(in crate::pmi) fn stride(&self) -> usize {
+        self.width + 2 * RADIUS
+    }
+
+    /// Index of a pixel in a block.
+    pub(in crate::pmi) fn at(&self, row: usize, column: usize) -> usize {
+        (row + RADIUS) * self.stride() + column + RADIUS
+    }
+
+    /// The pixels of a row in a block.
+    pub(in crate::pmi) fn row<'a>(&self, block: &'a [Lanes], row: usize) -> &'a [Lanes] {
+        &block[self.at(row, 0)..][..self.width]
+    }
+
+    /// One vector, row-major.
+    pub(super) fn one(&self, index: usize) -> Vec<f32> {
+        let block = &self.blocks[index / LANES];
+        let rows = (0..self.height).flat_map(|row| self.row(block, row));
+        rows.map(|lanes| lanes[index % LANES]).collect()
+    }
+
+    /// Forgets all vectors from `number` on.
+    pub(super) fn truncate(&mut self, number: usize) {
+        self.number = self.number.min(number);
+        self.blocks.truncate(self.number.div_ceil(LANES));
+        if let (Some(last), used @ 1..) = (self.blocks.last_mut(), self.number % LANES) {
+            last.par_iter_mut().for_each(|lanes| lanes[used..].fill(0.0));
+        }
+    }
+
+    /// Calls `work` with the number and the pixels of every row of a block, in parallel.
+    pub(super) fn for_each_row(
+        block: &mut [Lanes],
+        (height, width): (usize, usize),
+        work: impl Fn(usize, &mut [Lanes]) + Sync,
+    ) {
+        let stride = width + 2 * RADIUS;
+        let rows = &mut block[RADIUS * stride..][..height * stride];
+        rows.par_chunks_mut(stride).enumerate().for_each(|(row, pixels)| work(row, &mut pixels[RADIUS..][..width]));
+    }
+
+    /// Σ over the pixels of what `add` adds for each row, `[length]`, in 64 bits and in a fixed order.
+    pub(super) fn sum_over_rows(height: usize, length: usize, add: impl Fn(usize, &mut [f64]) + Sync) -> Vec<f64> {
+        let starts: Vec<usize> = (0..height).step_by(ROWS_PER_SUM).collect();
+        let parts: Vec<Vec<f64>> = (starts.par_iter())
+            .map(|&start| {
+                let mut sums = vec![0.0; length];
+                (start..(start + ROWS_PER_SUM).min(height)).for_each(|row| add(row, &mut sums));
+                sums
+            })
+            .collect();
+        let mut total = vec![0.0; length];
+        for part in parts {
+            total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+        }
+        total
+    }
+
+    /// Vᵀ V.
+    pub(super) fn inner_products(&self) -> DMatrix<f64> {
+        let mut products = DMatrix::zeros(self.number, self.number);
+        for q in 0..self.blocks.len() {
+            let sums = Self::sum_over_rows(self.height, (q + 1) * LANES * LANES, |row, sums| {
+                let right = self.row(&self.blocks[q], row);
+                for (left, sums) in self.blocks[..=q].iter().zip(sums.as_chunks_mut().0) {
+                    dispatch(OuterSum { left: self.row(left, row), right, sums });
+                }
+            });
+            place_block_column(&mut products, q, &sums);
+        }
+        products
+    }
+
+    /// V times a square matrix.
+    pub(super) fn turned(&self, turn: &DMatrix<f64>) -> Self {
+        let mut out = Self::zeros(self.height, self.width, self.number);
+        let num_rows = self.blocks.len() * LANES;
+        for (q, block) in out.blocks.iter_mut().enumerate() {
+            let columns: Vec<Lanes> = (0..num_rows)
+                .map(|row| {
+                    std::array::from_fn(|lane| {
+                        let column = q * LANES + lane;
+                        if row < self.number && column < self.number { turn[(row, column)] as f32 } else { 0.0 }
+                    })
+                })
+                .collect();
+            Self::for_each_row(block, (self.height, self.width), |row, out| {
+                for (block, columns) in self.blocks.iter().zip(columns.as_chunks::<LANES>().0) {
+                    dispatch(AddProduct { source: self.row(block, row), columns, out });
+                }
+            });
+        }
+        out
+    }
+}
+
+/// Writes the products of the blocks 0..=q with block q into their places on both sides of the diagonal.
+pub(super) fn place_block_column(products: &mut DMatrix<f64>, q: usize, sums: &[f64]) {
+    let number = products.nrows();
+    for (at, &sum) in sums.iter().enumerate() {
+        let (row, column) = (at / LANES, q * LANES + at % LANES);
+        if row <= column && column < number {
+            products[(row, column)] = sum;
+            products[(column, row)] = sum;
+        }
+    }
+}
+
+/// Pixels whose products are summed in 32 bits before they are added up in 64.
+const PIXELS_PER_SUM: usize = 64;
+/// Rows of the register tile of [`OuterSum`]: 4 · 16 sums are 8 of 16 registers.
+const TILE_ROWS: usize = 4;
+
+/// sums += Σ over the pixels of left ⊗ right, `[LANES, LANES]`.
+pub(super) struct OuterSum<'a> {
+    pub(super) left: &'a [Lanes],
+    pub(super) right: &'a [Lanes],
+    pub(super) sums: &'a mut [f64; LANES * LANES],
+}
+
+impl Kernel for OuterSum<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for (left, right) in self.left.chunks(PIXELS_PER_SUM).zip(self.right.chunks(PIXELS_PER_SUM)) {
+            for (tile, sums) in self.sums.chunks_exact_mut(TILE_ROWS * LANES).enumerate() {
+                let mut partial = [[0.0f32; LANES]; TILE_ROWS];
+                for (left, right) in left.iter().zip(right) {
+                    for row in 0..TILE_ROWS {
+                        let factor = left[tile * TILE_ROWS + row];
+                        for lane in 0..LANES {
+                            partial[row][lane] = mul_add::<FMA>(factor, right[lane], partial[row][lane]);
+                        }
+                    }
+                }
+                for (sum, &part) in sums.iter_mut().zip(partial.as_flattened()) {
+                    *sum += f64::from(part);
+                }
+            }
+        }
+    }
+}
+
+/// out += source · columns for every pixel; `columns` is `[LANES, LANES]`.
+struct AddProduct<'a> {
+    source: &'a [Lanes],
+    columns: &'a [Lanes; LANES],
+    out: &'a mut [Lanes],
+}
+
+impl Kernel for AddProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        const PIXELS: usize = 4;
+        let (sources, outs) = (self.source.as_chunks::<PIXELS>(), self.out.as_chunks_mut::<PIXELS>());
+        for (source, out) in sources.0.iter().zip(outs.0) {
+            add_product::<FMA, PIXELS>(source, self.columns, out);
+        }
+        for (source, out) in sources.1.iter().zip(outs.1) {
+            add_product::<FMA, 1>(&[*source], self.columns, std::array::from_mut(out));
+        }
+    }
+}
+
+#[inline(always)]
+fn add_product<const FMA: bool, const PIXELS: usize>(
+    source: &[Lanes; PIXELS],
+    columns: &[Lanes; LANES],
+    out: &mut [Lanes; PIXELS],
+) {
+    let mut sums = *out;
+    for (row, column) in columns.iter().enumerate() {
+        for pixel in 0..PIXELS {
+            for lane in 0..LANES {
+                sums[pixel][lane] = mul_add::<FMA>(source[pixel][row], column[lane], sums[pixel][lane]);
+            }
+        }
+    }
+    *out = sums;
+}
