@@ -180,10 +180,16 @@ pub struct DatasetArgs {
     pub sequences: Vec<String>,
 }
 
-/// Arguments of `hsg eval`.
+/// Arguments of `hsg eval`: its own, or those of a command below it.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Example:\n  hsg eval --dataset camvid --root data/camvid --split val --model camvid-r18")]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Example:\n  hsg eval --dataset camvid --root data/camvid --split val --model camvid-r18"
+)]
 pub struct EvalArgs {
+    /// Measure something else than the deployed model.
+    #[command(subcommand)]
+    pub command: Option<EvalCommand>,
     #[command(flatten)]
     pub dataset: DatasetArgs,
     #[command(flatten)]
@@ -199,6 +205,42 @@ pub struct EvalArgs {
     /// Stop after this many frames.
     #[arg(long, value_name = "N", env = "HSG_FRAMES")]
     pub frames: Option<u64>,
+}
+
+/// A kind of evaluation that needs no model.
+#[derive(Clone, Debug, Subcommand)]
+pub enum EvalCommand {
+    /// Measure prediction files of any program, without a model.
+    Files(EvalFilesArgs),
+}
+
+/// Arguments of `hsg eval files`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  hsg eval files --dataset bsds --truth BSDS500/test --prediction edges/test\n\n\
+    bsds: contour maps against several annotators. Both folders are searched with their subfolders.\n  \
+    truth       ID_segN.png  regions of annotator N, a label per pixel, 8 or 16 bits\n              \
+    ID_bndN.png  boundaries of annotator N, not 0 (from the regions where it is missing)\n  \
+    prediction  ID_ucm2.png  contour map on the doubled grid, 2h+1 rows of 2w+1, 16 bits\n              \
+    ID.ucm.png   or of the image's size, 16 bits")]
+pub struct EvalFilesArgs {
+    /// Kind of data set: bsds.
+    #[arg(long, value_name = "NAME", env = "HSG_DATASET")]
+    pub dataset: Option<String>,
+    /// Folder of what is right.
+    #[arg(long, value_name = "DIR", env = "HSG_TRUTH")]
+    pub truth: Option<PathBuf>,
+    /// Folder of what is to be measured.
+    #[arg(long, value_name = "DIR", env = "HSG_PREDICTION")]
+    pub prediction: Option<PathBuf>,
+    /// Exit with code 1 when something in the truth has no prediction.
+    #[arg(long, env = "HSG_COMPLETE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub complete: Option<bool>,
+    /// Number of thresholds, evenly between 0 and 1 [default: 99].
+    #[arg(long, value_name = "N", env = "HSG_THRESHOLDS")]
+    pub thresholds: Option<usize>,
+    /// Write evaluation.json here.
+    #[arg(long, value_name = "DIR", env = "HSG_OUT")]
+    pub out: Option<PathBuf>,
 }
 
 /// Arguments of `hsg bank`.
@@ -295,20 +337,18 @@ mod tests {
     #[test]
     fn every_command_shows_an_example() {
         use clap::CommandFactory as _;
-        fn check(command: &mut clap::Command) {
-            let has_subcommands = command.has_subcommands();
-            if !has_subcommands {
-                let name = command.get_name().to_owned();
+        /// `name`: the command as it is typed.
+        fn check(command: &mut clap::Command, name: &str) {
+            // What only groups other commands has no example of its own.
+            if !command.is_subcommand_required_set() {
                 let help = command.render_long_help().to_string();
-                assert!(
-                    help.contains("Example:") && help.contains(&format!("hsg {name}")) || help.contains("hsg bank"),
-                    "{name}"
-                );
+                assert!(help.contains("Example:") && help.contains(&format!("  {name} ")), "{name}: {help}");
             }
             for subcommand in command.get_subcommands_mut().filter(|c| c.get_name() != "help") {
-                check(subcommand);
+                let name = format!("{name} {}", subcommand.get_name());
+                check(subcommand, &name);
             }
         }
-        check(&mut Cli::command());
+        check(&mut Cli::command(), "hsg");
     }
 }

@@ -15,13 +15,16 @@ use runtime::sink::SaveKinds;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{
-    BackendArg, BankBuildArgs, BenchArgs, CommonArgs, ComputeArgs, DatasetArgs, EvalArgs, ModelArgs, PrecisionArg,
-    RunArgs, StorageArg,
+    BackendArg, BankBuildArgs, BenchArgs, CommonArgs, ComputeArgs, DatasetArgs, EvalArgs, EvalFilesArgs, ModelArgs,
+    PrecisionArg, RunArgs, StorageArg,
 };
 use crate::shipped::DEFAULT_MODEL;
 
 /// Frames that `hsg bench` measures unless told otherwise.
 const DEFAULT_BENCH_FRAMES: u64 = 200;
+
+/// Thresholds of `hsg eval files` unless told otherwise: those of the published BSDS figures.
+const DEFAULT_THRESHOLDS: usize = 99;
 
 /// The TOML file of `--config`. Keys are the options' names; `track` and `refine` are positive.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -86,6 +89,26 @@ struct EvalSection {
     save_predictions: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     frames: Option<u64>,
+    /// `hsg eval files`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    files: Option<EvalFilesSection>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct EvalFilesSection {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dataset: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    truth: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prediction: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    complete: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thresholds: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -176,9 +199,7 @@ impl Base {
         (dataset, root, split, sequences): (Option<String>, Option<PathBuf>, Option<String>, Vec<String>),
         section: &str,
     ) -> anyhow::Result<DatasetSettings> {
-        let required = |option: &str| {
-            format!("--{option} is missing; name it, or give `{option}` in the section [{section}] of --config")
-        };
+        let required = |option: &str| missing_option(option, section);
         Ok(DatasetSettings {
             dataset: args.dataset.clone().or(dataset).with_context(|| required("dataset"))?,
             root: args.root.clone().or(root).with_context(|| required("root"))?,
@@ -186,6 +207,10 @@ impl Base {
             sequences: if args.sequences.is_empty() { sequences } else { args.sequences.clone() },
         })
     }
+}
+
+fn missing_option(option: &str, section: &str) -> String {
+    format!("--{option} is missing; name it, or give `{option}` in the section [{section}] of --config")
 }
 
 fn read_config(path: &Path) -> anyhow::Result<ConfigFile> {
@@ -425,8 +450,65 @@ impl EvalSettings {
                 out: self.out.clone(),
                 save_predictions: self.save_predictions.clone(),
                 frames: self.frames,
+                files: None,
             }),
             ..common_config(&self.model, Some(self.compute))
+        }
+    }
+}
+
+/// Settings of `hsg eval files`.
+#[derive(Clone, Debug)]
+pub struct EvalFilesSettings {
+    /// Kind of data set, as typed.
+    pub dataset: String,
+    /// Folder of what is right.
+    pub truth: PathBuf,
+    /// Folder of what is measured.
+    pub prediction: PathBuf,
+    /// Whether truth without prediction makes the outcome incomplete.
+    pub complete: bool,
+    /// Number of thresholds.
+    pub thresholds: usize,
+    /// Where `evaluation.json` goes.
+    pub out: Option<PathBuf>,
+    /// Threads that measure.
+    pub threads: usize,
+}
+
+impl EvalFilesSettings {
+    /// Resolves the settings.
+    ///
+    /// # Errors
+    /// When a value is missing.
+    pub fn resolve(base: &Base, args: &EvalFilesArgs) -> anyhow::Result<Self> {
+        let file = base.file.eval.clone().and_then(|eval| eval.files).unwrap_or_default();
+        let required = |option: &str| missing_option(option, "eval.files");
+        Ok(Self {
+            dataset: args.dataset.clone().or(file.dataset).with_context(|| required("dataset"))?,
+            truth: args.truth.clone().or(file.truth).with_context(|| required("truth"))?,
+            prediction: args.prediction.clone().or(file.prediction).with_context(|| required("prediction"))?,
+            complete: args.complete.or(file.complete).unwrap_or(false),
+            thresholds: args.thresholds.or(file.thresholds).unwrap_or(DEFAULT_THRESHOLDS),
+            out: args.out.clone().or(file.out),
+            threads: base.threads,
+        })
+    }
+
+    /// The settings as a file for `--config`.
+    pub fn to_config(&self) -> ConfigFile {
+        let files = EvalFilesSection {
+            dataset: Some(self.dataset.clone()),
+            truth: Some(self.truth.clone()),
+            prediction: Some(self.prediction.clone()),
+            complete: Some(self.complete),
+            thresholds: Some(self.thresholds),
+            out: self.out.clone(),
+        };
+        ConfigFile {
+            threads: Some(self.threads),
+            eval: Some(EvalSection { files: Some(files), ..EvalSection::default() }),
+            ..ConfigFile::default()
         }
     }
 }
@@ -646,8 +728,10 @@ mod tests {
             .collect();
         let parsed: ConfigFile = toml::from_str(&all).unwrap();
         let value = toml::Table::try_from(&parsed).unwrap();
-        let count: usize = value.values().map(|v| v.as_table().map_or(1, toml::Table::len)).sum();
-        assert_eq!(count, 7 + 8 + 7 + 8 + 3, "{value}");
+        fn count(value: &toml::Value) -> usize {
+            value.as_table().map_or(1, |table| table.values().map(count).sum())
+        }
+        assert_eq!(value.values().map(count).sum::<usize>(), 7 + 8 + (7 + 6) + 8 + 3, "{value}");
     }
 
     #[test]

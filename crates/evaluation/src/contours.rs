@@ -3,7 +3,10 @@
 //!
 //! Arrays are row-major, shapes `[h, w]`.
 
+use std::collections::BTreeMap;
+
 use crate::EvaluationError;
+use crate::thinning::thin;
 
 /// How a contour map lies over the image.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -123,8 +126,8 @@ pub struct Annotation {
 impl Annotation {
     /// An annotation of `height` × `width` pixels. `labels`: the region of each pixel; every value is a label, 0 as well,
     /// and the pixels of one label are one region. `boundary`: true where the annotator sees a boundary, taken as it is
-    /// (not thinned). Without `boundary`, a pixel is one when its label differs from that of its right, lower or lower
-    /// right neighbour: lines one pixel wide.
+    /// (not thinned). Without `boundary`, the boundaries are the pixels whose label differs from that of their right,
+    /// lower or lower right neighbour, thinned: exactly how the boundaries of the data set were made from its regions.
     ///
     /// # Errors
     /// When there is no pixel or there are 2³² or more, or a length is not height × width.
@@ -140,7 +143,11 @@ impl Annotation {
             false => Err(EvaluationError::MapLength { what, rows: height, columns: width, got }),
         };
         check_length("segmentation of an annotator", labels.len())?;
-        let boundary = boundary.unwrap_or_else(|| boundaries_between(labels, height, width));
+        let boundary = boundary.unwrap_or_else(|| {
+            let mut boundary = boundaries_between(labels, height, width);
+            thin(&mut boundary, width);
+            boundary
+        });
         check_length("boundary map of an annotator", boundary.len())?;
         Ok(Self { height, width, regions: region_runs(labels, width), boundary })
     }
@@ -183,7 +190,7 @@ fn boundaries_between(labels: &[u16], height: usize, width: usize) -> Vec<bool> 
 
 /// The pixels of each label as horizontal runs, labels rising.
 fn region_runs(labels: &[u16], width: usize) -> Vec<Vec<(u32, u32)>> {
-    let mut by_label: std::collections::BTreeMap<u16, Vec<(u32, u32)>> = std::collections::BTreeMap::new();
+    let mut by_label: BTreeMap<u16, Vec<(u32, u32)>> = BTreeMap::new();
     for (row, values) in labels.chunks_exact(width).enumerate() {
         let mut start = row * width;
         for run in values.chunk_by(|a, b| a == b) {

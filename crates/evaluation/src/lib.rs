@@ -119,6 +119,16 @@ pub enum EvaluationError {
         /// The value found there.
         got: String,
     },
+    /// A region's label that is too large.
+    #[error("pixel {index} has region {label}, but there are {num_regions} regions: expected 0 to {num_regions} - 1")]
+    RegionLabel {
+        /// Index of the pixel, row-major from 0.
+        index: usize,
+        /// Its label.
+        label: u32,
+        /// Number of regions.
+        num_regions: usize,
+    },
     /// An image that nobody annotated.
     #[error("there is no annotation to measure against: expected at least one annotator's")]
     NoAnnotation,

@@ -145,7 +145,8 @@ impl Matcher {
         self.partner_of_prediction.resize(num_prediction, ALONE);
         let mut num_pairs = 0;
         for &(truth, prediction) in self.by_distance.iter().flatten() {
-            let partners = (&mut self.partner_of_truth[truth as usize], &mut self.partner_of_prediction[prediction as usize]);
+            let partners =
+                (&mut self.partner_of_truth[truth as usize], &mut self.partner_of_prediction[prediction as usize]);
             if (*partners.0, *partners.1) == (ALONE, ALONE) {
                 (*partners.0, *partners.1) = (prediction, truth);
                 num_pairs += 1;
@@ -164,7 +165,9 @@ impl Matcher {
             // A lonely neighbour ends the search at once; it is looked for when the pixel is entered.
             if *next == self.starts[*truth as usize] {
                 let neighbours = &self.neighbours[*next..end];
-                if let Some(&lonely) = neighbours.iter().find(|&&near| self.partner_of_prediction[near as usize] == ALONE) {
+                if let Some(&lonely) =
+                    neighbours.iter().find(|&&near| self.partner_of_prediction[near as usize] == ALONE)
+                {
                     self.exchange(lonely);
                     return true;
                 }

@@ -23,11 +23,11 @@ impl Overlap {
     /// When the numbers of pixels differ.
     pub fn new(regions: &Regions, annotation: &Annotation) -> Result<Self, EvaluationError> {
         let expected = annotation.height() * annotation.width();
-        if regions.labels.len() != expected {
-            return Err(EvaluationError::Length { expected, got: regions.labels.len() });
+        if regions.labels().len() != expected {
+            return Err(EvaluationError::Length { expected, got: regions.labels().len() });
         }
         let mut overlap = Self::default();
-        overlap.fill(&regions.labels, &areas(regions), annotation, &mut vec![0; regions.num_regions]);
+        overlap.fill(regions.labels(), &areas(regions), annotation, &mut vec![0; regions.num_regions()]);
         Ok(overlap)
     }
 
@@ -92,8 +92,8 @@ impl Overlap {
 }
 
 fn areas(regions: &Regions) -> Vec<u32> {
-    let mut areas = vec![0; regions.num_regions];
-    for piece in regions.labels.chunk_by(|a, b| a == b) {
+    let mut areas = vec![0; regions.num_regions()];
+    for piece in regions.labels().chunk_by(|a, b| a == b) {
         areas[piece[0] as usize] += piece.len() as u32;
     }
     areas
@@ -118,10 +118,10 @@ impl<'a> Overlaps<'a> {
     /// Makes the tables those of the regions at `threshold`.
     pub(crate) fn set_threshold(&mut self, threshold: f32) {
         let regions = regions_at(self.contours, threshold);
-        self.num_regions = regions.num_regions;
-        let (areas, mut common) = (areas(&regions), vec![0; regions.num_regions]);
+        self.num_regions = regions.num_regions();
+        let (areas, mut common) = (areas(&regions), vec![0; regions.num_regions()]);
         for (table, annotation) in self.tables.iter_mut().zip(self.annotations) {
-            table.fill(&regions.labels, &areas, annotation, &mut common);
+            table.fill(regions.labels(), &areas, annotation, &mut common);
         }
     }
 }

@@ -15,7 +15,8 @@ pub fn rand_index(overlap: &Overlap) -> f64 {
     if num_pairs == 0 {
         return 1.0;
     }
-    let sum_of_squares = |areas: &mut dyn Iterator<Item = u64>| areas.map(|a| u128::from(a) * u128::from(a)).sum::<u128>();
+    let sum_of_squares =
+        |areas: &mut dyn Iterator<Item = u64>| areas.map(|a| u128::from(a) * u128::from(a)).sum::<u128>();
     let together_in_one = sum_of_squares(&mut overlap.predicted_areas()) + sum_of_squares(&mut overlap.truth_areas());
     let together_in_both = sum_of_squares(&mut overlap.common_areas());
     // Whole numbers: (Σ a² + Σ b²) / 2 − Σ n² counts the pairs that are together in one of the two only.

@@ -1,15 +1,37 @@
 //! The regions that a contour map leaves open at a threshold (P. Arbeláez, M. Maire, C. Fowlkes, J. Malik, "Contour
 //! Detection and Hierarchical Image Segmentation", PAMI 2011, §4).
 
+use crate::EvaluationError;
 use crate::contours::ContourMap;
 
 /// The region of each pixel.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Regions {
-    /// `[h, w]`: ids from 0, in the order of each region's first pixel, row by row.
-    pub labels: Vec<u32>,
-    /// Number of regions, at least 1.
-    pub num_regions: usize,
+    labels: Vec<u32>,
+    num_regions: usize,
+}
+
+impl Regions {
+    /// Regions from labels: pixels of the same label are one region, wherever they are. The labels are below `num_regions`.
+    ///
+    /// # Errors
+    /// When one of them is not.
+    pub fn new(labels: Vec<u32>, num_regions: usize) -> Result<Self, EvaluationError> {
+        match labels.iter().position(|&label| label as usize >= num_regions) {
+            None => Ok(Self { labels, num_regions }),
+            Some(index) => Err(EvaluationError::RegionLabel { index, label: labels[index], num_regions }),
+        }
+    }
+
+    /// Label of each pixel, row by row, below [`Regions::num_regions`].
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// Number of labels.
+    pub fn num_regions(&self) -> usize {
+        self.num_regions
+    }
 }
 
 /// A pixel on a contour, not yet given to a region.
@@ -19,7 +41,9 @@ const NO_REGION: u32 = u32::MAX;
 /// `threshold`. On a doubled map they are read at the pixels' own cells, so contours, which lie between pixels, belong to
 /// nobody. A pixel that is itself on a contour goes to the nearest region: in a map of image size that is each pixel above
 /// the threshold, in an ultrametric doubled map there is none. Nearest is by steps to one of 8 neighbours; among equals the
-/// region reached from the upper, then the left. If the whole image is contour, it is one region.
+/// region whose nearest pixel comes first, row by row. If the whole image is contour, it is one region.
+///
+/// Labels are `[h, w]`, from 0, in the order of each region's first pixel; there is at least one region.
 ///
 /// A map of image size therefore loses regions that are one pixel wide, and its region borders may be a pixel off.
 pub fn regions_at(contours: &ContourMap, threshold: f32) -> Regions {
@@ -138,7 +162,8 @@ fn absorb_contours(labels: &mut [u32], width: usize) {
 
 fn number_from_0(mut labels: Vec<u32>) -> Regions {
     // `NO_REGION` is left where there is no region at all; then it is the one label.
-    let largest = labels.iter().copied().filter(|&label| label != NO_REGION).max().map_or(0, |label| label as usize + 1);
+    let largest =
+        labels.iter().copied().filter(|&label| label != NO_REGION).max().map_or(0, |label| label as usize + 1);
     let mut ids = vec![NO_REGION; largest];
     let mut num_regions = 0u32;
     for label in &mut labels {

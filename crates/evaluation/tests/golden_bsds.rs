@@ -100,6 +100,20 @@ fn golden_counts_per_image() {
     }
 }
 
+/// The data set's own boundaries are those between its regions, thinned: 26 maps that thinning must get right.
+#[test]
+fn golden_boundaries_from_regions() {
+    let Some(folder) = bench5() else { return };
+    for image in IMAGES {
+        for (index, drawn) in input(&folder, image).1.iter().enumerate() {
+            let regions = read_gray16(folder.join(format!("{image}_seg{index}.png"))).unwrap();
+            let derived = Annotation::new(drawn.height(), drawn.width(), &regions.pixels, None).unwrap();
+            let differences = derived.boundary().iter().zip(drawn.boundary()).filter(|(a, b)| a != b).count();
+            assert_eq!(differences, 0, "{image}, annotator {index}");
+        }
+    }
+}
+
 fn result(folder: &Path, num_thresholds: usize) -> BsdsResult {
     let mut benchmark = BsdsBenchmark::new(Thresholds::new(num_thresholds).unwrap());
     for image in IMAGES {

@@ -3,6 +3,7 @@
 mod bank;
 mod bench;
 mod eval;
+mod eval_files;
 mod inspect;
 mod run;
 
@@ -18,10 +19,11 @@ use runtime::backend::BackendChoice;
 use runtime::pipeline::Deployment;
 use serde::Serialize;
 
-use crate::cli::{BankCommand, Cli, Command};
+use crate::cli::{BankCommand, Cli, Command, EvalCommand};
 use crate::printer::{Printer, init_log};
 use crate::settings::{
-    BankBuildSettings, Base, BenchSettings, ConfigFile, DatasetSettings, EvalSettings, ModelSettings, RunSettings,
+    BankBuildSettings, Base, BenchSettings, ConfigFile, DatasetSettings, EvalFilesSettings, EvalSettings,
+    ModelSettings, RunSettings,
 };
 use crate::shipped;
 use crate::signals::Signal;
@@ -70,10 +72,16 @@ pub fn run_program() -> anyhow::Result<Outcome> {
             let settings = RunSettings::resolve(&base, args)?;
             if show(settings.to_config())? { Ok(Outcome::Done) } else { run::run(&settings, printer) }
         }
-        Command::Eval(args) => {
-            let settings = EvalSettings::resolve(&base, args)?;
-            if show(settings.to_config())? { Ok(Outcome::Done) } else { eval::run(&settings, printer) }
-        }
+        Command::Eval(args) => match &args.command {
+            None => {
+                let settings = EvalSettings::resolve(&base, args)?;
+                if show(settings.to_config())? { Ok(Outcome::Done) } else { eval::run(&settings, printer) }
+            }
+            Some(EvalCommand::Files(args)) => {
+                let settings = EvalFilesSettings::resolve(&base, args)?;
+                if show(settings.to_config())? { Ok(Outcome::Done) } else { eval_files::run(&settings, printer) }
+            }
+        },
         Command::Bank(args) => match &args.command {
             BankCommand::Build(args) => {
                 let settings = BankBuildSettings::resolve(&base, args)?;
@@ -183,11 +191,11 @@ impl Drop for ImageProgress {
     }
 }
 
-/// Data sets that interface.md names and this version does not read, each with its verb.
-const LATER_DATASETS: [(&str, &str); 3] = [
-    ("cityscapes", "the data set Cityscapes is"),
-    ("kitti-step", "the data set KITTI-STEP is"),
-    ("bsds", "`hsg eval files`, which is for the data set BSDS, is"),
+/// Data sets that interface.md names and commands with a model do not read, each with the reason.
+const OTHER_DATASETS: [(&str, &str); 3] = [
+    ("cityscapes", "the data set Cityscapes is not in this version yet"),
+    ("kitti-step", "the data set KITTI-STEP is not in this version yet"),
+    ("bsds", "the data set BSDS has no classes; `hsg eval files` measures contour maps on it"),
 ];
 
 /// Opens the data set and checks that every image has its annotation.
@@ -198,10 +206,10 @@ fn open_dataset(settings: &DatasetSettings) -> anyhow::Result<Box<dyn datasets::
     let name = &settings.dataset;
     let kind = match name.parse::<DatasetKind>() {
         Ok(kind) => kind,
-        Err(error) => match LATER_DATASETS.iter().find(|(later, _)| later == name) {
-            Some((name, feature)) => {
+        Err(error) => match OTHER_DATASETS.iter().find(|(other, _)| other == name) {
+            Some((name, reason)) => {
                 let known = DatasetKind::ALL.map(DatasetKind::name).join(" and ");
-                bail!("--dataset {name}: {feature} not in this version yet; those that it reads are {known}")
+                bail!("--dataset {name}: {reason}; the data sets for models are {known}")
             }
             None => return Err(error.into()),
         },
