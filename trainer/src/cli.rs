@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::settings::EdgeScale;
+
 /// Learns label-free hierarchical segmentation (HSG) from street images and exports model folders.
 #[derive(Parser, Debug)]
 #[command(
     name = "hsg-train",
     version,
-    after_help = "Exit codes: 0 done, 2 could not run, 130 / 143 interrupted by Ctrl-C / SIGTERM (files whole)."
+    after_help = "Exit codes: 0 done, 1 some images could not be read and were left out, 2 could not run, 130 / 143 interrupted by Ctrl-C / SIGTERM (files whole)."
 )]
 pub struct Cli {
     /// What to do.
@@ -24,7 +26,12 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Over-segment the images of a data set (`train` does it by itself when no --edges is given)
-    #[command(after_help = "Example: hsg-train edges --dataset camvid --root data/camvid --split train --out edges")]
+    #[command(
+        after_help = "Examples:\n  hsg-train edges --dataset camvid --root data/camvid --split train --out edges\n  \
+                      hsg-train edges --dataset folder --root drives --split . --detector fast --preview --out edges\n  \
+                      hsg-train edges --import pmi_0.05 --out edges\n\nImages whose files are there already are kept; a \
+                      run that was interrupted or killed goes on with the same command."
+    )]
     Edges(EdgesArgs),
     /// Learn
     #[command(
@@ -77,12 +84,25 @@ pub struct EdgesArgs {
     /// Only these drives or sequences
     #[arg(long, value_delimiter = ',')]
     pub sequences: Vec<String>,
-    /// fast (the default)
+    /// pmi (as the paper; the default), fast (a whole data set in minutes) or gradient (one scale, no hierarchy)
     #[arg(long)]
     pub detector: Option<String>,
-    /// Fewer regions than this an image [default: 256]
+    /// Of pmi: accurate (as the paper; the default) or fast (a quarter of the time)
+    #[arg(long)]
+    pub level: Option<String>,
+    /// What strengths are compared with [default: image]
+    #[arg(long, value_enum)]
+    pub scale: Option<EdgeScale>,
+    /// Fewer regions than this an image [default: 1024]
     #[arg(long)]
     pub max_regions: Option<usize>,
+    /// Also write <name>.ucm.png: the strength of the contours, 16-bit grey, value / 65535
+    #[arg(long)]
+    pub ucm: bool,
+    /// Take region maps that exist (PNG, 8- or 16-bit grey) instead of making them; with --dataset, --root and --split
+    /// they are compared with the images
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["detector", "level", "scale", "max_regions", "ucm", "preview"])]
+    pub import: Option<PathBuf>,
     /// Also write <name>.preview.png: the image with region borders
     #[arg(long)]
     pub preview: bool,

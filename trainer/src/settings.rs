@@ -64,13 +64,79 @@ pub struct DataSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EdgeSettings {
-    /// `fast`.
+    /// `pmi`, `fast` or `gradient`.
     pub detector: String,
+    /// `accurate` or `fast`; of `pmi` alone.
+    #[serde(default = "accurate")]
+    pub level: String,
+    /// What strengths are compared with.
+    #[serde(default)]
+    pub scale: EdgeScale,
     /// Folder with edge segments that exist already; usually given by `--edges`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
-    /// Region limit of `fast`: the threshold rises until there are fewer regions than this.
+    /// The threshold rises until there are fewer regions than this.
     pub max_regions: usize,
+}
+
+/// What strengths are compared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EdgeScale {
+    /// Each image by itself, at half resolution, as HSG does it
+    #[default]
+    Image,
+    /// The strongest edge of the whole data set, at full resolution, as benchmarks do it
+    Dataset,
+}
+
+fn accurate() -> String {
+    "accurate".to_owned()
+}
+
+impl EdgeSettings {
+    /// What the paper learned street scenes from.
+    pub fn paper() -> Self {
+        let max_regions = oversegment::owt_ucm::PAPER_MAX_REGIONS;
+        Self { detector: "pmi".into(), level: accurate(), scale: EdgeScale::Image, folder: None, max_regions }
+    }
+
+    /// Checks names and ranges.
+    ///
+    /// # Errors
+    /// [`TrainError::Invalid`] naming the setting.
+    pub fn validate(&self) -> Result<()> {
+        let one_of = |what: &str, got: &str, known: &[&str]| {
+            if known.contains(&got) {
+                return Ok(());
+            }
+            Err(TrainError::Invalid {
+                what: what.into(),
+                expected: known.join(", "),
+                got: format!("`{got}`"),
+                remedy: format!("choose one of these with --{what}"),
+            })
+        };
+        one_of("detector", &self.detector, &["pmi", "fast", "gradient"])?;
+        one_of("level", &self.level, &["accurate", "fast"])?;
+        if self.detector == "gradient" && self.scale == EdgeScale::Dataset {
+            return Err(TrainError::Invalid {
+                what: "--scale dataset".into(),
+                expected: "a detector whose strengths compare: pmi or fast".into(),
+                got: "gradient".into(),
+                remedy: "choose another --detector".into(),
+            });
+        }
+        if !(2..=65535).contains(&self.max_regions) {
+            return Err(TrainError::Invalid {
+                what: "setting `edges.max_regions`".into(),
+                expected: "2 to 65535".into(),
+                got: self.max_regions.to_string(),
+                remedy: "change it in the settings file or with --max-regions".into(),
+            });
+        }
+        Ok(())
+    }
 }
 
 /// What a batch is made of.
@@ -283,8 +349,7 @@ impl TrainSettings {
         let decay = optimiser.weight_decay;
         check((0.0..1.0).contains(&decay), "optimiser.weight_decay", "0 to below 1", decay.to_string())?;
         check(self.run.checkpoint_every > 0, "run.checkpoint_every", "at least 1", "0".into())?;
-        check(self.edges.max_regions >= 2, "edges.max_regions", "at least 2", self.edges.max_regions.to_string())?;
-        check_detector(&self.edges.detector)?;
+        self.edges.validate()?;
         dataset_kind(&self.data.dataset)?;
         Ok(())
     }
@@ -355,26 +420,6 @@ pub fn dataset_kind(name: &str) -> Result<DatasetKind> {
             expected: "camvid or folder".into(),
             got: format!("`{other}`"),
             remedy: "other data sets come with later versions".into(),
-        }),
-    }
-}
-
-/// Checks the name of an edge detector.
-///
-/// # Errors
-/// [`TrainError::Missing`] for `pmi`, [`TrainError::Invalid`] for an unknown name.
-pub fn check_detector(name: &str) -> Result<()> {
-    match name {
-        "fast" => Ok(()),
-        "pmi" => Err(TrainError::Missing {
-            what: "the edge detector `pmi`".into(),
-            remedy: "use --detector fast, or give --edges a folder with region maps made elsewhere".into(),
-        }),
-        other => Err(TrainError::Invalid {
-            what: "edge detector".into(),
-            expected: "fast".into(),
-            got: format!("`{other}`"),
-            remedy: "use --detector fast".into(),
         }),
     }
 }

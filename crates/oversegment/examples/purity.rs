@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use oversegment::{FastSpec, fast, first_threshold, region_map, region_merging, watershed};
+use oversegment::{GradientRegions, gradient, first_threshold, region_map, region_merging, watershed};
 use segcore::image_io::{read_gray8, read_rgb};
 
 fn numbers(text: &str) -> Vec<f32> {
@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [images, annotations]: [PathBuf; 2] = folders.try_into().map_err(|_| "give IMAGES and ANNOTATIONS")?;
     let ignore: u8 = options.get("ignore").map_or(Ok(11), |v| v.parse())?;
     let every: usize = options.get("every").map_or(Ok(1), |v| v.parse())?;
-    let mut spec = FastSpec::default();
+    let mut spec = GradientRegions::default();
     if let Some(text) = options.get("sigmas") {
         spec.gradient.sigmas = numbers(text);
         spec.gradient.weights = vec![1.0; spec.gradient.sigmas.len()];
@@ -68,7 +68,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let frame = read_rgb(Path::new(&images.join(name)))?;
         let truth = read_gray8(Path::new(&annotations.join(name)))?;
         let start = Instant::now();
-        let strength = fast::strength_with(&frame.view(), &spec.gradient)?;
+        let strength = gradient::strength_with(&frame.view(), &spec.gradient)?;
         let after_edges = Instant::now();
         let basins = watershed(&strength);
         let after_watershed = Instant::now();

@@ -1,6 +1,6 @@
 //! Label-free over-segmentation: one image in, a map of small, class-pure regions out.
 //!
-//! The way of an image: [`fast::strength`] (how much the colour changes, per pixel) → [`watershed::watershed`]
+//! The way of an image: [`gradient::strength`] (how much the colour changes, per pixel) → [`watershed::watershed`]
 //! (one basin per regional minimum of the strength) → [`merge::region_merging`] (neighbouring basins merged in the
 //! order of the mean strength of their common boundary: a merge tree) → [`regions::regions`] (the tree cut at the
 //! first threshold that leaves few enough regions).
@@ -12,17 +12,21 @@
 //! and keeps the rest. Everything here is single-threaded and deterministic: the same pixels give the same regions on
 //! every machine and thread count. To use several cores, work on several images at once.
 
-pub mod fast;
+pub mod detector;
+pub mod gradient;
 pub mod merge;
 pub mod owt_ucm;
 pub mod pmi;
 pub mod regions;
 mod resample;
+mod strength;
 pub mod watershed;
 
-pub use fast::{GradientSpec, StrengthMap};
+pub use detector::{Detector, Segmentation};
+pub use gradient::GradientSpec;
 pub use merge::{Merge, MergeTree, region_merging};
-pub use regions::{FastSpec, RegionMap, first_threshold, region_map, regions};
+pub use regions::{GradientRegions, RegionMap, first_threshold, gradient_regions, region_map};
+pub use strength::StrengthMap;
 pub use watershed::{Basins, watershed};
 
 use segcore::image::{ImageError, PixelFormat};

@@ -97,7 +97,7 @@ fn boundaries(num_basins: usize, mut elements: Vec<(u64, f32)>) -> Vec<Vec<(u32,
 /// Regions of fewer than `min_area` pixels come first: as long as there is one, the pair of least energy that contains
 /// one is merged, and these merges have energy 0 in the tree (no threshold undoes them). 0 or 1 switches this off.
 /// Without it, the mean strength leaves hundreds of specks of strong texture at thresholds where large regions are long
-/// merged; [`crate::FastSpec::min_area_share`] has the figures.
+/// merged; [`crate::GradientRegions::min_area_share`] has the figures.
 ///
 /// Ties: the pair with the lowest ids first. A merged region has the larger id of the two it was made of.
 ///

@@ -2,11 +2,11 @@
 
 use segcore::image::{ImageSize, ImageView};
 
-use crate::{Basins, GradientSpec, MergeTree, OversegmentError, fast, region_merging, watershed};
+use crate::{Basins, GradientSpec, MergeTree, OversegmentError, gradient, region_merging, watershed};
 
-/// Settings of [`regions`].
+/// Settings of [`gradient_regions`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct FastSpec {
+pub struct GradientRegions {
     /// First threshold on the mean boundary strength (0 to 1).
     pub start: f64,
     /// Added to the threshold while there are too many regions; > 0.
@@ -24,13 +24,13 @@ pub struct FastSpec {
     pub gradient: GradientSpec,
 }
 
-impl Default for FastSpec {
+impl Default for GradientRegions {
     fn default() -> Self {
         Self { start: 0.05, step: 0.01, max_regions: 256, min_area_share: 0.001, gradient: GradientSpec::default() }
     }
 }
 
-impl FastSpec {
+impl GradientRegions {
     fn check(&self) -> Result<(), OversegmentError> {
         let setting = |name, got: String, expected| Err(OversegmentError::Setting { name, got, expected });
         if !(0.0..=1.0).contains(&self.start) {
@@ -39,13 +39,7 @@ impl FastSpec {
         if !(self.step > 0.0 && self.step <= 1.0) {
             return setting("step", self.step.to_string(), "a strength above 0 and at most 1");
         }
-        if !(2..=65535).contains(&self.max_regions) {
-            return setting(
-                "max_regions",
-                self.max_regions.to_string(),
-                "2 to 65535 (65535 means `no region` in files)",
-            );
-        }
+        check_max_regions(self.max_regions)?;
         if !(0.0..=0.1).contains(&self.min_area_share) {
             return setting("min_area_share", self.min_area_share.to_string(), "a share from 0 to 0.1");
         }
@@ -56,6 +50,17 @@ impl FastSpec {
     pub fn min_area(&self, num_pixels: usize) -> usize {
         (self.min_area_share * num_pixels as f64).round() as usize
     }
+}
+
+pub(crate) fn check_max_regions(max_regions: usize) -> Result<(), OversegmentError> {
+    if (2..=65535).contains(&max_regions) {
+        return Ok(());
+    }
+    Err(OversegmentError::Setting {
+        name: "max_regions",
+        got: max_regions.to_string(),
+        expected: "2 to 65535 (65535 means `no region` in files)",
+    })
 }
 
 /// Which region every pixel belongs to. Every pixel has one, and every region is 8-connected.
@@ -69,14 +74,27 @@ pub struct RegionMap {
     pub num_regions: usize,
 }
 
+impl RegionMap {
+    /// The map for an image of up to twice the size, every pixel twice each way.
+    ///
+    /// # Panics
+    /// If a side of `size` is more than twice as long.
+    #[must_use]
+    pub fn enlarged(&self, size: ImageSize) -> Self {
+        let pixels = (0..size.height).flat_map(|row| (0..size.width).map(move |column| (row / 2, column / 2)));
+        let labels = pixels.map(|(row, column)| self.labels[row * self.size.width + column]).collect();
+        Self { size, labels, num_regions: self.num_regions }
+    }
+}
+
 /// Over-segments `image`: gradient, watershed, merging by mean boundary strength until fewer than
 /// `spec.max_regions` are left at one of the thresholds `start`, `start + step`, `start + 2·step`, ….
 ///
 /// # Errors
 /// When the image has no pixels, too few bytes or an unknown pixel format, or a setting is out of range.
-pub fn regions(image: &ImageView<'_>, spec: &FastSpec) -> Result<RegionMap, OversegmentError> {
+pub fn gradient_regions(image: &ImageView<'_>, spec: &GradientRegions) -> Result<RegionMap, OversegmentError> {
     spec.check()?;
-    let strength = fast::strength_with(image, &spec.gradient)?;
+    let strength = gradient::strength_with(image, &spec.gradient)?;
     let basins = watershed(&strength);
     let tree = region_merging(&strength, &basins, spec.min_area(basins.labels.len()));
     let threshold = first_threshold(&tree, spec.start, spec.step, spec.max_regions);

@@ -3,7 +3,7 @@
 //! so none are copied into the project.
 
 use oversegment::owt_ucm::{
-    DoubledGrid, LineArc, LineArcs, LineMap, OrientedEdges, owt_ucm, trace, watershed_with_lines,
+    DoubledGrid, LineArc, LineArcs, LineMap, OrientedEdges, PAPER_MAX_REGIONS, owt_ucm, trace, watershed_with_lines,
 };
 use segcore::image_io::read_gray16;
 use std::path::PathBuf;
@@ -150,7 +150,7 @@ fn golden_paper_regions() {
         let Some(edges) = oriented_edges(image) else { continue };
         let Some(path) = golden_file(&format!("{image}/hsg_mask_0.05.png")) else { continue };
         let mask = read_gray16(path).unwrap();
-        let regions = owt_ucm(&edges).sigmoid().paper_regions();
+        let regions = owt_ucm(&edges).sigmoid().paper_regions(PAPER_MAX_REGIONS).unwrap();
         assert_eq!((mask.size.width, mask.size.height), (2 * regions.size.width, 2 * regions.size.height));
         let mut id_of_region = vec![0; regions.num_regions];
         for (at, &id) in mask.pixels.iter().enumerate() {

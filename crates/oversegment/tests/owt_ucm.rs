@@ -1,7 +1,7 @@
 //! OWT-UCM on made edges: what must hold whatever the numbers, and the smallest and flattest inputs.
 
 use oversegment::owt_ucm::{
-    DoubledGrid, LineMap, NUM_ORIENTATIONS, OrientedEdges, owt_ucm, trace, watershed_with_lines,
+    DoubledGrid, LineMap, NUM_ORIENTATIONS, OrientedEdges, PAPER_MAX_REGIONS, owt_ucm, trace, watershed_with_lines,
 };
 use oversegment::{OversegmentError, StrengthMap};
 use proptest::prelude::*;
@@ -136,7 +136,7 @@ proptest! {
         prop_assert!(map.iter().all(|value| value.is_finite() && *value >= 0.0));
         let expected = regions_of_map(&map, rows, columns, threshold as f32);
         prop_assert_eq!(ucm.regions(f64::from(threshold as f32)).unwrap().num_regions, expected);
-        let regions = ucm.sigmoid().paper_regions();
+        let regions = ucm.sigmoid().paper_regions(PAPER_MAX_REGIONS).unwrap();
         let highest = regions.labels.iter().map(|&label| usize::from(label)).max();
         prop_assert_eq!(highest.map(|label| label + 1), Some(regions.num_regions));
     }
@@ -149,7 +149,7 @@ fn a_wall_parts_two_regions_with_its_strength() {
     assert!((ucm.tree().merges()[0].energy - 0.5).abs() < 1e-12);
     assert_eq!(ucm.regions(0.49).unwrap().num_regions, 2);
     assert_eq!(ucm.regions(0.5).unwrap().num_regions, 1);
-    assert_eq!(ucm.sigmoid().paper_regions().num_regions, 2);
+    assert_eq!(ucm.sigmoid().paper_regions(PAPER_MAX_REGIONS).unwrap().num_regions, 2);
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn the_smallest_and_flattest_inputs_are_one_region() {
         for strength in [0.0, 1.0] {
             let ucm = owt_ucm(&isotropic(height, width, |_, _| strength));
             assert_eq!(ucm.regions(0.0).unwrap().num_regions, 1, "{height}×{width}");
-            assert_eq!(ucm.sigmoid().paper_regions().num_regions, 1, "{height}×{width}");
+            assert_eq!(ucm.sigmoid().paper_regions(PAPER_MAX_REGIONS).unwrap().num_regions, 1, "{height}×{width}");
             assert!(ucm.image_size_map().iter().all(|&value| value == 0.0));
             assert_eq!(ucm.image_size_map().len(), height * width);
         }

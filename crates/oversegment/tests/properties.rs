@@ -1,7 +1,7 @@
 //! The watershed and the merging against slow, obvious versions of themselves.
 
 use oversegment::{
-    Basins, FastSpec, GradientSpec, StrengthMap, fast, first_threshold, region_map, region_merging, regions, watershed,
+    Basins, GradientRegions, GradientSpec, StrengthMap, gradient, first_threshold, region_map, gradient_regions, region_merging, watershed,
 };
 use proptest::prelude::*;
 use segcore::image::{ImageSize, ImageView, PixelFormat};
@@ -274,9 +274,9 @@ proptest! {
         min_area_share in 0.0f64..0.1,
     ) {
         let view = ImageView::new(size, PixelFormat::Rgb8, size.width * 3, &pixels).expect("valid");
-        let spec = FastSpec { max_regions, min_area_share, ..FastSpec::default() };
-        let found = regions(&view, &spec).expect("valid");
-        prop_assert_eq!(&found, &regions(&view, &spec).expect("valid"));
+        let spec = GradientRegions { max_regions, min_area_share, ..GradientRegions::default() };
+        let found = gradient_regions(&view, &spec).expect("valid");
+        prop_assert_eq!(&found, &gradient_regions(&view, &spec).expect("valid"));
         prop_assert!(found.num_regions < max_regions);
         let mut next = 0;
         for &label in &found.labels {
@@ -315,7 +315,7 @@ fn a_picture_of_four_colours_has_four_regions() {
     let quadrant = |x: usize, y: usize| usize::from(x >= 31) + 2 * usize::from(y >= 17);
     let pixels = picture(60, 40, |x, y| colours[quadrant(x, y)]);
     let view = ImageView::new(ImageSize { width: 60, height: 40 }, PixelFormat::Rgb8, 180, &pixels).expect("valid");
-    let found = regions(&view, &FastSpec::default()).expect("valid");
+    let found = gradient_regions(&view, &GradientRegions::default()).expect("valid");
     assert_eq!(found.num_regions, 4);
     let wrong = (0..40)
         .flat_map(|y| (0..60).map(move |x| (x, y)))
@@ -329,13 +329,13 @@ fn a_picture_of_four_colours_has_four_regions() {
 fn strength_is_zero_on_one_colour_and_at_most_one() {
     let flat = picture(20, 10, |_, _| [90, 120, 30]);
     let view = ImageView::new(ImageSize { width: 20, height: 10 }, PixelFormat::Rgb8, 60, &flat).expect("valid");
-    let strength = fast::strength(&view).expect("valid");
+    let strength = gradient::strength(&view).expect("valid");
     assert!(strength.values().iter().all(|v| *v == 0.0));
-    assert_eq!(regions(&view, &FastSpec::default()).expect("valid").num_regions, 1);
+    assert_eq!(gradient_regions(&view, &GradientRegions::default()).expect("valid").num_regions, 1);
 
     let step = picture(20, 10, |x, _| if x < 10 { [0; 3] } else { [255; 3] });
     let view = ImageView::new(ImageSize { width: 20, height: 10 }, PixelFormat::Rgb8, 60, &step).expect("valid");
-    let strength = fast::strength(&view).expect("valid");
+    let strength = gradient::strength(&view).expect("valid");
     let row = &strength.values()[60..80];
     assert!(row[9] > 0.99 && row[10] > 0.99 && row[0] < 1e-3 && row[19] < 1e-3, "{row:?}");
     assert!(strength.values().iter().all(|v| (0.0..=1.0).contains(v)));
@@ -351,8 +351,8 @@ fn a_grey_image_equals_its_rgb_copy_and_padding_is_not_read() {
     }
     let rgb: Vec<u8> = grey.iter().flat_map(|&v| [v; 3]).collect();
     let size = ImageSize { width: 15, height: 11 };
-    let gray8 = fast::strength(&ImageView::new(size, PixelFormat::Gray8, 20, &padded).expect("valid")).expect("valid");
-    let rgb8 = fast::strength(&ImageView::new(size, PixelFormat::Rgb8, 45, &rgb).expect("valid")).expect("valid");
+    let gray8 = gradient::strength(&ImageView::new(size, PixelFormat::Gray8, 20, &padded).expect("valid")).expect("valid");
+    let rgb8 = gradient::strength(&ImageView::new(size, PixelFormat::Rgb8, 45, &rgb).expect("valid")).expect("valid");
     for (a, b) in gray8.values().iter().zip(rgb8.values()) {
         assert!((a - b).abs() < 1e-3, "{a} {b}");
     }
@@ -367,21 +367,21 @@ fn bad_input_is_refused_with_a_reason() {
     assert!(message(StrengthMap::new(1, 2, vec![0.0, -1.0])).contains("-1"));
     let size = ImageSize { width: 4, height: 4 };
     let short = ImageView { size, format: PixelFormat::Rgb8, stride_bytes: 12, pixels: &[0; 11] };
-    assert!(fast::strength(&short).is_err());
+    assert!(gradient::strength(&short).is_err());
     let pixels = [0; 48];
     let view = ImageView::new(size, PixelFormat::Rgb8, 12, &pixels).expect("valid");
     for (spec, name) in [
-        (FastSpec { max_regions: 1, ..FastSpec::default() }, "max_regions"),
-        (FastSpec { max_regions: 65536, ..FastSpec::default() }, "max_regions"),
-        (FastSpec { step: 0.0, ..FastSpec::default() }, "step"),
-        (FastSpec { start: f64::NAN, ..FastSpec::default() }, "start"),
-        (FastSpec { min_area_share: 2.0, ..FastSpec::default() }, "min_area_share"),
-        (FastSpec { gradient: GradientSpec { sigmas: vec![], weights: vec![] }, ..FastSpec::default() }, "weights"),
+        (GradientRegions { max_regions: 1, ..GradientRegions::default() }, "max_regions"),
+        (GradientRegions { max_regions: 65536, ..GradientRegions::default() }, "max_regions"),
+        (GradientRegions { step: 0.0, ..GradientRegions::default() }, "step"),
+        (GradientRegions { start: f64::NAN, ..GradientRegions::default() }, "start"),
+        (GradientRegions { min_area_share: 2.0, ..GradientRegions::default() }, "min_area_share"),
+        (GradientRegions { gradient: GradientSpec { sigmas: vec![], weights: vec![] }, ..GradientRegions::default() }, "weights"),
         (
-            FastSpec { gradient: GradientSpec { sigmas: vec![0.0], weights: vec![1.0] }, ..FastSpec::default() },
+            GradientRegions { gradient: GradientSpec { sigmas: vec![0.0], weights: vec![1.0] }, ..GradientRegions::default() },
             "sigmas",
         ),
     ] {
-        assert!(regions(&view, &spec).expect_err(name).to_string().contains(name));
+        assert!(gradient_regions(&view, &spec).expect_err(name).to_string().contains(name));
     }
 }

@@ -1,35 +1,38 @@
 //! `hsg-train edges`: over-segmentation to files.
 
+use std::path::Path;
+
 use serde_json::json;
 
-use super::{Exit, listen, needed, print_json, show, start_pool};
+use super::{Exit, listen, needed, print_json, resolve_threads, show, start_pool};
 use crate::cli::{Common, EdgesArgs};
-use crate::edges::make_edges;
+use crate::edges::{EdgesDone, Extras, import_edges, make_edges};
 use crate::error::Result;
 use crate::progress::say;
-use crate::settings::{TrainSettings, check_detector, dataset_kind};
+use crate::settings::{DataSettings, EdgeSettings, TrainSettings, dataset_kind};
 
 /// Runs it.
 ///
 /// # Errors
-/// As [`make_edges`].
+/// As [`make_edges`] and [`import_edges`].
 pub fn run(args: &EdgesArgs, common: &Common) -> Result<Exit> {
-    // Typed options lie over a settings file, which lies over the defaults of the preset; of both, the sections
-    // [data] and [edges] alone are read.
+    // Typed options lie over a settings file, of which the sections [data] and [edges] alone are read.
     let mut settings = match &common.config {
         Some(path) => TrainSettings::read(path)?,
-        None => TrainSettings::preset("camvid-cpu")?,
+        None => TrainSettings { edges: EdgeSettings::paper(), ..TrainSettings::preset("camvid-cpu")? },
     };
     let is_given = common.config.is_some();
+    let has_data = is_given || args.dataset.is_some();
     let (data, edges) = (&mut settings.data, &mut settings.edges);
+    let is_needed = !is_given && (args.import.is_none() || args.dataset.is_some() || args.root.is_some());
     match &args.dataset {
         Some(dataset) => data.dataset.clone_from(dataset),
-        None if !is_given => return Err(needed("--dataset", "camvid or folder")),
+        None if is_needed => return Err(needed("--dataset", "camvid or folder")),
         None => {}
     }
     match &args.split {
         Some(split) => data.split.clone_from(split),
-        None if !is_given => return Err(needed("--split", "a part of the data set, for example train")),
+        None if is_needed => return Err(needed("--split", "a part of the data set, for example train")),
         None => {}
     }
     if args.root.is_some() {
@@ -38,33 +41,61 @@ pub fn run(args: &EdgesArgs, common: &Common) -> Result<Exit> {
     if !args.sequences.is_empty() {
         data.sequences.clone_from(&args.sequences);
     }
-    if let Some(detector) = &args.detector {
-        edges.detector.clone_from(detector);
+    for (typed, setting) in [(&args.detector, &mut edges.detector), (&args.level, &mut edges.level)] {
+        if let Some(typed) = typed {
+            setting.clone_from(typed);
+        }
     }
-    if let Some(max_regions) = args.max_regions {
-        edges.max_regions = max_regions;
-    }
-    check_detector(&edges.detector)?;
+    edges.scale = args.scale.unwrap_or(edges.scale);
+    edges.max_regions = args.max_regions.unwrap_or(edges.max_regions);
+    edges.validate()?;
     if common.show_settings {
         return show(&settings, common);
     }
-    let root = settings.data.root.as_deref().ok_or_else(|| needed("--root", "the folder of the data set"))?;
     let out = args.out.as_deref().ok_or_else(|| needed("--out", "a folder for the region maps"))?;
-    start_pool(common.threads.unwrap_or(0));
-    let data = &settings.data;
-    let dataset = datasets::open(dataset_kind(&data.dataset)?, root, &data.split, &data.sequences)?;
-    let signals = listen()?;
+    let threads = resolve_threads(common.threads.unwrap_or(0));
+    start_pool(threads);
     let quiet = common.quiet || common.json;
     let started = std::time::Instant::now();
-    let done = make_edges(dataset.as_ref(), &settings.edges, out, args.preview, quiet, signals.stop())?;
-    let seconds = started.elapsed().as_secs_f64();
+    let signals = listen()?;
+    let done = match &args.import {
+        Some(source) => {
+            let dataset = if has_data { Some(open(&settings.data)?) } else { None };
+            import_edges(source, out, dataset.as_deref())?
+        }
+        None => {
+            let dataset = open(&settings.data)?;
+            let extras = Extras { preview: args.preview, ucm: args.ucm };
+            make_edges(dataset.as_ref(), &settings.edges, out, extras, threads, quiet, signals.stop())?
+        }
+    };
+    report(&done, out, started.elapsed().as_secs_f64(), common)?;
+    Ok(match (done.interrupted, done.skipped.is_empty()) {
+        (true, _) => Exit::Interrupted(signals.received()),
+        (false, false) => Exit::Skipped,
+        (false, true) => Exit::Done,
+    })
+}
+
+fn open(data: &DataSettings) -> Result<Box<dyn datasets::Dataset>> {
+    let root = data.root.as_deref().ok_or_else(|| needed("--root", "the folder of the data set"))?;
+    Ok(datasets::open(dataset_kind(&data.dataset)?, root, &data.split, &data.sequences)?)
+}
+
+fn report(done: &EdgesDone, out: &Path, seconds: f64, common: &Common) -> Result<()> {
     if common.json {
         print_json(&json!({
-            "out": out, "made": done.made, "present": done.present, "interrupted": done.interrupted, "seconds": seconds,
+            "out": out, "made": done.made, "present": done.present, "skipped": done.skipped,
+            "interrupted": done.interrupted, "seconds": seconds,
         }))?;
-    } else if !quiet {
+    } else if !common.quiet {
+        let skipped = match done.skipped.len() {
+            0 => String::new(),
+            number => format!(", {number} could not be read (named above)"),
+        };
         let left = if done.interrupted { "; interrupted, the same command goes on" } else { "" };
-        say(&format!("{}: {} made, {} were there, {seconds:.1} s{left}", out.display(), done.made, done.present));
+        let (made, present) = (done.made, done.present);
+        say(&format!("{}: {made} made, {present} were there{skipped}, {seconds:.1} s{left}", out.display()));
     }
-    Ok(if done.interrupted { Exit::Interrupted(signals.received()) } else { Exit::Done })
+    Ok(())
 }

@@ -17,6 +17,8 @@ use crate::signals::{Signal, Signals};
 pub enum Exit {
     /// Everything was done.
     Done,
+    /// Done, but some inputs could not be read and were left out.
+    Skipped,
     /// By Ctrl-C or SIGTERM; files are whole.
     Interrupted(Signal),
 }

@@ -11,7 +11,7 @@ use tch::Device;
 use super::{Exit, listen, needed, print_json, print_text, resolve_threads, show, start_pool};
 use crate::checkpoint::{self, Rescheduled, State};
 use crate::cli::{Common, TrainArgs};
-use crate::edges::{cached_edges_folder, make_edges};
+use crate::edges::{Extras, cached_edges_folder, make_edges};
 use crate::error::{Result, TrainError};
 use crate::loader::Samples;
 use crate::profile::Stage;
@@ -127,9 +127,18 @@ fn open_samples(settings: &mut TrainSettings, quiet: bool, interrupt: &AtomicBoo
         Some(folder) => folder.clone(),
         None => {
             let folder = cached_edges_folder(dataset.as_ref(), &settings.edges)?;
-            let done = make_edges(dataset.as_ref(), &settings.edges, &folder, false, quiet, interrupt)?;
+            let (edges, threads) = (&settings.edges, resolve_threads(settings.run.threads));
+            let done = make_edges(dataset.as_ref(), edges, &folder, Extras::default(), threads, quiet, interrupt)?;
             if done.interrupted {
                 return Ok(None);
+            }
+            if let Some(first) = done.skipped.first() {
+                return Err(TrainError::Invalid {
+                    what: format!("images of {}", root.display()),
+                    expected: "all of them to be readable".into(),
+                    got: format!("{} that are not; first: {first}", done.skipped.len()),
+                    remedy: "mend them or take them out of the data set".into(),
+                });
             }
             folder
         }

@@ -1,6 +1,7 @@
 //! Oriented edge strengths, the input of the transform, and what the arcs make of them.
 
 use super::LineArcs;
+use crate::resample::resize_bicubic;
 use crate::{OversegmentError, StrengthMap};
 
 /// Number of orientations.
@@ -50,6 +51,52 @@ impl OrientedEdges {
     /// Columns.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// The strengths, `[height, width, 8]` row-major.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The largest of all strengths.
+    pub fn largest(&self) -> f32 {
+        self.values.iter().copied().fold(0.0, f32::max)
+    }
+
+    /// All strengths divided by `reference`, for example the largest of a data set; unchanged if that is not above 0.
+    #[must_use]
+    pub fn divided_by(mut self, reference: f32) -> Self {
+        if reference > 0.0 && reference.is_finite() {
+            self.values.iter_mut().for_each(|value| *value /= reference);
+        }
+        self
+    }
+
+    /// The smallest of all strengths becomes 0 and the largest 1; equal strengths become 0.
+    #[must_use]
+    pub fn scaled_to_unit(mut self) -> Self {
+        let least = self.values.iter().copied().fold(f32::INFINITY, f32::min);
+        let range = self.largest() - least;
+        let scale = |value: f32| if range > 0.0 { (value - least) / range } else { 0.0 };
+        self.values.iter_mut().for_each(|value| *value = scale(*value));
+        self
+    }
+
+    /// The strengths at 2^`doublings` times the size, bicubically, cut to `height` × `width` pixels: the way back to an
+    /// image whose sides were halved and rounded up so often. What overshoots below 0 is 0.
+    ///
+    /// # Errors
+    /// When the enlarged map is smaller than that, or a side is 0.
+    pub fn enlarged(&self, height: usize, width: usize, doublings: u32) -> Result<Self, OversegmentError> {
+        let factor = 1 << doublings;
+        let fits = |side: usize, small: usize| side > 0 && side.div_ceil(factor) <= small;
+        if !fits(height, self.height) || !fits(width, self.width) {
+            return Err(OversegmentError::EmptyMap { height, width });
+        }
+        let size = (self.height, self.width);
+        let mut values = resize_bicubic(&self.values, size, NUM_ORIENTATIONS, (height, width), factor as f64);
+        values.iter_mut().for_each(|value| *value = value.max(0.0));
+        Ok(Self { height, width, values })
     }
 
     /// The largest strength of each pixel.

@@ -19,7 +19,7 @@ mod watershed;
 pub use arcs::{LineArc, LineArcs, trace};
 pub use doubled_grid::DoubledGrid;
 pub use edges::{NUM_ORIENTATIONS, OrientedEdges};
-pub use ucm::Ucm;
+pub use ucm::{PAPER_MAX_REGIONS, Ucm};
 pub use watershed::{LineMap, watershed_with_lines};
 
 /// The ultrametric contour map of `edges`, with mean boundary strengths as saliencies ([`Ucm::sigmoid`] scales them).

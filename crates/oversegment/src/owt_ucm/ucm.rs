@@ -2,13 +2,15 @@
 
 use super::doubled_grid::components;
 use crate::watershed::UNLABELLED;
+use crate::regions::check_max_regions;
 use crate::{Basins, MergeTree, OversegmentError, RegionMap, region_map};
 use segcore::image::ImageSize;
 
-/// First threshold of [`Ucm::paper_regions`], what is added to it, and what the number of regions must stay below.
+/// First threshold of [`Ucm::paper_regions`], and what is added to it.
 const PAPER_START: f64 = 0.05;
 const PAPER_STEP: f64 = 0.01;
-const PAPER_MAX_REGIONS: usize = 1024;
+/// What the paper's number of regions stays below.
+pub const PAPER_MAX_REGIONS: usize = 1024;
 
 /// Leaves and the order in which they merge. Leaf (r, c) lies half a pixel to the right and below of pixel (r, c).
 #[derive(Clone, Debug, PartialEq)]
@@ -97,12 +99,17 @@ impl Ucm {
         rows.flat_map(|row| row.iter().skip(2).step_by(2).copied()).collect()
     }
 
-    /// The regions of the paper's files: the map per pixel cut at 0.05, 0.06, … until fewer than 1024 regions are left.
+    /// The regions of the paper's files: the map per pixel cut at 0.05, 0.06, … until fewer than `max_regions` regions
+    /// are left (2 to 65535; the paper's is [`PAPER_MAX_REGIONS`]).
     /// Call it on the [`Ucm::sigmoid`] of PMI edges; saliencies above 1 count as 1.
     ///
     /// Regions are the 8-connected components of pixels of saliency ≤ the threshold; a contour pixel belongs to the
     /// region with the highest number (counted column by column) in the 3×3 pixels around it.
-    pub fn paper_regions(&self) -> RegionMap {
+    ///
+    /// # Errors
+    /// When `max_regions` is out of range.
+    pub fn paper_regions(&self, max_regions: usize) -> Result<RegionMap, OversegmentError> {
+        check_max_regions(max_regions)?;
         let (height, width) = (self.leaves.height, self.leaves.width);
         let map = self.image_size_map();
         let mut steps = 0;
@@ -111,18 +118,18 @@ impl Ucm {
             let is_last = threshold >= 1.0;
             let is_open = |row: usize, column: usize| is_last || f64::from(map[row * width + column]) <= threshold;
             let (labels, number) = components(height, width, is_open);
-            if is_last || number < PAPER_MAX_REGIONS {
+            if is_last || number < max_regions {
                 break (labels, number);
             }
             steps += 1;
         };
         let labels = absorb_contours(height, width, labels);
-        // Fewer than 1024, so 16 bits hold them.
-        RegionMap {
+        // Fewer than 65535, so 16 bits hold them.
+        Ok(RegionMap {
             size: ImageSize { width, height },
             labels: dense_in_row_major_order(&labels, num_regions),
             num_regions,
-        }
+        })
     }
 }
 

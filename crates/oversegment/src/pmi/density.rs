@@ -141,22 +141,29 @@ impl<const D: usize> Kernel for SumOfKernels<'_, D> {
     fn run<const FMA: bool>(self) -> f32 {
         const LANES: usize = 8;
         let columns: [&[f32]; D] = std::array::from_fn(|d| &self.kernels[d][self.range.clone()]);
-        let product = |at: usize| {
-            let mut product = 1.0;
-            for d in 0..D {
-                let distance = (columns[d][at] - self.query[d]) * self.per_bandwidth;
-                product *= (1.0 - distance * distance).max(0.0);
-            }
-            product
-        };
-        let number = self.range.len();
+        let blocks: [&[[f32; LANES]]; D] = std::array::from_fn(|d| columns[d].as_chunks().0);
         let mut sums = [0.0f32; LANES];
-        for block in 0..number / LANES {
-            for (lane, sum) in sums.iter_mut().enumerate() {
-                *sum += product(block * LANES + lane);
+        for block in 0..blocks[0].len() {
+            let mut products = [1.0f32; LANES];
+            for d in 0..D {
+                let centres = &blocks[d][block];
+                for lane in 0..LANES {
+                    let distance = (centres[lane] - self.query[d]) * self.per_bandwidth;
+                    products[lane] *= (1.0 - distance * distance).max(0.0);
+                }
+            }
+            for lane in 0..LANES {
+                sums[lane] += products[lane];
             }
         }
-        let rest: f32 = (number / LANES * LANES..number).map(product).sum();
-        sums.iter().sum::<f32>() + rest
+        let rest = blocks[0].len() * LANES..columns[0].len();
+        let rest = rest.map(|at| {
+            let share = |d: usize| {
+                let distance = (columns[d][at] - self.query[d]) * self.per_bandwidth;
+                (1.0 - distance * distance).max(0.0)
+            };
+            (0..D).map(share).product::<f32>()
+        });
+        sums.iter().sum::<f32>() + rest.sum::<f32>()
     }
 }

@@ -66,28 +66,28 @@ pub fn oriented_energy(spectrum: &Spectrum) -> Vec<f32> {
             let rows = (0..height).into_par_iter().map(|row| vectors.row(block, row));
             let widest = |a: [Lanes; 2], b: [Lanes; 2]| {
                 [
-                    std::array::from_fn(|i| a[0][i].min(b[0][i])),
-                    std::array::from_fn(|i| a[1][i].max(b[1][i])),
+                    Lanes(std::array::from_fn(|i| a[0][i].min(b[0][i]))),
+                    Lanes(std::array::from_fn(|i| a[1][i].max(b[1][i]))),
                 ]
             };
-            let none = || [[f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]];
+            let none = || [Lanes([f32::INFINITY; LANES]), Lanes([f32::NEG_INFINITY; LANES])];
             let [least, most] = rows
                 .map(|row| row.iter().fold(none(), |range, &lanes| widest(range, [lanes, lanes])))
                 .reduce(none, widest);
-            std::array::from_fn(|lane| {
+            Lanes(std::array::from_fn(|lane| {
                 let range = most[lane] - least[lane];
                 match spectrum.eigenvalues().get(q * LANES + lane) {
                     // The first is constant, and what is constant has no edges.
                     Some(&value) if q + lane > 0 && range > 0.0 && value > 0.0 => (1.0 / value.sqrt()) as f32 / range,
                     _ => 0.0,
                 }
-            })
+            }))
         })
         .collect();
     let mut energy = vec![0.0f32; height * width * NUM_ORIENTATIONS];
     energy.par_chunks_mut(width * NUM_ORIENTATIONS).enumerate().for_each(|(row, out)| {
         let framed = width + 2 * REACH;
-        let (mut smooth, mut slope) = (vec![[0.0; LANES]; framed], vec![[0.0; LANES]; framed]);
+        let (mut smooth, mut slope) = (vec![Lanes::ZERO; framed], vec![Lanes::ZERO; framed]);
         for (block, scale) in vectors.blocks.iter().zip(&scales) {
             let rows: [&[Lanes]; NUM_TAPS] = std::array::from_fn(|tap| {
                 vectors.row(block, mirrored((row + tap) as isize - REACH as isize, height))
@@ -118,7 +118,7 @@ impl Kernel for AddRow<'_> {
         let Self { rows, filters, scale, smooth, slope, out } = self;
         let width = out.len();
         for column in 0..width {
-            let (mut s, mut d) = ([0.0f32; LANES], [0.0f32; LANES]);
+            let (mut s, mut d) = (Lanes::ZERO, Lanes::ZERO);
             for tap in 0..NUM_TAPS {
                 let value = &rows[tap][column];
                 for lane in 0..LANES {
@@ -137,7 +137,7 @@ impl Kernel for AddRow<'_> {
             }
         }
         for (column, out) in out.iter_mut().enumerate() {
-            let (mut x, mut y) = ([0.0f32; LANES], [0.0f32; LANES]);
+            let (mut x, mut y) = (Lanes::ZERO, Lanes::ZERO);
             for tap in 0..NUM_TAPS {
                 let (smooth, slope) = (&smooth[column + tap], &slope[column + tap]);
                 for lane in 0..LANES {
@@ -151,9 +151,9 @@ impl Kernel for AddRow<'_> {
             }
             for (out, [along_columns, along_rows]) in out.iter_mut().zip(filters.weights) {
                 let mut partial = [0.0f32; 8];
-                for half in 0..2 {
+                for register in 0..LANES / 8 {
                     for lane in 0..8 {
-                        let at = half * 8 + lane;
+                        let at = register * 8 + lane;
                         partial[lane] += (along_columns * x[at] + along_rows * y[at]).abs();
                     }
                 }

@@ -21,8 +21,8 @@ pub(super) const NUM_WALKERS: usize = 16;
 struct Node {
     /// Goes right if the feature is at least this; the value of a leaf.
     threshold: f32,
-    /// Index of the left child · 8 + feature; the right child follows the left one. A leaf has itself as left child and
-    /// [`LEAF`] as feature.
+    /// Index of the left child · 128 + feature · 16; the right child follows the left one. A leaf has itself as left
+    /// child and [`LEAF`] as feature.
     link: u32,
 }
 
@@ -37,20 +37,43 @@ pub struct Forest {
 
 /// Pairs laid out for [`Forest::add_means`]: feature by feature, with a last row of -∞ for leaves.
 #[derive(Clone, Debug)]
-pub(super) struct Walkers(pub(super) [[f32; NUM_WALKERS]; 8]);
+pub(super) struct Walkers([f32; 8 * NUM_WALKERS]);
 
 impl Walkers {
     pub(super) fn new() -> Self {
-        let mut features = [[0.0; NUM_WALKERS]; 8];
-        features[LEAF as usize] = [f32::NEG_INFINITY; NUM_WALKERS];
+        let mut features = [0.0; 8 * NUM_WALKERS];
+        features[LEAF as usize * NUM_WALKERS..].fill(f32::NEG_INFINITY);
         Self(features)
     }
 
     pub(super) fn set(&mut self, walker: usize, pair: Pair) {
         for (feature, value) in pair.into_iter().enumerate() {
-            self.0[feature][walker] = value;
+            self.0[feature * NUM_WALKERS + walker] = value;
         }
     }
+}
+
+impl Node {
+    fn new(threshold: f32, left: usize, feature: u32) -> Self {
+        Self { threshold, link: (left as u32) << 7 | feature << 4 }
+    }
+}
+
+/// Steps before anybody looks whether all have arrived: most leaves are deeper.
+const STEPS_AT_FIRST: usize = 9;
+
+/// Moves every walker one step down; 0 when all stand on leaves.
+#[inline(always)]
+fn step(tree: &[Node], walkers: &Walkers, at: &mut [u32; NUM_WALKERS]) -> u32 {
+    let mut moved = 0;
+    for (walker, at) in at.iter_mut().enumerate() {
+        let node = tree[*at as usize];
+        let feature = walkers.0[(node.link & 0x70) as usize | walker];
+        let next = (node.link >> 7) + u32::from(feature >= node.threshold);
+        moved |= next ^ *at;
+        *at = next;
+    }
+    moved
 }
 
 impl Forest {
@@ -58,7 +81,8 @@ impl Forest {
     /// random features at each node; splits minimise the sum of squared errors.
     pub fn learn(pairs: &[Pair], values: &[f32], num_trees: usize, random: &mut ChaCha8Rng) -> Self {
         debug_assert_eq!(pairs.len(), values.len());
-        Self { trees: (0..num_trees.max(1)).map(|_| Learning::new(pairs, values).tree(random)).collect() }
+        let learning = Learning::new(pairs, values);
+        Self { trees: (0..num_trees.max(1)).map(|_| learning.clone().tree(random)).collect() }
     }
 
     /// The mean of the trees for one pair.
@@ -75,17 +99,9 @@ impl Forest {
         let share = (self.trees.len() as f32).recip();
         for tree in &self.trees {
             let mut at = [0u32; NUM_WALKERS];
-            let mut is_walking = true;
-            while is_walking {
-                let mut moved = 0;
-                for walker in 0..NUM_WALKERS {
-                    let node = tree[at[walker] as usize];
-                    let feature = walkers.0[(node.link & 7) as usize][walker];
-                    let next = (node.link >> 3) + u32::from(feature >= node.threshold);
-                    moved |= next ^ at[walker];
-                    at[walker] = next;
-                }
-                is_walking = moved != 0;
+            (0..STEPS_AT_FIRST).for_each(|_| _ = step(tree, walkers, &mut at));
+            while step(tree, walkers, &mut at) != 0 {
+                step(tree, walkers, &mut at);
             }
             for (sum, at) in sums.iter_mut().zip(at) {
                 *sum += share * tree[at as usize].threshold;
@@ -95,6 +111,7 @@ impl Forest {
 }
 
 /// A tree being learnt: the samples of a node are a range of every list.
+#[derive(Clone)]
 struct Learning<'a> {
     pairs: &'a [Pair],
     values: &'a [f32],
@@ -125,7 +142,7 @@ impl<'a> Learning<'a> {
     }
 
     fn tree(mut self, random: &mut ChaCha8Rng) -> Vec<Node> {
-        let leaf = Node { threshold: 0.0, link: LEAF };
+        let leaf = Node::new(0.0, 0, LEAF);
         self.nodes.push(leaf);
         let mut waiting = vec![(0usize, 0, self.pairs.len())];
         while let Some((node, start, end)) = waiting.pop() {
@@ -134,13 +151,13 @@ impl<'a> Learning<'a> {
             let split = if end - start < MIN_PARENT { None } else { self.best_split(start, end, sum, random) };
             let Some(split) = split else {
                 let mean = sum / (end - start).max(1) as f64;
-                self.nodes[node] = Node { threshold: mean as f32, link: (node as u32) << 3 | LEAF };
+                self.nodes[node] = Node::new(mean as f32, node, LEAF);
                 continue;
             };
             self.divide(start, end, &split);
             let left = self.nodes.len();
             self.nodes.extend([leaf; 2]);
-            self.nodes[node] = Node { threshold: split.threshold, link: (left as u32) << 3 | split.feature as u32 };
+            self.nodes[node] = Node::new(split.threshold, left, split.feature as u32);
             let middle = start + split.num_left;
             waiting.extend([(left + 1, middle, end), (left, start, middle)]);
         }

@@ -26,7 +26,7 @@ use rand_chacha::ChaCha8Rng;
 use segcore::image::ImageView;
 
 use crate::OversegmentError;
-use crate::owt_ucm::OrientedEdges;
+use crate::owt_ucm::{NUM_ORIENTATIONS, OrientedEdges};
 
 /// How the soft segments are computed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -74,37 +74,60 @@ impl PmiSpec {
         }
     }
 
-    /// "speedy": half resolution, the graph thinned out twice.
+    /// "speedy" with half the trees: half resolution, the graph thinned out twice.
     pub fn fast() -> Self {
-        Self { solver: Solver::Decimated(2), ..Self::accurate() }
+        Self { num_trees: 2, solver: Solver::Decimated(2), ..Self::accurate() }
+    }
+
+    /// What [`crate::detector::Detector::Fast`] adds to a gradient: quarter resolution, one tree, the graph thinned out
+    /// once, half the vectors.
+    pub fn coarse() -> Self {
+        Self { halvings: 2, num_trees: 1, num_vectors: 50, solver: Solver::Decimated(1), ..Self::accurate() }
     }
 }
 
 /// Boundary strength of `image` in eight orientations at 1 / 2^`halvings` of its size (rounded up), unscaled: strengths
-/// depend on the image's size and content, [`OrientedEdges::scaled`] makes them comparable.
+/// grow with the number of pixels and depend on the image, so they are divided by the largest of the image or of a data
+/// set ([`OrientedEdges::divided_by`]).
 ///
 /// An image of one colour, or with too few pixels to have neighbours, has strength 0 everywhere.
 ///
 /// # Errors
 /// When the image has no pixels, too few bytes or an unknown pixel format.
 pub fn edges(image: &ImageView<'_>, spec: &PmiSpec) -> Result<OrientedEdges, OversegmentError> {
+    Ok(edges_and_eigenvalue(image, spec)?.0)
+}
+
+/// As [`edges`], times √λ of the last eigenvector: every vector counts with its share of the last one's, whatever the
+/// size of the image, which makes strengths of different images comparable without having seen the others.
+///
+/// # Errors
+/// As [`edges`].
+pub fn relative_edges(image: &ImageView<'_>, spec: &PmiSpec) -> Result<OrientedEdges, OversegmentError> {
+    let (edges, eigenvalue) = edges_and_eigenvalue(image, spec)?;
+    Ok(edges.divided_by((1.0 / eigenvalue.max(f64::MIN_POSITIVE).sqrt()) as f32))
+}
+
+/// The edges, and the largest eigenvalue of the vectors they were made of (0 where there is none).
+fn edges_and_eigenvalue(image: &ImageView<'_>, spec: &PmiSpec) -> Result<(OrientedEdges, f64), OversegmentError> {
     let colour = Features::colour(image, spec.halvings)?;
     let variation = Features::variation(image, spec.halvings)?;
     let (height, width) = (colour.height, colour.width);
+    let no_edges = || Ok((OrientedEdges::new(height, width, vec![0.0; height * width * NUM_ORIENTATIONS])?, 0.0));
     let is_flat = colour.values.iter().all(|value| *value == colour.values[0]);
     if is_flat || height * width < 2 {
-        return OrientedEdges::new(height, width, vec![0.0; height * width * 8]);
+        return no_edges();
     }
     let mut random = ChaCha8Rng::seed_from_u64(spec.seed);
     let models = [colour, variation].map(|features| affinity::Model::learn(features, spec, &mut random));
-    let graph = affinity::affinity(&models);
+    let Some(graph) = affinity::affinity(&models) else { return no_edges() };
     drop(models);
-    let Some(graph) = graph else { return OrientedEdges::new(height, width, vec![0.0; height * width * 8]) };
     let spectrum = match spec.solver {
         Solver::Exact => spectrum(graph, spec.num_vectors),
         Solver::Decimated(times) => decimated_spectrum(graph, spec.num_vectors, times),
     };
     let mut energy = oriented_energy(&spectrum);
     suppress_borders(&mut energy, height, width);
-    OrientedEdges::new(height, width, energy)
+    let last = spectrum.eigenvalues().last().copied().unwrap_or(0.0);
+    Ok((OrientedEdges::new(height, width, energy)?, last))
 }

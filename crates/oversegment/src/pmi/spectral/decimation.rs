@@ -103,12 +103,12 @@ impl Decimation {
                 for (column, out) in out.iter_mut().enumerate() {
                     let here = coarse.at(row / 2, column / 2);
                     let shares = &self.shares[row * self.width + column];
-                    let mut sums: Lanes = [0.0; _];
+                    let mut sums = Lanes::ZERO;
                     for (neighbour, &share) in self.kept[parity_of(row, column)].iter().zip(shares) {
                         // Shares of pixels outside the grid are 0, and the frame of the block holds what they point at.
                         let at = here as isize + neighbour.rows * coarse.stride() as isize + neighbour.columns;
                         let value = &source[at as usize];
-                        sums.iter_mut().zip(value).for_each(|(sum, value)| *sum += share * value);
+                        sums.iter_mut().zip(value.iter()).for_each(|(sum, value)| *sum += share * value);
                     }
                     *out = sums;
                 }

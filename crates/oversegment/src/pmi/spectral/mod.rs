@@ -36,7 +36,7 @@ const NUM_GUARDS: usize = 24;
 ///
 /// On the golden crop and on BSDS images the oriented energy is then within 0.1 % of its largest value of the energy at
 /// a hundredth of this residual.
-const TOLERANCE: f64 = 0.02;
+const TOLERANCE: f64 = 0.005;
 /// The same where the vectors are only the start of a finer solution.
 const COARSE_TOLERANCE: f64 = 0.3;
 

@@ -24,10 +24,18 @@ pub(super) fn iterate(walk: &Walk, vectors: Vectors, number: usize, tolerance: f
     for _ in 0..MAX_FILTERS {
         let wanted = values[number.min(values.len()) - 1];
         let unwanted = values[values.len() - 1];
-        if residual(walk, &vectors, &values, number) <= tolerance * wanted {
+        let residuals = residuals(walk, &vectors, &values, number);
+        let largest = residuals.iter().copied().fold(0.0, f64::max);
+        if largest <= tolerance * wanted {
             break;
         }
-        filter(walk, &mut vectors, wanted, unwanted, most);
+        // Blocks whose vectors are right already, mostly the first, stay as they are.
+        let is_done = |block: usize| {
+            let last = (block + 1) * LANES;
+            last <= number && residuals[block * LANES..last].iter().all(|&r| r <= 0.5 * tolerance * wanted)
+        };
+        let blocks = (0..vectors.blocks.len()).filter(|&block| !is_done(block)).collect::<Vec<_>>();
+        filter(walk, &mut vectors, &blocks, wanted, unwanted, most);
         (vectors, values) = turn(walk, vectors);
     }
     values.truncate(number);
@@ -35,9 +43,9 @@ pub(super) fn iterate(walk: &Walk, vectors: Vectors, number: usize, tolerance: f
     (vectors, values)
 }
 
-/// Multiplies all vectors by a Chebyshev polynomial of I - P that stays below 1 from `unwanted` to `most` and grows
+/// Multiplies the vectors of `blocks` by a Chebyshev polynomial of I - P that stays below 1 from `unwanted` to `most` and grows
 /// below, scaled to 1 at 0.
-fn filter(walk: &Walk, vectors: &mut Vectors, wanted: f64, unwanted: f64, most: f64) {
+fn filter(walk: &Walk, vectors: &mut Vectors, blocks: &[usize], wanted: f64, unwanted: f64, most: f64) {
     let unwanted = unwanted.min(0.95 * most);
     let (centre, half) = ((most + unwanted) / 2.0, (most - unwanted) / 2.0);
     let growth = (1.0 + (unwanted - wanted).max(0.0) / half).acosh();
@@ -45,7 +53,8 @@ fn filter(walk: &Walk, vectors: &mut Vectors, wanted: f64, unwanted: f64, most: 
     let first = half / -centre;
     let (height, width) = (vectors.height, vectors.width);
     let mut spare = Vectors::zeros(height, width, LANES).blocks.swap_remove(0);
-    for block in &mut vectors.blocks {
+    for &block in blocks {
+        let block = &mut vectors.blocks[block];
         let mut sigma = first;
         // y = σ / e · ((1 - c) x - P x)
         let scale = sigma / half;
@@ -124,14 +133,14 @@ fn ritz(energies: DMatrix<f64>, products: DMatrix<f64>) -> (DMatrix<f64>, Vec<f6
     (scale * whitening * sorted, order.iter().map(|&at| eigenvalues[at]).collect())
 }
 
-/// The largest residual ‖D^½ ((I - P) v - λ v)‖ of the first `number` vectors, which are orthonormal in D.
-fn residual(walk: &Walk, vectors: &Vectors, values: &[f64], number: usize) -> f64 {
+/// The residuals ‖D^½ ((I - P) v - λ v)‖ of the first `number` vectors, which are orthonormal in D.
+fn residuals(walk: &Walk, vectors: &Vectors, values: &[f64], number: usize) -> Vec<f64> {
     let (height, width) = (vectors.height, vectors.width);
     let mut spare = Vectors::zeros(height, width, LANES).blocks.swap_remove(0);
-    let mut largest = 0.0f64;
+    let mut residuals = Vec::with_capacity(number);
     for (q, block) in vectors.blocks[..number.div_ceil(LANES)].iter().enumerate() {
         walk.laplacian(block, &mut spare);
-        let values: Lanes = std::array::from_fn(|lane| values.get(q * LANES + lane).copied().unwrap_or(0.0) as f32);
+        let values: [f32; LANES] = std::array::from_fn(|lane| values.get(q * LANES + lane).copied().unwrap_or(0.0) as f32);
         Vectors::for_each_row(&mut spare, (height, width), |row, pixels| {
             for (pixel, source) in pixels.iter_mut().zip(vectors.row(block, row)) {
                 (0..LANES).for_each(|lane| pixel[lane] -= values[lane] * source[lane]);
@@ -139,9 +148,9 @@ fn residual(walk: &Walk, vectors: &Vectors, values: &[f64], number: usize) -> f6
         });
         let squares = walk.inner(vectors, &spare, &spare);
         let wanted = (number - q * LANES).min(LANES);
-        largest = squares[..wanted].iter().fold(largest, |most, &square| most.max(square.sqrt()));
+        residuals.extend(squares[..wanted].iter().map(|square| square.sqrt()));
     }
-    largest
+    residuals
 }
 
 /// A bound on the eigenvalues of I - P, by a few steps of Lanczos with sixteen random starts (Y. Zhou, R.-C. Li,
@@ -158,7 +167,7 @@ fn upper_bound(walk: &Walk) -> f64 {
     let mut current = start.blocks[0].clone();
     let lengths = walk.inner(&start, &current, &current).map(f64::sqrt);
     scaled(&mut current, lengths);
-    let mut previous = vec![[0.0f32; LANES]; current.len()];
+    let mut previous = vec![Lanes::ZERO; current.len()];
     let mut next = previous.clone();
     let (mut diagonal, mut beside): (Vec<[f64; LANES]>, Vec<[f64; LANES]>) = (Vec::new(), Vec::new());
     for _ in 0..BOUND_STEPS {

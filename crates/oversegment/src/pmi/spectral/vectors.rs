@@ -1,4 +1,4 @@
-//! Many vectors over the pixels of a grid, sixteen side by side.
+//! Many vectors over the pixels of a grid, 32 side by side.
 
 use nalgebra::DMatrix;
 use rand::{Rng, SeedableRng};
@@ -9,13 +9,40 @@ use segcore::simd::{Kernel, dispatch};
 use super::filter::mul_add;
 use crate::pmi::affinity::RADIUS;
 
-/// Vectors of a block: two AVX2 registers.
-pub(in crate::pmi) const LANES: usize = 16;
-/// The values of a block's vectors at one pixel.
-pub(in crate::pmi) type Lanes = [f32; LANES];
+/// Vectors of a block: four AVX2 registers. A stencil's weight is read once for all of them.
+pub(in crate::pmi) const LANES: usize = 32;
+/// Lanes of one register.
+const REGISTER: usize = 8;
+/// The values of a block's vectors at one pixel. Aligned to a cache line: half of all loads would cross one otherwise.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+pub(in crate::pmi) struct Lanes(pub(in crate::pmi) [f32; LANES]);
+
+impl Lanes {
+    pub(in crate::pmi) const ZERO: Self = Self([0.0; LANES]);
+}
+
+impl std::ops::Deref for Lanes {
+    type Target = [f32; LANES];
+
+    #[inline(always)]
+    fn deref(&self) -> &[f32; LANES] {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Lanes {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [f32; LANES] {
+        &mut self.0
+    }
+}
 
 /// Rows of the grid that are summed up before they are added to the rest: sums do not depend on the threads.
 const ROWS_PER_SUM: usize = 8;
+/// Rows of a piece of work, and columns: 11 rows of 128 + 10 pixels are 190 kB, which fits a second-level cache.
+const BAND: usize = 16;
+const STRIP: usize = 128;
 
 /// `number` vectors over `height` × `width` pixels, in blocks of [`LANES`].
 ///
@@ -33,7 +60,7 @@ impl Vectors {
     /// Vectors of zeros.
     pub(super) fn zeros(height: usize, width: usize, number: usize) -> Self {
         let length = (height + 2 * RADIUS) * (width + 2 * RADIUS);
-        let blocks = (0..number.div_ceil(LANES)).map(|_| vec![[0.0; LANES]; length]).collect();
+        let blocks = (0..number.div_ceil(LANES)).map(|_| vec![Lanes::ZERO; length]).collect();
         Self { height, width, number, blocks }
     }
 
@@ -84,7 +111,27 @@ impl Vectors {
         }
     }
 
-    /// Calls `work` with the number and the pixels of every row of a block, in parallel.
+    /// Calls `work` with the row, the first column and the pixels of every piece of a block's rows, in parallel.
+    ///
+    /// A thread goes down a strip of columns before it goes on to the next: what a stencil reads stays in its cache.
+    pub(super) fn for_each_piece(
+        block: &mut [Lanes],
+        (height, width): (usize, usize),
+        work: impl Fn(usize, usize, &mut [Lanes]) + Sync,
+    ) {
+        let stride = width + 2 * RADIUS;
+        let rows = &mut block[RADIUS * stride..][..height * stride];
+        rows.par_chunks_mut(stride * BAND).enumerate().for_each(|(band, rows)| {
+            for first in (0..width).step_by(STRIP) {
+                let last = (first + STRIP).min(width);
+                for (row, pixels) in rows.chunks_exact_mut(stride).enumerate() {
+                    work(band * BAND + row, first, &mut pixels[RADIUS + first..RADIUS + last]);
+                }
+            }
+        });
+    }
+
+    /// As [`Vectors::for_each_piece`] for whole rows.
     pub(super) fn for_each_row(
         block: &mut [Lanes],
         (height, width): (usize, usize),
@@ -134,10 +181,10 @@ impl Vectors {
         for (q, block) in out.blocks.iter_mut().enumerate() {
             let columns: Vec<Lanes> = (0..num_rows)
                 .map(|row| {
-                    std::array::from_fn(|lane| {
+                    Lanes(std::array::from_fn(|lane| {
                         let column = q * LANES + lane;
                         if row < self.number && column < self.number { turn[(row, column)] as f32 } else { 0.0 }
-                    })
+                    }))
                 })
                 .collect();
             Self::for_each_row(block, (self.height, self.width), |row, out| {
@@ -164,8 +211,8 @@ pub(super) fn place_block_column(products: &mut DMatrix<f64>, q: usize, sums: &[
 
 /// Pixels whose products are summed in 32 bits before they are added up in 64.
 const PIXELS_PER_SUM: usize = 64;
-/// Rows of the register tile of [`OuterSum`]: 4 · 16 sums are 8 of 16 registers.
-const TILE_ROWS: usize = 4;
+/// Rows of the register tile of [`OuterSum`]: 2 · 32 sums are 8 of 16 registers.
+const TILE_ROWS: usize = 2;
 
 /// sums += Σ over the pixels of left ⊗ right, `[LANES, LANES]`.
 pub(super) struct OuterSum<'a> {
@@ -181,21 +228,36 @@ impl Kernel for OuterSum<'_> {
     fn run<const FMA: bool>(self) {
         for (left, right) in self.left.chunks(PIXELS_PER_SUM).zip(self.right.chunks(PIXELS_PER_SUM)) {
             for (tile, sums) in self.sums.chunks_exact_mut(TILE_ROWS * LANES).enumerate() {
-                let mut partial = [[0.0f32; LANES]; TILE_ROWS];
-                for (left, right) in left.iter().zip(right) {
-                    for row in 0..TILE_ROWS {
-                        let factor = left[tile * TILE_ROWS + row];
-                        for lane in 0..LANES {
-                            partial[row][lane] = mul_add::<FMA>(factor, right[lane], partial[row][lane]);
-                        }
-                    }
-                }
-                for (sum, &part) in sums.iter_mut().zip(partial.as_flattened()) {
+                let partial = outer_sum::<FMA>(left, right, tile * TILE_ROWS);
+                for (sum, &part) in sums.iter_mut().zip(partial.as_flattened().as_flattened()) {
                     *sum += f64::from(part);
                 }
             }
         }
     }
+}
+
+/// Σ left[first + row] · right for [`TILE_ROWS`] rows, a vector register by register: in this form the compiler keeps
+/// them there.
+#[inline(always)]
+fn outer_sum<const FMA: bool>(
+    left: &[Lanes],
+    right: &[Lanes],
+    first: usize,
+) -> [[[f32; REGISTER]; LANES / REGISTER]; TILE_ROWS] {
+    let mut sums = [[[0.0f32; REGISTER]; LANES / REGISTER]; TILE_ROWS];
+    for (left, right) in left.iter().zip(right) {
+        let left = &left[first..first + TILE_ROWS];
+        for row in 0..TILE_ROWS {
+            for register in 0..LANES / REGISTER {
+                for lane in 0..REGISTER {
+                    let value = right[register * REGISTER + lane];
+                    sums[row][register][lane] = mul_add::<FMA>(left[row], value, sums[row][register][lane]);
+                }
+            }
+        }
+    }
+    sums
 }
 
 /// out += source · columns for every pixel; `columns` is `[LANES, LANES]`.
@@ -210,7 +272,7 @@ impl Kernel for AddProduct<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        const PIXELS: usize = 4;
+        const PIXELS: usize = 2;
         let (sources, outs) = (self.source.as_chunks::<PIXELS>(), self.out.as_chunks_mut::<PIXELS>());
         for (source, out) in sources.0.iter().zip(outs.0) {
             add_product::<FMA, PIXELS>(source, self.columns, out);

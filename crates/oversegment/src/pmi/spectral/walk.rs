@@ -6,7 +6,7 @@ use segcore::simd::dispatch;
 use super::filter::{Laplacian, Step};
 use super::vectors::{LANES, Lanes, Vectors};
 use crate::pmi::Affinity;
-use crate::pmi::affinity::NUM_PLACES;
+use crate::pmi::affinity::{NUM_PLACES, RADIUS};
 
 /// P = D⁻¹ W and the row sums D.
 pub(super) struct Walk {
@@ -37,23 +37,21 @@ impl Walk {
         &self.degrees[row * self.width..][..self.width]
     }
 
-    fn row_steps(&self, row: usize) -> &[[f32; NUM_PLACES]] {
-        &self.steps[row * self.width..][..self.width]
-    }
-
     /// out ← `walked` · P source + `kept` · source + `earlier` · out, for one block.
     pub(super) fn step(&self, source: &[Lanes], out: &mut [Lanes], [walked, kept, earlier]: [f32; 3]) {
-        let stride = self.width + 2 * crate::pmi::affinity::RADIUS;
-        Vectors::for_each_row(out, (self.height, self.width), |row, out| {
-            dispatch(Step { steps: self.row_steps(row), source, stride, row, out, walked, kept, earlier });
+        let stride = self.width + 2 * RADIUS;
+        Vectors::for_each_piece(out, (self.height, self.width), |row, column, out| {
+            let steps = &self.steps[row * self.width + column..][..out.len()];
+            dispatch(Step { steps, source, stride, row, column, out, walked, kept, earlier });
         });
     }
 
     /// out ← (I - P) source for one block, as a sum of differences: exact also where the vector hardly changes.
     pub(super) fn laplacian(&self, source: &[Lanes], out: &mut [Lanes]) {
-        let stride = self.width + 2 * crate::pmi::affinity::RADIUS;
-        Vectors::for_each_row(out, (self.height, self.width), |row, out| {
-            dispatch(Laplacian { steps: self.row_steps(row), source, stride, row, out });
+        let stride = self.width + 2 * RADIUS;
+        Vectors::for_each_piece(out, (self.height, self.width), |row, column, out| {
+            let steps = &self.steps[row * self.width + column..][..out.len()];
+            dispatch(Laplacian { steps, source, stride, row, column, out });
         });
     }
 

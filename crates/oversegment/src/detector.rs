@@ -1,0 +1,112 @@
+//! The edge detectors that people choose from, and what is done with their edges.
+//!
+//! [`Detector::segment`] is the way of HSG for street scenes: edges at half resolution, scaled by themselves; OWT-UCM;
+//! the first threshold with few enough regions; every pixel twice each way. [`Detector::full_size`] gives the edges for
+//! the benchmark's way: full size, scaled by the largest strength of a whole data set
+//! ([`Detector::needs_data_set_scale`]).
+
+use segcore::image::{ImageSize, ImageView};
+
+use crate::owt_ucm::{OrientedEdges, Ucm, owt_ucm};
+use crate::pmi::{self, PmiSpec};
+use crate::resample::resize_bicubic;
+use crate::{OversegmentError, RegionMap, gradient};
+
+/// What finds the edges.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Detector {
+    /// Pointwise mutual information at half resolution.
+    Pmi(PmiSpec),
+    /// Pointwise mutual information at quarter resolution plus a gradient at full resolution, for whole data sets in
+    /// minutes.
+    Fast,
+}
+
+/// Standard deviations of the gradient's Gaussians in pixels.
+const SIGMAS: [f32; 2] = [2.0, 4.0];
+/// Weight of the gradient.
+const GRADIENT: f32 = 0.5;
+/// The strength of [`pmi::relative_edges`] with [`PmiSpec::coarse`] that counts as 1: about the largest one in a hundred
+/// photographs.
+const STRONGEST: f32 = 28.0;
+
+/// Regions of an image and the map that they were cut from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segmentation {
+    /// Size of the image.
+    pub size: ImageSize,
+    /// Fewer regions than asked for.
+    pub regions: RegionMap,
+    /// Strengths of the contours between all leaves, 0 to 1, `[height, width]` row-major.
+    pub contours: Vec<f32>,
+}
+
+impl Detector {
+    /// Regions and contours of `image` as HSG makes them: from edges at half resolution (rounded up), scaled by the
+    /// image alone; cut at 0.05, 0.06, … until fewer than `max_regions` (2 to 65535) are left.
+    ///
+    /// # Errors
+    /// When the image has no pixels, too few bytes or an unknown pixel format, or `max_regions` is out of range.
+    pub fn segment(&self, image: &ImageView<'_>, max_regions: usize) -> Result<Segmentation, OversegmentError> {
+        let edges = match self {
+            Self::Pmi(spec) => pmi::edges(image, spec)?.scaled_to_unit(),
+            Self::Fast => fast(image, 1)?,
+        };
+        let ucm = owt_ucm(&edges).sigmoid();
+        let size = image.size;
+        let regions = ucm.paper_regions(max_regions)?.enlarged(size);
+        Ok(Segmentation { size, regions, contours: enlarged(&ucm.image_size_map(), &ucm, size) })
+    }
+
+    /// The edges of `image` as they are computed: at the resolution of [`Detector::Pmi`], or full size.
+    ///
+    /// # Errors
+    /// When the image has no pixels, too few bytes or an unknown pixel format.
+    pub fn edges(&self, image: &ImageView<'_>) -> Result<OrientedEdges, OversegmentError> {
+        match self {
+            Self::Pmi(spec) => pmi::edges(image, spec),
+            Self::Fast => fast(image, 0),
+        }
+    }
+
+    /// [`Detector::edges`] of an image of `size`, at that size. Those of [`Detector::Pmi`] still have to be divided by
+    /// the largest one of the data set; those of [`Detector::Fast`] are comparable between images as they are.
+    ///
+    /// # Errors
+    /// When `edges` are those of a smaller image.
+    pub fn full_size(&self, edges: OrientedEdges, size: ImageSize) -> Result<OrientedEdges, OversegmentError> {
+        match self {
+            Self::Pmi(spec) if spec.halvings > 0 => edges.enlarged(size.height, size.width, spec.halvings),
+            _ => Ok(edges),
+        }
+    }
+
+    /// Whether strengths must be divided by the largest of a data set before they can be compared.
+    pub fn needs_data_set_scale(&self) -> bool {
+        matches!(self, Self::Pmi(_))
+    }
+}
+
+/// Edges at 1 / 2^`halvings` of the size of `image` (rounded up), at most twice.
+fn fast(image: &ImageView<'_>, halvings: u32) -> Result<OrientedEdges, OversegmentError> {
+    let spec = PmiSpec::coarse();
+    let (height, width) = (image.size.height, image.size.width);
+    let (new_height, new_width) = (height.div_ceil(1 << halvings), width.div_ceil(1 << halvings));
+    let gradient = gradient::oriented(image, &SIGMAS)?;
+    let mut values = gradient.values().to_vec();
+    if halvings > 0 {
+        let scale = 1.0 / f64::from(1u32 << halvings);
+        values = resize_bicubic(&values, (height, width), 8, (new_height, new_width), scale);
+    }
+    let soft = pmi::relative_edges(image, &spec)?.enlarged(new_height, new_width, spec.halvings - halvings)?;
+    for (value, &soft) in values.iter_mut().zip(soft.values()) {
+        *value = soft / STRONGEST + GRADIENT * value.max(0.0);
+    }
+    OrientedEdges::new(new_height, new_width, values)
+}
+
+/// A map of half the size of an image (rounded up), every value twice each way.
+fn enlarged(map: &[f32], ucm: &Ucm, size: ImageSize) -> Vec<f32> {
+    let width = ucm.leaves().width;
+    (0..size.height).flat_map(|row| (0..size.width).map(move |column| map[row / 2 * width + column / 2])).collect()
+}

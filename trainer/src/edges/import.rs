@@ -1,0 +1,130 @@
+//! Region maps that others made.
+
+use std::path::{Path, PathBuf};
+
+use datasets::Dataset;
+use segcore::image_io::{self, GrayImage16};
+
+use super::make::{EdgesDone, make_parent};
+use super::{MARKER, edge_file, remove_leftovers};
+use crate::error::{Result, TrainError};
+use crate::progress::say;
+
+/// "No region" in 8-bit files.
+const NONE_8: u8 = 255;
+/// "No region" in ours.
+const NONE_16: u16 = 65535;
+
+/// Copies all region maps below `source` (PNG, 8- or 16-bit grey) to `folder`, as 16-bit files under the same relative
+/// paths; 255 in 8-bit files becomes 65535. With `dataset`, only maps of its images are taken, their sizes are compared,
+/// and images without a map are reported.
+///
+/// # Errors
+/// When `source` is no folder or has no PNG, `folder` holds edge segments that were made here, or a file cannot be
+/// written. A map that cannot be read, or does not fit, is reported and left out.
+pub fn import_edges(source: &Path, folder: &Path, dataset: Option<&dyn Dataset>) -> Result<EdgesDone> {
+    let marker = folder.join(MARKER);
+    if marker.exists() {
+        return Err(TrainError::Invalid {
+            what: folder.display().to_string(),
+            expected: "a folder without edge segments made here".into(),
+            got: format!("{MARKER}"),
+            remedy: "choose an empty folder for --out".into(),
+        });
+    }
+    let mut names = Vec::new();
+    list_png(source, "", &mut names)?;
+    names.sort();
+    if names.is_empty() {
+        return Err(TrainError::Invalid {
+            what: source.display().to_string(),
+            expected: "region maps (PNG), in this folder or below".into(),
+            got: "none".into(),
+            remedy: "give --import the folder that holds them".into(),
+        });
+    }
+    std::fs::create_dir_all(folder).map_err(|e| TrainError::file("create", folder, e))?;
+    remove_leftovers(folder)?;
+    let mut done = EdgesDone::default();
+    let skip = |reason: String| {
+        say(&format!("skipped: {reason}"));
+        reason
+    };
+    let mut wanted: Vec<(PathBuf, PathBuf, Option<PathBuf>)> = Vec::new();
+    match dataset {
+        None => wanted.extend(names.iter().map(|name| (source.join(name), folder.join(name).with_extension("png"), None))),
+        Some(dataset) => {
+            for sample in dataset.samples() {
+                let map = edge_file(source, sample);
+                if map.is_file() {
+                    wanted.push((map, edge_file(folder, sample), Some(sample.image.clone())));
+                } else {
+                    let reason = format!("{}: no region map {}", sample.image.display(), map.display());
+                    done.skipped.push(skip(reason));
+                }
+            }
+        }
+    }
+    for (from, to, image) in wanted {
+        if to.is_file() {
+            done.present += 1;
+            continue;
+        }
+        match read_map(&from, image.as_deref()) {
+            Ok(map) => {
+                make_parent(&to)?;
+                image_io::write_gray16(&to, map.size, &map.pixels)?;
+                done.made += 1;
+            }
+            Err(error) => done.skipped.push(skip(error.to_string())),
+        }
+    }
+    Ok(done)
+}
+
+/// A region map of 8 or 16 bits, of the size of `image`.
+fn read_map(path: &Path, image: Option<&Path>) -> Result<GrayImage16> {
+    let map = if image_io::gray_bit_depth(path)? == 8 {
+        let map = image_io::read_gray8(path)?;
+        let widen = |&id: &u8| if id == NONE_8 { NONE_16 } else { u16::from(id) };
+        GrayImage16 { size: map.size, pixels: map.pixels.iter().map(widen).collect() }
+    } else {
+        image_io::read_gray16(path)?
+    };
+    if let Some(image) = image {
+        let size = image_io::read_rgb(image)?.size;
+        if size != map.size {
+            return Err(TrainError::Invalid {
+                what: path.display().to_string(),
+                expected: format!("{size}, the size of {}", image.display()),
+                got: map.size.to_string(),
+                remedy: "give the maps of these very images".into(),
+            });
+        }
+    }
+    Ok(map)
+}
+
+/// Paths of all PNG files below `folder`, relative to where the search began; hidden ones are left out.
+fn list_png(folder: &Path, prefix: &str, names: &mut Vec<String>) -> Result<()> {
+    let read = |e| TrainError::file("read", folder, e);
+    for entry in std::fs::read_dir(folder).map_err(read)? {
+        let entry = entry.map_err(read)?;
+        let name = entry.file_name().into_string().map_err(|name| TrainError::Invalid {
+            what: folder.join(&name).display().to_string(),
+            expected: "a name in UTF-8".into(),
+            got: "another encoding".into(),
+            remedy: "rename it".into(),
+        })?;
+        if name.starts_with('.') {
+            continue;
+        }
+        let relative = format!("{prefix}{name}");
+        if entry.path().is_dir() {
+            list_png(&entry.path(), &format!("{relative}/"), names)?;
+        } else if name.to_ascii_lowercase().ends_with(".png") {
+            names.push(relative);
+        }
+    }
+    Ok(())
+}
