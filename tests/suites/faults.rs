@@ -3,9 +3,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use assert_cmd::assert::Assert;
+use tests::disks::{SmallDisk, with_file_limit};
 use tests::folders::{shipped_clip, tiny_model};
 use tests::outputs::{assert_whole, files, read_frames, read_json};
 use tests::pictures::{street, street_dataset, street_folder};
@@ -317,13 +317,6 @@ fn unknown_keys_in_settings() {
     assert_refused(assert, &["missing.toml"]);
 }
 
-/// `program` with its arguments and a bound of `kibibytes` on every file that it writes, as a quota would set.
-fn with_file_limit(sandbox: &Sandbox, kibibytes: u32, program: &Path) -> Command {
-    let mut command = sandbox.command("bash");
-    command.args(["-c", &format!("ulimit -f {kibibytes}; trap '' XFSZ; exec \"$@\""), "bash"]).arg(program);
-    command
-}
-
 #[test]
 fn a_quota_is_reached_while_writing() {
     let sandbox = Sandbox::new();
@@ -333,34 +326,6 @@ fn a_quota_is_reached_while_writing() {
     assert_refused(assert, &["out/", "--out"]);
     if sandbox.path("out").exists() {
         assert_whole(&sandbox.path("out"));
-    }
-}
-
-/// A file system of a few hundred kilobytes, unmounted at the end.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(folder: PathBuf) -> Option<Self> {
-        fs::create_dir(&folder).unwrap();
-        let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", "size=200k", "none"]).arg(&folder);
-        match command.output() {
-            Ok(output) if output.status.success() => Some(Self(folder)),
-            Ok(output) => {
-                skip("a full disk", String::from_utf8_lossy(&output.stderr).trim());
-                None
-            }
-            Err(error) => {
-                skip("a full disk", &format!("mount: {error}"));
-                None
-            }
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        Command::new("umount").arg(&self.0).status().ok();
     }
 }
 

@@ -1,6 +1,6 @@
 //! Chebyshev-filtered subspace iteration.
 
-use nalgebra::{Cholesky, DMatrix, SymmetricEigen};
+use nalgebra::{DMatrix, SymmetricEigen};
 use segcore::simd::dispatch;
 
 use super::vectors::{LANES, Lanes, OuterSum, Vectors, place_block_column};
@@ -8,9 +8,12 @@ use super::walk::Walk;
 
 /// What one filter should gain: by how much the last wanted vector grows over the first unwanted one.
 const GAIN: f64 = 8.0;
-/// Fewest and most walks of one filter. More gain needs no more time, but turning the subspace now and then removes what
-/// the filter does not.
-const DEGREES: std::ops::RangeInclusive<f64> = 8.0..=60.0;
+/// Most walks of one filter: turning the subspace now and then removes what the filter does not.
+const MAX_DEGREE: f64 = 60.0;
+/// Most that one filter may gain anywhere. What it gains on the constant vector, every vector loses of its 24 bits.
+const MAX_GAIN: f64 = 5000.0;
+/// Directions that make up less than this of the subspace's vectors (squared, beside the largest) are rounding.
+const NOISE: f64 = 1e-9;
 /// Filters after which the vectors are taken as they are: a hundred are never needed but on graphs that fall apart.
 const MAX_FILTERS: usize = 100;
 /// Steps of the bound on the spectrum.
@@ -49,7 +52,9 @@ fn filter(walk: &Walk, vectors: &mut Vectors, blocks: &[usize], wanted: f64, unw
     let unwanted = unwanted.min(0.95 * most);
     let (centre, half) = ((most + unwanted) / 2.0, (most - unwanted) / 2.0);
     let growth = (1.0 + (unwanted - wanted).max(0.0) / half).acosh();
-    let degree = (GAIN.acosh() / growth.max(1e-9)).clamp(*DEGREES.start(), *DEGREES.end()) as usize;
+    let largest_growth = (centre / half).acosh();
+    let degree = (GAIN.acosh() / growth.max(1e-9)).min(MAX_GAIN.acosh() / largest_growth).clamp(1.0, MAX_DEGREE);
+    let degree = degree.ceil() as usize;
     let first = half / -centre;
     let (height, width) = (vectors.height, vectors.width);
     let mut spare = Vectors::zeros(height, width, LANES).blocks.swap_remove(0);
@@ -100,36 +105,33 @@ fn turn(walk: &Walk, vectors: Vectors) -> (Vectors, Vec<f64>) {
             place_block_column(matrix, q, &sums);
         }
     }
-    let (turn, values) = ritz(energies, products);
-    (vectors.turned(&turn), values)
+    let (turn, mut values) = ritz(energies, products);
+    let mut turned = vectors.turned(&turn);
+    // Vectors that had become parallel to others start anew.
+    turned.randomise(values.len()..number);
+    values.resize(number, 2.0);
+    (turned, values)
 }
 
-/// Solves K u = λ M u for symmetric K and M (M positive): columns u of length 1 in M, ascending.
+/// Solves K u = λ M u for symmetric K and M (M positive): columns u of length 1 in M, ascending; fewer than rows where M
+/// is singular.
 fn ritz(energies: DMatrix<f64>, products: DMatrix<f64>) -> (DMatrix<f64>, Vec<f64>) {
     let number = products.nrows();
     // Vectors of very different lengths would hide nearly parallel ones.
     let lengths = products.diagonal().map(|square| if square > 0.0 { square.sqrt().recip() } else { 1.0 });
     let scale = DMatrix::from_diagonal(&lengths);
     let (energies, products) = (&scale * energies * &scale, &scale * products * &scale);
-    let whitening = match Cholesky::new(products.clone()) {
-        // R^-T of M = Rᵀ R, from the lower factor L = Rᵀ.
-        Some(factor) if factor.l_dirty().diagonal().min() > 1e-4 => {
-            factor.l().try_inverse().unwrap_or_else(|| DMatrix::identity(number, number)).transpose()
-        }
-        // Nearly parallel vectors: what they share is left out, and the rest is scaled up.
-        _ => {
-            let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(products);
-            let most = eigenvalues.max();
-            let roots = eigenvalues.map(|value| value.max(1e-8 * most).sqrt().recip());
-            eigenvectors * DMatrix::from_diagonal(&roots)
-        }
-    };
+    let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(products);
+    let most = eigenvalues.max();
+    let kept: Vec<usize> = (0..number).filter(|&at| eigenvalues[at] > NOISE * most).collect();
+    let whitening =
+        DMatrix::from_fn(number, kept.len(), |row, at| eigenvectors[(row, kept[at])] / eigenvalues[kept[at]].sqrt());
     let white = whitening.transpose() * energies * &whitening;
     let white = (&white + white.transpose()) * 0.5;
     let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(white);
-    let mut order: Vec<usize> = (0..number).collect();
+    let mut order: Vec<usize> = (0..kept.len()).collect();
     order.sort_by(|&a, &b| eigenvalues[a].total_cmp(&eigenvalues[b]));
-    let sorted = DMatrix::from_fn(number, number, |row, column| eigenvectors[(row, order[column])]);
+    let sorted = DMatrix::from_fn(kept.len(), kept.len(), |row, column| eigenvectors[(row, order[column])]);
     (scale * whitening * sorted, order.iter().map(|&at| eigenvalues[at]).collect())
 }
 

@@ -66,18 +66,31 @@ impl Vectors {
 
     /// Always the same random vectors, the first one constant.
     pub(super) fn random(height: usize, width: usize, number: usize) -> Self {
-        let mut random = ChaCha8Rng::seed_from_u64(1);
         let mut vectors = Self::zeros(height, width, number);
         for row in 0..height {
             for column in 0..width {
                 let at = vectors.at(row, column);
-                for vector in 0..number {
-                    let value = if vector == 0 { 1.0 } else { random.random::<f32>() - 0.5 };
-                    vectors.blocks[vector / LANES][at][vector % LANES] = value;
+                vectors.blocks[0][at][0] = 1.0;
+            }
+        }
+        vectors.randomise(1..number);
+        vectors
+    }
+
+    /// Gives the vectors of `range` random values, always the same.
+    pub(super) fn randomise(&mut self, range: std::ops::Range<usize>) {
+        if range.is_empty() {
+            return;
+        }
+        let mut random = ChaCha8Rng::seed_from_u64(range.start as u64);
+        for row in 0..self.height {
+            for column in 0..self.width {
+                let at = self.at(row, column);
+                for vector in range.clone() {
+                    self.blocks[vector / LANES][at][vector % LANES] = random.random::<f32>() - 0.5;
                 }
             }
         }
-        vectors
     }
 
     /// Elements from one row of a block to the next.
@@ -174,16 +187,17 @@ impl Vectors {
         products
     }
 
-    /// V times a square matrix.
+    /// V times a matrix of as many rows as there are vectors; vectors beyond its columns are 0.
     pub(super) fn turned(&self, turn: &DMatrix<f64>) -> Self {
         let mut out = Self::zeros(self.height, self.width, self.number);
         let num_rows = self.blocks.len() * LANES;
+        let num_columns = turn.ncols().min(self.number);
         for (q, block) in out.blocks.iter_mut().enumerate() {
             let columns: Vec<Lanes> = (0..num_rows)
                 .map(|row| {
                     Lanes(std::array::from_fn(|lane| {
                         let column = q * LANES + lane;
-                        if row < self.number && column < self.number { turn[(row, column)] as f32 } else { 0.0 }
+                        if row < self.number && column < num_columns { turn[(row, column)] as f32 } else { 0.0 }
                     }))
                 })
                 .collect();
