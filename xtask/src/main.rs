@@ -4,6 +4,7 @@
 //! `.deps/`; nothing else on the machine is touched.
 
 mod arrows;
+mod bench_edges;
 mod ci;
 mod libtorch;
 mod lints;
@@ -55,6 +56,12 @@ enum Chore {
     /// Accept what the code writes now as the expectation of the tests; look at `git diff` afterwards.
     #[command(after_help = "Example: cargo xtask bless && git diff --stat tests/fixtures")]
     Bless,
+    /// Time the edge detectors at three sizes, and OWT-UCM beside higra (fetched from PyPI into .deps/).
+    #[command(after_help = "Example: cargo xtask bench-edges")]
+    BenchEdges {
+        /// Image to use instead of the first frame of the shipped clip.
+        image: Option<String>,
+    },
     /// Run the trainer (also: cargo hsg-train); fetches libtorch first.
     #[command(disable_help_flag = true, after_help = "Example: cargo hsg-train train --help")]
     HsgTrain {
@@ -81,6 +88,7 @@ fn main() -> ExitCode {
         Chore::CheckLints => lints::check(),
         // One fixture is written by our own code so far; `bless` is the name that stays when there are more.
         Chore::TinyModel | Chore::Bless => write_tiny_model(),
+        Chore::BenchEdges { image } => bench_edges::run(image.as_deref()),
         Chore::HsgTrain { arguments } => hsg_train(&arguments),
     };
     match outcome {

@@ -32,9 +32,9 @@ pub struct MergeTree {
 
 /// Boundary between two regions.
 #[derive(Clone, Copy)]
-struct Boundary {
-    sum: f64,
-    length: u32,
+pub(crate) struct Boundary {
+    pub(crate) sum: f64,
+    pub(crate) length: u32,
 }
 
 impl Boundary {
@@ -78,7 +78,7 @@ fn neighbouring_basins(map: &StrengthMap, basins: &Basins) -> Vec<Vec<(u32, Boun
 
 /// Boundaries out of their elements, each (lower id << 32 | higher id, strength): for each basin its neighbours in
 /// ascending order.
-fn boundaries(num_basins: usize, mut elements: Vec<(u64, f32)>) -> Vec<Vec<(u32, Boundary)>> {
+pub(crate) fn boundaries(num_basins: usize, mut elements: Vec<(u64, f32)>) -> Vec<Vec<(u32, Boundary)>> {
     // A stable sort keeps the order of summation, and with it every bit of the sums.
     elements.sort_by_key(|&(pair, _)| pair);
     let mut neighbours = vec![Vec::new(); num_basins];

@@ -1,7 +1,7 @@
 //! The doubled grid: cells for leaves, for the edgels between them, and for the corners between those.
 
 use crate::Basins;
-use crate::merge::merge_boundaries;
+use crate::merge::{boundaries, merge_boundaries};
 use crate::{MergeTree, watershed::UNLABELLED};
 
 /// Line strengths on a grid of twice the size plus one row and column.
@@ -141,7 +141,21 @@ impl DoubledGrid {
     }
 
     /// Merges `leaves`, those of this grid, in the order of the mean strength of the edgels between them.
-    pub(super) fn merge(&self, leaves: &Basins) -> MergeTree {
+    pub fn merge(&self, leaves: &Basins) -> MergeTree {
+        merge_boundaries(leaves.num_basins, self.elements(leaves))
+    }
+
+    /// The boundaries between neighbouring leaves of this grid: each pair once, lower id first, with the sum of the
+    /// strengths of its edgels and their number.
+    pub fn boundaries(&self, leaves: &Basins) -> Vec<(u32, u32, f64, u32)> {
+        let neighbours = boundaries(leaves.num_basins, self.elements(leaves));
+        let lists = (0u32..).zip(&neighbours);
+        let pairs = lists.flat_map(|(a, list)| list.iter().map(move |(b, boundary)| (a, *b, *boundary)));
+        pairs.filter(|(a, b, _)| a < b).map(|(a, b, boundary)| (a, b, boundary.sum, boundary.length)).collect()
+    }
+
+    /// The edgels between different leaves: (lower id << 32 | higher id, strength).
+    fn elements(&self, leaves: &Basins) -> Vec<(u64, f32)> {
         let mut elements = Vec::new();
         let mut note = |p: usize, q: usize, strength: f32| {
             let (a, b) = (leaves.labels[p], leaves.labels[q]);
@@ -160,7 +174,7 @@ impl DoubledGrid {
                 }
             }
         }
-        merge_boundaries(leaves.num_basins, elements)
+        elements
     }
 }
 
