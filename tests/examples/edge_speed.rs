@@ -13,8 +13,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use image::imageops::{FilterType, resize};
 use image::RgbImage;
+use image::imageops::{FilterType, resize};
 use oversegment::Detector;
 use oversegment::owt_ucm::{DoubledGrid, OrientedEdges, owt_ucm, trace, watershed_with_lines};
 use oversegment::pmi::{self, PmiSpec};

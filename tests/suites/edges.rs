@@ -73,7 +73,9 @@ fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
 #[test]
 fn every_detector_writes_regions_that_follow_the_picture() {
     let edges = Edges::new(1);
-    for options in [&["--level", "accurate"][..], &["--level", "fast"], &["--detector", "fast"], &["--detector", "gradient"]] {
+    for options in
+        [&["--level", "accurate"][..], &["--level", "fast"], &["--detector", "fast"], &["--detector", "gradient"]]
+    {
         let out = format!("out{}", options.join(""));
         edges.run(&out, options, 0);
         let map = read_gray16(edges.path(&out).join("day/000000.png")).unwrap();
@@ -149,7 +151,19 @@ fn a_killed_run_goes_on_to_the_same_files() {
     let edges = Edges::new(12);
     edges.run("whole", &["--level", "fast"], 0);
     let mut command = edges.sandbox.command(hsg_train());
-    command.args(["edges", "--dataset", "folder", "--root", "drive", "--split", ".", "--out", "cut", "--level", "fast"]);
+    command.args([
+        "edges",
+        "--dataset",
+        "folder",
+        "--root",
+        "drive",
+        "--split",
+        ".",
+        "--out",
+        "cut",
+        "--level",
+        "fast",
+    ]);
     let mut program = Started::new(command);
     let out = edges.path("cut/day");
     program.wait_until("two files", || fs::read_dir(&out).is_ok_and(|entries| entries.count() >= 2));
@@ -168,7 +182,19 @@ fn a_killed_run_goes_on_to_the_same_files() {
 fn ctrl_c_leaves_whole_files() {
     let edges = Edges::new(30);
     let mut command = edges.sandbox.command(hsg_train());
-    command.args(["edges", "--dataset", "folder", "--root", "drive", "--split", ".", "--out", "out", "--level", "fast"]);
+    command.args([
+        "edges",
+        "--dataset",
+        "folder",
+        "--root",
+        "drive",
+        "--split",
+        ".",
+        "--out",
+        "out",
+        "--level",
+        "fast",
+    ]);
     let mut program = Started::new(command);
     let out = edges.path("out/day");
     program.wait_until("a file", || fs::read_dir(&out).is_ok_and(|entries| entries.count() >= 1));

@@ -18,7 +18,10 @@ const HIGRA: [&str; 2] = ["higra==0.6.13", "numpy"];
 /// Prints one table and one comparison, for `image` or the first frame of the shipped clip.
 pub fn run(image: Option<&str>) -> Result<()> {
     cargo().args(["build", "--release", "-p", "tests", "--example", "edge_speed"]).run("build the benchmark")?;
-    println!("{:<14}{:>11}{:>10}{:>14}{:>9}{:>10}", "detector", "image", "seconds", "µs per pixel", "regions", "peak MB");
+    println!(
+        "{:<14}{:>11}{:>10}{:>14}{:>9}{:>10}",
+        "detector", "image", "seconds", "µs per pixel", "regions", "peak MB"
+    );
     for detector in DETECTORS {
         for (width, height) in SIZES {
             let [w, h] = [width, height].map(|side| side.to_string());

@@ -125,7 +125,9 @@ fn download(deps: &Path, wheels: &Path) -> Result<()> {
 /// Some pip: python3's own if it has one, else the one that a virtual environment brings.
 pub fn pip(deps: &Path) -> Result<Program> {
     if !program("python3").arg("--version").works() {
-        bail!("python3 is missing, and what is fetched comes as a Python package: apt-get install -y python3 python3-pip");
+        bail!(
+            "python3 is missing, and what is fetched comes as a Python package: apt-get install -y python3 python3-pip"
+        );
     }
     if program("python3").args(["-m", "pip", "--version"]).works() {
         return Ok(program("python3").args(["-m", "pip"]));

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use oversegment::{GradientRegions, gradient, first_threshold, region_map, region_merging, watershed};
+use oversegment::{GradientRegions, first_threshold, gradient, region_map, region_merging, watershed};
 use segcore::image_io::{read_gray8, read_rgb};
 
 fn numbers(text: &str) -> Vec<f32> {

@@ -51,9 +51,8 @@ fn golden_lab() {
 /// The sign of a principal component is arbitrary, and scaling to 0..1 comes after it: all eight are tried.
 fn difference_up_to_mirrors(got: &Features, expected: &[f64]) -> f64 {
     let values = got.values();
-    let mean: [f64; 3] = std::array::from_fn(|i| {
-        values.iter().map(|v| f64::from(v[i])).sum::<f64>() / values.len() as f64
-    });
+    let mean: [f64; 3] =
+        std::array::from_fn(|i| values.iter().map(|v| f64::from(v[i])).sum::<f64>() / values.len() as f64);
     let of_mirror = |mirror: usize| {
         let sign = |i: usize| if mirror >> i & 1 == 1 { -1.0 } else { 1.0 };
         let mut turned: Vec<f64> =
@@ -86,8 +85,7 @@ fn golden_variation_features() {
 
 fn golden_density(kind: &str) -> Option<Density> {
     let kernels = golden(&format!("{kind}_kernels"))?;
-    let pairs: Vec<Pair> =
-        kernels.values.chunks_exact(6).map(|v| std::array::from_fn(|i| v[i] as f32)).collect();
+    let pairs: Vec<Pair> = kernels.values.chunks_exact(6).map(|v| std::array::from_fn(|i| v[i] as f32)).collect();
     Some(Density::new(&pairs, 0.05))
 }
 
@@ -200,7 +198,13 @@ fn golden_eigenvectors() {
     println!("shape of the golden vectors: {:?}", vectors.shape);
     for index in 0..5 {
         let expected: Vec<f64> = (0..num_pixels)
-            .map(|pixel| if vectors.shape[0] == 5 { vectors.values[index * num_pixels + pixel] } else { vectors.values[pixel * 5 + index] })
+            .map(|pixel| {
+                if vectors.shape[0] == 5 {
+                    vectors.values[index * num_pixels + pixel]
+                } else {
+                    vectors.values[pixel * 5 + index]
+                }
+            })
             .collect();
         let deviation = deviation(&got.vector(index + 1), &expected);
         assert!(deviation < 1e-5, "eigenvector {}: {deviation}", index + 2);

@@ -1,7 +1,8 @@
 //! The watershed and the merging against slow, obvious versions of themselves.
 
 use oversegment::{
-    Basins, GradientRegions, GradientSpec, StrengthMap, gradient, first_threshold, region_map, gradient_regions, region_merging, watershed,
+    Basins, GradientRegions, GradientSpec, StrengthMap, first_threshold, gradient, gradient_regions, region_map,
+    region_merging, watershed,
 };
 use proptest::prelude::*;
 use segcore::image::{ImageSize, ImageView, PixelFormat};
@@ -351,7 +352,8 @@ fn a_grey_image_equals_its_rgb_copy_and_padding_is_not_read() {
     }
     let rgb: Vec<u8> = grey.iter().flat_map(|&v| [v; 3]).collect();
     let size = ImageSize { width: 15, height: 11 };
-    let gray8 = gradient::strength(&ImageView::new(size, PixelFormat::Gray8, 20, &padded).expect("valid")).expect("valid");
+    let gray8 =
+        gradient::strength(&ImageView::new(size, PixelFormat::Gray8, 20, &padded).expect("valid")).expect("valid");
     let rgb8 = gradient::strength(&ImageView::new(size, PixelFormat::Rgb8, 45, &rgb).expect("valid")).expect("valid");
     for (a, b) in gray8.values().iter().zip(rgb8.values()) {
         assert!((a - b).abs() < 1e-3, "{a} {b}");
@@ -376,9 +378,18 @@ fn bad_input_is_refused_with_a_reason() {
         (GradientRegions { step: 0.0, ..GradientRegions::default() }, "step"),
         (GradientRegions { start: f64::NAN, ..GradientRegions::default() }, "start"),
         (GradientRegions { min_area_share: 2.0, ..GradientRegions::default() }, "min_area_share"),
-        (GradientRegions { gradient: GradientSpec { sigmas: vec![], weights: vec![] }, ..GradientRegions::default() }, "weights"),
         (
-            GradientRegions { gradient: GradientSpec { sigmas: vec![0.0], weights: vec![1.0] }, ..GradientRegions::default() },
+            GradientRegions {
+                gradient: GradientSpec { sigmas: vec![], weights: vec![] },
+                ..GradientRegions::default()
+            },
+            "weights",
+        ),
+        (
+            GradientRegions {
+                gradient: GradientSpec { sigmas: vec![0.0], weights: vec![1.0] },
+                ..GradientRegions::default()
+            },
             "sigmas",
         ),
     ] {

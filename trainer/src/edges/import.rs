@@ -28,7 +28,7 @@ pub fn import_edges(source: &Path, folder: &Path, dataset: Option<&dyn Dataset>)
         return Err(TrainError::Invalid {
             what: folder.display().to_string(),
             expected: "a folder without edge segments made here".into(),
-            got: format!("{MARKER}"),
+            got: MARKER.into(),
             remedy: "choose an empty folder for --out".into(),
         });
     }
@@ -52,7 +52,9 @@ pub fn import_edges(source: &Path, folder: &Path, dataset: Option<&dyn Dataset>)
     };
     let mut wanted: Vec<(PathBuf, PathBuf, Option<PathBuf>)> = Vec::new();
     match dataset {
-        None => wanted.extend(names.iter().map(|name| (source.join(name), folder.join(name).with_extension("png"), None))),
+        None => {
+            wanted.extend(names.iter().map(|name| (source.join(name), folder.join(name).with_extension("png"), None)))
+        }
         Some(dataset) => {
             for sample in dataset.samples() {
                 let map = edge_file(source, sample);

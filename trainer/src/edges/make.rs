@@ -235,7 +235,8 @@ impl Work<'_> {
             let path = work_file(&work_folder, sample);
             let failed = |source| TrainError::Oversegment { path: sample.image.clone(), source };
             // Without the file, its regions were deleted after a whole run: the scale stays what it was.
-            let edges = if path.is_file() { read_edges(&path)?.0 } else { detector.edges(&frame.view()).map_err(failed)? };
+            let edges =
+                if path.is_file() { read_edges(&path)?.0 } else { detector.edges(&frame.view()).map_err(failed)? };
             let edges = detector.full_size(edges, frame.size).map_err(failed)?;
             let made = self.full_size_regions(edges.divided_by(largest)).map_err(failed)?;
             self.write(sample, frame, &made)
@@ -260,7 +261,8 @@ impl Work<'_> {
         make_parent(&path)?;
         let (size, labels) = (made.regions.size, &made.regions.labels);
         if let Some(contours) = made.contours.as_ref().filter(|_| self.extras.ucm) {
-            let values: Vec<u16> = contours.iter().map(|&v| (f64::from(v.clamp(0.0, 1.0)) * 65535.0).round() as u16).collect();
+            let values: Vec<u16> =
+                contours.iter().map(|&v| (f64::from(v.clamp(0.0, 1.0)) * 65535.0).round() as u16).collect();
             image_io::write_gray16(path.with_extension("ucm.png"), size, &values)?;
         }
         if self.extras.preview {

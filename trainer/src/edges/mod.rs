@@ -46,10 +46,7 @@ impl Maker {
             ("pmi", "fast") => Self::Oriented(Detector::Pmi(PmiSpec::fast())),
             ("pmi", _) => Self::Oriented(Detector::Pmi(PmiSpec::accurate())),
             ("fast", _) => Self::Oriented(Detector::Fast),
-            _ => Self::Gradient(GradientRegions {
-                max_regions: settings.max_regions,
-                ..GradientRegions::default()
-            }),
+            _ => Self::Gradient(GradientRegions { max_regions: settings.max_regions, ..GradientRegions::default() }),
         })
     }
 

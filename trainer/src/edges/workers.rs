@@ -28,7 +28,9 @@ impl Memory {
     /// A share of what is free now.
     pub(super) fn of_this_machine() -> Self {
         let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kib = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+        let kib = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse().ok());
         let free = kib.map_or(UNKNOWN_MEMORY, |kib: u64| kib << 10);
         Self::new((free as f64 * MEMORY_SHARE) as u64)
     }
@@ -143,7 +145,11 @@ mod tests {
         let done = AtomicUsize::new(0);
         let error = for_each((0..1000).collect(), 2, &AtomicBool::new(false), |item: i32| {
             done.fetch_add(1, Ordering::SeqCst);
-            if item == 3 { Err(TrainError::file("write", std::path::Path::new("x"), std::io::Error::other("full"))) } else { Ok(()) }
+            if item == 3 {
+                Err(TrainError::file("write", std::path::Path::new("x"), std::io::Error::other("full")))
+            } else {
+                Ok(())
+            }
         });
         assert!(error.unwrap_err().to_string().contains("full"));
         assert!(done.into_inner() < 1000);

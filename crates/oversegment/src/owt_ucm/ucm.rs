@@ -1,8 +1,8 @@
 //! The ultrametric contour map: leaves, their merge tree, and what is drawn and cut from them.
 
 use super::doubled_grid::components;
-use crate::watershed::UNLABELLED;
 use crate::regions::check_max_regions;
+use crate::watershed::UNLABELLED;
 use crate::{Basins, MergeTree, OversegmentError, RegionMap, region_map};
 use segcore::image::ImageSize;
 

@@ -103,9 +103,8 @@ impl Model {
         let density = Density::new(&kernels, spec.bandwidth);
         let queries = query_pairs(features.height, features.width, spec.num_queries, random);
         let at = |pixel: u32| features.values[pixel as usize];
-        let (pairs, values): (Vec<Pair>, Vec<f32>) = (queries.par_iter())
-            .map(|&(a, b)| (pair(at(a), at(b)), density.pmi(at(a), at(b)) as f32))
-            .unzip();
+        let (pairs, values): (Vec<Pair>, Vec<f32>) =
+            (queries.par_iter()).map(|&(a, b)| (pair(at(a), at(b)), density.pmi(at(a), at(b)) as f32)).unzip();
         let forest = Forest::learn(&pairs, &values, spec.num_trees, random);
         Self { features, forest }
     }

@@ -89,9 +89,8 @@ pub fn oriented_energy(spectrum: &Spectrum) -> Vec<f32> {
         let framed = width + 2 * REACH;
         let (mut smooth, mut slope) = (vec![Lanes::ZERO; framed], vec![Lanes::ZERO; framed]);
         for (block, scale) in vectors.blocks.iter().zip(&scales) {
-            let rows: [&[Lanes]; NUM_TAPS] = std::array::from_fn(|tap| {
-                vectors.row(block, mirrored((row + tap) as isize - REACH as isize, height))
-            });
+            let rows: [&[Lanes]; NUM_TAPS] =
+                std::array::from_fn(|tap| vectors.row(block, mirrored((row + tap) as isize - REACH as isize, height)));
             let out = out.as_chunks_mut().0;
             dispatch(AddRow { rows, filters: &filters, scale, smooth: &mut smooth, slope: &mut slope, out });
         }

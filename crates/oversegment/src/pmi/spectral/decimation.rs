@@ -80,10 +80,8 @@ impl Decimation {
                         continue;
                     }
                     let (r, c) = (row.wrapping_add_signed(dy), column.wrapping_add_signed(dx));
-                    let (rows, columns) = (
-                        (r / 2) as isize - new_row as isize + centre,
-                        (c / 2) as isize - new_column as isize + centre,
-                    );
+                    let (rows, columns) =
+                        ((r / 2) as isize - new_row as isize + centre, (c / 2) as isize - new_column as isize + centre);
                     let shares = &shares[r * width + c];
                     for (neighbour, share) in kept[parity_of(r, c)].iter().zip(shares) {
                         let place = place_of[(rows + neighbour.rows) as usize][(columns + neighbour.columns) as usize];

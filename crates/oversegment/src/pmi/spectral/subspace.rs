@@ -142,7 +142,8 @@ fn residuals(walk: &Walk, vectors: &Vectors, values: &[f64], number: usize) -> V
     let mut residuals = Vec::with_capacity(number);
     for (q, block) in vectors.blocks[..number.div_ceil(LANES)].iter().enumerate() {
         walk.laplacian(block, &mut spare);
-        let values: [f32; LANES] = std::array::from_fn(|lane| values.get(q * LANES + lane).copied().unwrap_or(0.0) as f32);
+        let values: [f32; LANES] =
+            std::array::from_fn(|lane| values.get(q * LANES + lane).copied().unwrap_or(0.0) as f32);
         Vectors::for_each_row(&mut spare, (height, width), |row, pixels| {
             for (pixel, source) in pixels.iter_mut().zip(vectors.row(block, row)) {
                 (0..LANES).for_each(|lane| pixel[lane] -= values[lane] * source[lane]);
