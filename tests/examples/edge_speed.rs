@@ -44,7 +44,7 @@ fn picture(path: Option<&str>, width: usize, height: usize) -> Outcome<Frame> {
         Some(path) => read_rgb(PathBuf::from(path))?,
         None => {
             let mut frame = Frame::black(ImageSize::new(1, 1), PixelFormat::Rgb8);
-            if !video::VideoReader::open(&shipped_clip())?.next_frame(&mut frame)? {
+            if !video::VideoReader::open(shipped_clip())?.next_frame(&mut frame)? {
                 return Err("the shipped clip has no frame".into());
             }
             frame
