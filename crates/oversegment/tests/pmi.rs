@@ -97,7 +97,7 @@ fn sampled_pairs_are_near_and_seeded() {
     assert!(pairs.len() > 500 && pairs == sample(1) && pairs != sample(2));
     for p in pairs {
         let (rows, columns) = (p[0] - p[3], (p[1] - p[4]).abs());
-        assert!(rows >= 0.0 && rows <= 4.0 && columns <= 4.0 && rows + columns > 0.0, "{p:?}");
+        assert!((0.0..=4.0).contains(&rows) && columns <= 4.0 && rows + columns > 0.0, "{p:?}");
         assert!(rows % 2.0 == 0.0 && columns % 2.0 == 0.0, "{p:?}: opposite of one another");
     }
     let one = Features::new(1, 1, vec![[0.5; 3]]).unwrap();
