@@ -96,9 +96,11 @@ fn any_number_of_threads_writes_the_same_files() {
     let options = ["--ucm", "--preview", "--threads"];
     edges.run("one", &[&options[..], &["1"]].concat(), 0);
     edges.run("three", &[&options[..], &["3"]].concat(), 0);
+    edges.run("other", &["--seed", "2", "--ucm", "--preview"], 0);
     let one = contents(&edges.path("one"));
     assert_eq!(one.len(), 3 * 3 + 1, "{:?}", files(&edges.path("one")));
     assert!(one == contents(&edges.path("three")));
+    assert!(one != contents(&edges.path("other")), "the seed decides");
 }
 
 #[test]

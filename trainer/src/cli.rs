@@ -96,12 +96,15 @@ pub struct EdgesArgs {
     /// Fewer regions than this an image [default: 1024]
     #[arg(long)]
     pub max_regions: Option<usize>,
+    /// Seed of what pmi and fast draw at random, the same for every image [default: 1]
+    #[arg(long)]
+    pub seed: Option<u64>,
     /// Also write <name>.ucm.png: the strength of the contours, 16-bit grey, value / 65535
     #[arg(long)]
     pub ucm: bool,
     /// Take region maps that exist (PNG, 8- or 16-bit grey) instead of making them; with --dataset, --root and --split
     /// they are compared with the images
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["detector", "level", "scale", "max_regions", "ucm", "preview"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["detector", "level", "scale", "max_regions", "seed", "ucm", "preview"])]
     pub import: Option<PathBuf>,
     /// Also write <name>.preview.png: the image with region borders
     #[arg(long)]

@@ -77,6 +77,9 @@ pub struct EdgeSettings {
     pub folder: Option<PathBuf>,
     /// The threshold rises until there are fewer regions than this.
     pub max_regions: usize,
+    /// Seed of what `pmi` and `fast` draw at random, the same for every image.
+    #[serde(default = "first_seed")]
+    pub seed: u64,
 }
 
 /// What strengths are compared with.
@@ -90,6 +93,10 @@ pub enum EdgeScale {
     Dataset,
 }
 
+fn first_seed() -> u64 {
+    1
+}
+
 fn accurate() -> String {
     "accurate".to_owned()
 }
@@ -98,7 +105,8 @@ impl EdgeSettings {
     /// What the paper learned street scenes from.
     pub fn paper() -> Self {
         let max_regions = oversegment::owt_ucm::PAPER_MAX_REGIONS;
-        Self { detector: "pmi".into(), level: accurate(), scale: EdgeScale::Image, folder: None, max_regions }
+        let (detector, level, seed) = ("pmi".to_owned(), accurate(), first_seed());
+        Self { detector, level, scale: EdgeScale::Image, folder: None, max_regions, seed }
     }
 
     /// Checks names and ranges.

@@ -19,7 +19,10 @@ pub enum Detector {
     Pmi(PmiSpec),
     /// Pointwise mutual information at quarter resolution plus a gradient at full resolution, for whole data sets in
     /// minutes.
-    Fast,
+    Fast {
+        /// Seed of all that is random.
+        seed: u64,
+    },
 }
 
 /// Standard deviations of the gradient's Gaussians in pixels.
@@ -50,7 +53,7 @@ impl Detector {
     pub fn segment(&self, image: &ImageView<'_>, max_regions: usize) -> Result<Segmentation, OversegmentError> {
         let edges = match self {
             Self::Pmi(spec) => pmi::edges(image, spec)?.scaled_to_unit(),
-            Self::Fast => fast(image, 1)?,
+            Self::Fast { seed } => fast(image, *seed, 1)?,
         };
         let ucm = owt_ucm(&edges).sigmoid();
         let size = image.size;
@@ -65,7 +68,7 @@ impl Detector {
     pub fn edges(&self, image: &ImageView<'_>) -> Result<OrientedEdges, OversegmentError> {
         match self {
             Self::Pmi(spec) => pmi::edges(image, spec),
-            Self::Fast => fast(image, 0),
+            Self::Fast { seed } => fast(image, *seed, 0),
         }
     }
 
@@ -88,8 +91,8 @@ impl Detector {
 }
 
 /// Edges at 1 / 2^`halvings` of the size of `image` (rounded up), at most twice.
-fn fast(image: &ImageView<'_>, halvings: u32) -> Result<OrientedEdges, OversegmentError> {
-    let spec = PmiSpec::coarse();
+fn fast(image: &ImageView<'_>, seed: u64, halvings: u32) -> Result<OrientedEdges, OversegmentError> {
+    let spec = PmiSpec { seed, ..PmiSpec::coarse() };
     let (height, width) = (image.size.height, image.size.width);
     let (new_height, new_width) = (height.div_ceil(1 << halvings), width.div_ceil(1 << halvings));
     let gradient = gradient::oriented(image, &SIGMAS)?;

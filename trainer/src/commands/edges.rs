@@ -47,6 +47,7 @@ pub fn run(args: &EdgesArgs, common: &Common) -> Result<Exit> {
         }
     }
     edges.scale = args.scale.unwrap_or(edges.scale);
+    edges.seed = args.seed.unwrap_or(edges.seed);
     edges.max_regions = args.max_regions.unwrap_or(edges.max_regions);
     edges.validate()?;
     if common.show_settings {

@@ -42,10 +42,11 @@ enum Maker {
 impl Maker {
     fn of(settings: &EdgeSettings) -> Result<Self> {
         settings.validate()?;
+        let seed = settings.seed;
         Ok(match (settings.detector.as_str(), settings.level.as_str()) {
-            ("pmi", "fast") => Self::Oriented(Detector::Pmi(PmiSpec::fast())),
-            ("pmi", _) => Self::Oriented(Detector::Pmi(PmiSpec::accurate())),
-            ("fast", _) => Self::Oriented(Detector::Fast),
+            ("pmi", "fast") => Self::Oriented(Detector::Pmi(PmiSpec { seed, ..PmiSpec::fast() })),
+            ("pmi", _) => Self::Oriented(Detector::Pmi(PmiSpec { seed, ..PmiSpec::accurate() })),
+            ("fast", _) => Self::Oriented(Detector::Fast { seed }),
             _ => Self::Gradient(GradientRegions { max_regions: settings.max_regions, ..GradientRegions::default() }),
         })
     }
@@ -56,7 +57,7 @@ impl Maker {
     fn bytes_per_pixel(&self) -> u64 {
         match self {
             Self::Oriented(Detector::Pmi(_)) => 600,
-            Self::Oriented(Detector::Fast) => 300,
+            Self::Oriented(Detector::Fast { .. }) => 300,
             Self::Gradient(_) => 100,
         }
     }
