@@ -294,7 +294,8 @@ fn seeds_and_not_threads_decide() {
 fn flat_and_tiny_images_have_no_edges_and_one_region() {
     for (width, height) in [(1, 1), (2, 1), (1, 2), (3, 3), (40, 30)] {
         let frame = image(width, height, |_, _| [77, 120, 9]);
-        for detector in [Detector::Pmi(PmiSpec::accurate()), Detector::Pmi(PmiSpec::fast()), Detector::Fast { seed: 1 }] {
+        for detector in [Detector::Pmi(PmiSpec::accurate()), Detector::Pmi(PmiSpec::fast()), Detector::Fast { seed: 1 }]
+        {
             let found = detector.segment(&frame.view(), 1024).unwrap();
             assert_eq!(found.regions.num_regions, 1, "{width}×{height} {detector:?}");
             assert!(found.contours.iter().all(|c| *c == 0.0));

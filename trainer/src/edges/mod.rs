@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use datasets::{Dataset, SampleEntry};
 use models::files::{read_file, sha256_hex, write_atomically};
-use oversegment::pmi::PmiSpec;
+use oversegment::pmi::{PmiSpec, Solver};
 use oversegment::{Detector, GradientRegions};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -53,11 +53,12 @@ impl Maker {
 
     /// About how much memory an image takes while it is worked on, in bytes per pixel.
     ///
-    /// Peaks of `hsg-train edges` on a 1024×2048 image divided by its pixels, rounded up (docs/benchmarks/edges.md).
+    /// Peaks of `cargo xtask bench-edges` on a 1024×2048 image divided by its pixels, rounded up.
     fn bytes_per_pixel(&self) -> u64 {
         match self {
-            Self::Oriented(Detector::Pmi(_)) => 600,
-            Self::Oriented(Detector::Fast { .. }) => 300,
+            Self::Oriented(Detector::Pmi(spec)) if spec.solver == Solver::Exact => 600,
+            Self::Oriented(Detector::Pmi(_)) => 350,
+            Self::Oriented(Detector::Fast { .. }) => 150,
             Self::Gradient(_) => 100,
         }
     }
