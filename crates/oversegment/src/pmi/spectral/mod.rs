@@ -8,7 +8,7 @@
 //! where eigenvectors are wanted and small everywhere else, then turned so that it is diagonal in the subspace it spans
 //! (Rayleigh and Ritz), and again until the residual is small (Y. Zhou, Y. Saad et al., "Self-consistent-field
 //! calculations using Chebyshev-filtered subspace iteration", J. Comp. Phys. 2006). Unlike Lanczos, it works on all
-//! vectors at once, so that every weight is read once for sixteen of them, and it can start from the eigenvectors of the
+//! vectors at once, so that every weight is read once for 32 of them, and it can start from the eigenvectors of the
 //! decimated graph, which are nearly right already. Everything is summed in a fixed order: the number of threads changes
 //! no bit.
 
@@ -118,7 +118,9 @@ fn solve(graph: Affinity, number: usize, tolerance: f64) -> Spectrum {
     let start = if num_pixels >= COARSE_START_PIXELS && height >= 8 && width >= 8 {
         let (first, once) = Decimation::of_borrowed(&graph);
         let (second, twice) = Decimation::of(once);
-        let coarse = solve(twice, num_trials, COARSE_TOLERANCE);
+        let mut coarse = solve(twice, num_trials, COARSE_TOLERANCE);
+        // Its own guards have done their work.
+        coarse.vectors.truncate(num_trials);
         first.carry_back(&second.carry_back(&coarse.vectors))
     } else {
         Vectors::random(height, width, num_trials)
