@@ -1,16 +1,13 @@
 //! Label-free over-segmentation: one image in, a map of small, class-pure regions out.
 //!
-//! The way of an image: [`gradient::strength`] (how much the colour changes, per pixel) → [`watershed::watershed`]
-//! (one basin per regional minimum of the strength) → [`merge::region_merging`] (neighbouring basins merged in the
-//! order of the mean strength of their common boundary: a merge tree) → [`regions::regions`] (the tree cut at the
-//! first threshold that leaves few enough regions).
+//! [`detector`] has the ways through the crate. PMI: [`pmi`] (edges in eight orientations) → [`mod@owt_ucm`] (closed contours
+//! and their merge tree) → regions at a threshold. The cheap way: [`gradient::strength`] (how much the colour changes, per
+//! pixel) → [`watershed::watershed`] (one basin per regional minimum) → [`merge::region_merging`] (neighbouring basins
+//! merged in the order of the mean strength of their common boundary: a merge tree) → [`regions::gradient_regions`] (the
+//! tree cut at the first threshold that leaves few enough regions).
 //!
-//! The published way for oriented edges (eight strengths per pixel) is [`owt_ucm`]: it shares the merging, and its trees
-//! are cut in the same way.
-//!
-//! The four steps meet only in [`StrengthMap`], [`Basins`] and [`MergeTree`]; another edge detector replaces the first
-//! and keeps the rest. Everything here is single-threaded and deterministic: the same pixels give the same regions on
-//! every machine and thread count. To use several cores, work on several images at once.
+//! The same pixels and seed give the same regions on any number of threads. [`pmi`] splits its work over the rayon pool it
+//! is called from; everything else runs on the calling thread.
 
 pub mod detector;
 pub mod gradient;

@@ -74,10 +74,10 @@ impl PmiSpec {
         }
     }
 
-    /// As [`PmiSpec::accurate`] in less than a quarter of its time: half the trees, the graph thinned out three times
-    /// (the published preset "speedy" has all trees and two times; docs/benchmarks/edges.md compares them).
+    /// As [`PmiSpec::accurate`] in less than a quarter of its time: one tree, the graph thinned out three times
+    /// (the published preset "speedy" has four trees and two times; docs/benchmarks/edges.md compares them).
     pub fn fast() -> Self {
-        Self { num_trees: 2, solver: Solver::Decimated(3), ..Self::accurate() }
+        Self { num_trees: 1, solver: Solver::Decimated(3), ..Self::accurate() }
     }
 
     /// What [`crate::detector::Detector::Fast`] adds to a gradient: quarter resolution, one tree, the graph thinned out
