@@ -49,9 +49,17 @@ impl Detector {
     /// image alone; cut at 0.05, 0.06, … until fewer than `max_regions` (2 to 65535) are left.
     ///
     /// # Errors
-    /// When the image has no pixels, too few bytes or an unknown pixel format, or `max_regions` is out of range.
+    /// When the image has no pixels, too few bytes or an unknown pixel format, `max_regions` is out of range, or the
+    /// edges are not those of half resolution.
     pub fn segment(&self, image: &ImageView<'_>, max_regions: usize) -> Result<Segmentation, OversegmentError> {
         let edges = match self {
+            Self::Pmi(spec) if spec.halvings != 1 => {
+                return Err(OversegmentError::Setting {
+                    name: "halvings",
+                    got: spec.halvings.to_string(),
+                    expected: "1: this way works at half resolution",
+                });
+            }
             Self::Pmi(spec) => pmi::edges(image, spec)?.scaled_to_unit(),
             Self::Fast { seed } => fast(image, *seed, 1)?,
         };

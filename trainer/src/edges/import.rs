@@ -107,6 +107,11 @@ fn read_map(path: &Path, image: Option<&Path>) -> Result<GrayImage16> {
     Ok(map)
 }
 
+/// Whether a file is one that `hsg-train edges` writes beside its region maps.
+fn is_extra(name: &str) -> bool {
+    name.ends_with(".ucm.png") || name.ends_with(".preview.png")
+}
+
 /// Paths of all PNG files below `folder`, relative to where the search began; hidden ones are left out.
 fn list_png(folder: &Path, prefix: &str, names: &mut Vec<String>) -> Result<()> {
     let read = |e| TrainError::file("read", folder, e);
@@ -124,7 +129,7 @@ fn list_png(folder: &Path, prefix: &str, names: &mut Vec<String>) -> Result<()> 
         let relative = format!("{prefix}{name}");
         if entry.path().is_dir() {
             list_png(&entry.path(), &format!("{relative}/"), names)?;
-        } else if name.to_ascii_lowercase().ends_with(".png") {
+        } else if name.to_ascii_lowercase().ends_with(".png") && !is_extra(&name) {
             names.push(relative);
         }
     }
