@@ -380,6 +380,11 @@ fn maps_of_others_are_imported() {
     // Maps that were made here are not overwritten, and an empty folder is no mistake to be silent about.
     edges.run("made", &["--detector", "fast"], 0);
     assert!(edges.run("made", &["--import", "theirs"], 2).contains("empty folder"));
+    let text = edges.run("checked", &["--detector", "fast"], 2);
+    assert!(text.contains("from elsewhere") && !edges.path("checked/edges.toml").exists(), "{text}");
+    // Nor do region maps take the place of the images.
+    let text = edges.run("drive", &["--detector", "fast"], 2);
+    assert!(text.contains("apart from the images"), "{text}");
     fs::create_dir(edges.path("nothing")).unwrap();
     assert!(edges.run("other", &["--import", "nothing"], 2).contains("region maps"));
     assert!(edges.run("other", &["--import", "nowhere"], 2).contains("nowhere"));

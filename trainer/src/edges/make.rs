@@ -65,9 +65,32 @@ pub fn make_edges(
             remedy: "choose another --detector".into(),
         });
     }
+    let is_among_images = |sample: &SampleEntry| edge_file(folder, sample) == sample.image;
+    let is_same_file = |sample: &SampleEntry| {
+        let both = (edge_file(folder, sample).canonicalize(), sample.image.canonicalize());
+        matches!(both, (Ok(map), Ok(image)) if map == image)
+    };
+    if let Some(sample) = dataset.samples().iter().find(|sample| is_among_images(sample) || is_same_file(sample)) {
+        return Err(TrainError::Invalid {
+            what: folder.display().to_string(),
+            expected: "a folder apart from the images".into(),
+            got: format!("one where the regions of {} would take its place", sample.image.display()),
+            remedy: "choose another --out".into(),
+        });
+    }
     std::fs::create_dir_all(folder).map_err(|e| TrainError::file("create", folder, e))?;
     remove_leftovers(folder)?;
-    Marker::of(settings)?.check(folder)?;
+    let marker = Marker::of(settings)?;
+    let foreign = dataset.samples().iter().map(|sample| edge_file(folder, sample)).find(|file| file.is_file());
+    if let Some(file) = foreign.filter(|_| !folder.join(super::MARKER).is_file()) {
+        return Err(TrainError::Invalid {
+            what: file.display().to_string(),
+            expected: "region maps that were made here".into(),
+            got: "one from elsewhere".into(),
+            remedy: "choose an empty folder for --out".into(),
+        });
+    }
+    marker.check(folder)?;
     let work = Work {
         maker,
         max_regions: settings.max_regions,

@@ -126,8 +126,10 @@ pub fn edge_file(folder: &Path, sample: &SampleEntry) -> PathBuf {
 fn remove_leftovers(folder: &Path) -> Result<()> {
     let entries = std::fs::read_dir(folder).map_err(|e| TrainError::file("read", folder, e))?;
     for entry in entries {
-        let path = entry.map_err(|e| TrainError::file("read", folder, e))?.path();
-        if path.is_dir() {
+        let entry = entry.map_err(|e| TrainError::file("read", folder, e))?;
+        let path = entry.path();
+        // Links are not followed: what they point at is somebody else's, or this very folder.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_leftovers(&path)?;
         } else if path.file_name().and_then(|name| name.to_str()).is_some_and(is_leftover) {
             std::fs::remove_file(&path).map_err(|e| TrainError::file("remove", &path, e))?;
