@@ -231,12 +231,26 @@ fn the_scale_of_the_data_set_is_found_once_and_kept() {
     assert!(text.contains("scale.toml") && text.contains("empty folder"), "{text}");
     // Interrupted between the two passes, it goes on from the edges that are there.
     edges.run("again", &options, 0);
-    fs::create_dir_all(edges.path("half/.work/day")).unwrap();
+    fs::create_dir_all(edges.path("half/.work")).unwrap();
     fs::copy(edges.path("again/edges.toml"), edges.path("half/edges.toml")).unwrap();
-    fs::write(edges.path("half/.work/day/000001.e8"), b"cut").unwrap();
+    let hash = models::files::sha256_hex(&fs::read(edges.path("drive/day/000001.png")).unwrap());
+    let work = edges.path("half/.work").join(format!("{hash}.e8"));
+    fs::write(&work, b"cut").unwrap();
     let text = edges.run("half", &options, 2);
-    assert!(text.contains("000001.e8") && text.contains("delete the file"), "{text}");
-    fs::remove_file(edges.path("half/.work/day/000001.e8")).unwrap();
+    assert!(text.contains(&format!("{hash}.e8")) && text.contains("delete the file"), "{text}");
+    // The edges of the other images are there by now, and are used.
+    assert_eq!(files(&edges.path("half/.work")).len(), 4);
+    fs::remove_file(&work).unwrap();
+    // Those of another image of the same name would be as well, were they found by name.
+    street(30).save(edges.path("drive/day/000002.png")).unwrap();
+    edges.run("half", &options, 0);
+    edges.run("changed", &options, 0);
+    assert!(contents(&edges.path("changed")) == contents(&edges.path("half")));
+    // A changed image is not on the scale that was found before.
+    let text = edges.run("again", &options, 2);
+    assert!(text.contains("changed ones"), "{text}");
+    street(2).save(edges.path("drive/day/000002.png")).unwrap();
+    fs::remove_dir_all(edges.path("half")).unwrap();
     edges.run("half", &options, 0);
     assert!(contents(&edges.path("again")) == contents(&edges.path("half")));
 }
@@ -375,20 +389,65 @@ fn maps_of_others_are_imported() {
     let text = edges.run("checked", &["--import", "theirs"], 1);
     assert!(text.contains("theirs/day/000002.png") && text.contains("96×64"), "{text}");
     assert!(text.contains("000003.png") && text.contains("no region map"), "{text}");
-    assert_eq!(files(&edges.path("checked")), ["day/000000.png", "day/000001.png"]);
+    assert_eq!(files(&edges.path("checked")), ["day/000000.png", "day/000001.png", "edges.toml"]);
+    // Again, with a file in its place that does not fit.
+    fs::copy(theirs.join("000002.png"), edges.path("checked/day/000000.png")).unwrap();
+    edges.run("checked", &["--import", "theirs"], 1);
+    assert_eq!(
+        fs::read(edges.path("checked/day/000000.png")).unwrap(),
+        fs::read(edges.path("all/day/000000.png")).unwrap()
+    );
 
     // Maps that were made here are not overwritten, and an empty folder is no mistake to be silent about.
     edges.run("made", &["--detector", "fast"], 0);
     assert!(edges.run("made", &["--import", "theirs"], 2).contains("empty folder"));
     let text = edges.run("checked", &["--detector", "fast"], 2);
-    assert!(text.contains("from elsewhere") && !edges.path("checked/edges.toml").exists(), "{text}");
+    assert!(text.contains("edges.toml") && text.contains("import"), "{text}");
     // Nor do region maps take the place of the images.
     let text = edges.run("drive", &["--detector", "fast"], 2);
     assert!(text.contains("apart from the images"), "{text}");
+    let text = edges.run("drive/edges/of/today", &["--detector", "fast"], 2);
+    assert!(text.contains("apart from the images") && !edges.path("drive/edges").exists(), "{text}");
+    assert!(edges.run("theirs/in", &["--import", "theirs"], 2).contains("apart from the maps"));
+    // Previews and contour maps of ours are no region maps.
+    edges.run("beside", &["--detector", "fast", "--ucm", "--preview"], 0);
+    let json = edges.json("clean", &["--import", "beside"], 0);
+    assert_eq!(json["made"], 4);
     fs::create_dir(edges.path("nothing")).unwrap();
     assert!(edges.run("other", &["--import", "nothing"], 2).contains("region maps"));
     assert!(edges.run("other", &["--import", "nowhere"], 2).contains("nowhere"));
     assert!(!edges.path("other").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn links_that_go_in_circles_end() {
+    let edges = Edges::new(1);
+    edges.run("made", &["--detector", "gradient"], 0);
+    for name in ["a", "b"] {
+        std::os::unix::fs::symlink(".", edges.path("made").join(name)).unwrap();
+    }
+    edges.run("made", &["--detector", "gradient"], 0);
+    let mut import = edges.sandbox.hsg_train();
+    import.args(["edges", "--import", "made", "--out", "copy"]).assert().code(0);
+    assert_eq!(files(&edges.path("copy")), ["day/000000.png", "edges.toml"]);
+}
+
+#[test]
+fn one_file_is_of_one_image() {
+    let edges = Edges::new(1);
+    edges.save("000000.ucm.png", &street(4));
+    let text = edges.run("out", &["--detector", "fast", "--ucm"], 2);
+    assert!(text.contains("000000.ucm.png") && text.contains("rename"), "{text}");
+    assert!(!edges.path("out").exists());
+    edges.run("out", &["--detector", "fast"], 0);
+    // Two maps of one name.
+    fs::create_dir(edges.path("theirs")).unwrap();
+    for name in ["a.png", "a.PNG"] {
+        GrayImage::new(4, 4).save_with_format(edges.path("theirs").join(name), image::ImageFormat::Png).unwrap();
+    }
+    let text = edges.run("maps", &["--import", "theirs"], 2);
+    assert!(text.contains("rename one of them"), "{text}");
 }
 
 #[test]

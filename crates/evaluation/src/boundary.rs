@@ -188,6 +188,10 @@ impl BoundaryBenchmark {
         let mut best = (OperatingPoint::new(point(0).0, point(0).1), threshold(0));
         for index in 1..self.sums.len() {
             let (from, to) = (point(index - 1), point(index));
+            // Between equal points there is nothing but rounding.
+            if from == to {
+                continue;
+            }
             for step in 0..STEPS_BETWEEN_THRESHOLDS {
                 let part = f64::from(step) / f64::from(STEPS_BETWEEN_THRESHOLDS - 1);
                 let between = |a: f64, b: f64| a * (1.0 - part) + b * part;

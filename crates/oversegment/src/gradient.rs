@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use segcore::image::{ImageView, PixelFormat};
 
-use crate::owt_ucm::{NUM_ORIENTATIONS, OrientedEdges};
+use crate::owt_ucm::{NUM_ORIENTATIONS, OrientedEdges, tangent};
 use crate::resample::mirrored;
 use crate::{OversegmentError, StrengthMap};
 
@@ -243,7 +243,7 @@ pub fn oriented(image: &ImageView<'_>, sigmas: &[f32]) -> Result<OrientedEdges, 
     let mut values = vec![0.0f32; height * width * NUM_ORIENTATIONS];
     // n_k nᵀ_k as the weights of x², x y and y².
     let across: [[f32; 3]; NUM_ORIENTATIONS] = std::array::from_fn(|channel| {
-        let (sine, cosine) = (90.0 - 22.5 * channel as f64).to_radians().sin_cos();
+        let (sine, cosine) = tangent(channel).sin_cos();
         [sine * sine, -2.0 * sine * cosine, cosine * cosine].map(|part| part as f32)
     });
     for &sigma in sigmas {

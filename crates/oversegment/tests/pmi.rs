@@ -227,7 +227,54 @@ fn a_decimated_graph_has_nearly_the_same_soft_segments() {
     }
 }
 
-/// The energy of one vector, by the filter turned sample by sample.
+/// Affinities of a grid in two parts that hardly belong together; `part` says which one a pixel is in.
+fn two_parts(height: usize, width: usize, part: impl Fn(isize, isize) -> bool) -> Affinity {
+    let mut weights = Vec::new();
+    for (dy, dx) in offsets() {
+        for pixel in 0..height * width {
+            let (row, column) = ((pixel / width) as isize, (pixel % width) as isize);
+            weights.push(if part(row, column) == part(row + dy, column + dx) { 1.0 } else { 0.001 });
+        }
+    }
+    Affinity::new(height, width, &weights).unwrap()
+}
+
+/// Rows go downwards, so a boundary with Δrow / Δcolumn = tan 45° falls to the right; channel 0 is 90°, each next 22.5°
+/// less.
+#[test]
+fn every_orientation_is_strongest_in_its_own_channel() {
+    for channel in 0..NUM_ORIENTATIONS {
+        let angle = (90.0 - 22.5 * channel as f64).to_radians();
+        let (height, width) = (40, 40);
+        let side =
+            |row: isize, column: isize| (row as f64 - 19.5) * angle.cos() - (column as f64 - 19.5) * angle.sin() > 0.0;
+        let energy = oriented_energy(&spectrum(two_parts(height, width, side), 2));
+        // Along the boundary, away from the borders.
+        let mut sums = [0.0f32; NUM_ORIENTATIONS];
+        for row in 10..30 {
+            for column in 10..30 {
+                let at = (row * width + column) * NUM_ORIENTATIONS;
+                (0..NUM_ORIENTATIONS).for_each(|k| sums[k] += energy[at + k]);
+            }
+        }
+        let strongest = (0..NUM_ORIENTATIONS).max_by(|&a, &b| sums[a].total_cmp(&sums[b])).unwrap();
+        assert_eq!(strongest, channel, "{sums:?}");
+    }
+}
+
+/// A vector that rises along the columns rises from every pixel to the next one after it was carried back, too: each
+/// pixel is a mean of kept ones around it, not a copy of one.
+#[test]
+fn vectors_are_carried_back_smoothly() {
+    let (height, width) = (32, 96);
+    let found = decimated_spectrum(two_parts(height, width, |_, _| true), 8, 1);
+    let second = found.vector(1);
+    let row = &second[16 * width..17 * width];
+    let sign = (row[width - 1] - row[0]).signum();
+    let rises = (8..width - 9).filter(|&c| sign * (row[c + 1] - row[c]) > 0.0).count();
+    assert_eq!(rises, width - 17, "{row:?}");
+}
+
 #[test]
 fn oriented_energy_is_largest_along_the_edge() {
     let found = spectrum(two_halves(40, 60), 2);
@@ -273,6 +320,23 @@ fn images_have_the_edges_they_show() {
         let right: usize = counts.iter().map(|c| c[0].max(c[1])).sum();
         assert!(right as f64 > 0.95 * (120.0 * 90.0), "{detector:?}: {right}");
         assert!(found.contours.iter().all(|c| (0.0..=1.0).contains(c)));
+    }
+}
+
+#[test]
+fn other_resolutions_than_half_are_refused_or_served() {
+    let frame = disk(64, 48);
+    for halvings in [0, 2] {
+        let detector = Detector::Pmi(PmiSpec { halvings, ..PmiSpec::coarse() });
+        assert!(detector.segment(&frame.view(), 100).unwrap_err().to_string().contains("halvings"));
+        let found = detector.edges(&frame.view()).unwrap();
+        assert_eq!(found.height(), 48 >> halvings);
+        let full = detector.full_size(found.clone(), frame.size).unwrap();
+        assert_eq!((full.height(), full.width()), (48, 64));
+        // Edges of another image.
+        if halvings > 0 {
+            assert!(detector.full_size(found, ImageSize::new(40, 20)).is_err());
+        }
     }
 }
 

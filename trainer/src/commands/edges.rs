@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::{Exit, listen, needed, print_json, resolve_threads, show, start_pool};
 use crate::cli::{Common, EdgesArgs};
-use crate::edges::{EdgesDone, Extras, import_edges, make_edges};
-use crate::error::Result;
+use crate::edges::{EdgesDone, Extras, import_edges, make_edges, resolved};
+use crate::error::{Result, TrainError};
 use crate::progress::say;
 use crate::settings::{DataSettings, EdgeSettings, TrainSettings, dataset_kind};
 
@@ -62,10 +62,11 @@ pub fn run(args: &EdgesArgs, common: &Common) -> Result<Exit> {
     let done = match &args.import {
         Some(source) => {
             let dataset = if has_data { Some(open(&settings.data)?) } else { None };
-            import_edges(source, out, dataset.as_deref())?
+            import_edges(source, out, dataset.as_deref(), signals.stop())?
         }
         None => {
             let dataset = open(&settings.data)?;
+            check_outside(out, &settings.data)?;
             let extras = Extras { preview: args.preview, ucm: args.ucm };
             make_edges(dataset.as_ref(), &settings.edges, out, extras, threads, quiet, signals.stop())?
         }
@@ -75,6 +76,21 @@ pub fn run(args: &EdgesArgs, common: &Common) -> Result<Exit> {
         (true, _) => Exit::Interrupted(signals.received()),
         (false, false) => Exit::Skipped,
         (false, true) => Exit::Done,
+    })
+}
+
+/// A folder of images is searched to its bottom, so region maps below it would be images of the next run.
+fn check_outside(out: &Path, data: &DataSettings) -> Result<()> {
+    let Some(root) = data.root.as_ref().filter(|_| data.dataset == "folder") else { return Ok(()) };
+    let searched = resolved(&root.join(&data.split));
+    if !resolved(out).starts_with(&searched) {
+        return Ok(());
+    }
+    Err(TrainError::Invalid {
+        what: out.display().to_string(),
+        expected: "a folder apart from the images".into(),
+        got: format!("one in {}, which is searched for them", searched.display()),
+        remedy: "choose another --out".into(),
     })
 }
 

@@ -1,12 +1,14 @@
 //! Region maps that others made.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use datasets::Dataset;
 use segcore::image_io::{self, GrayImage16};
 
 use super::make::{EdgesDone, make_parent};
-use super::{MARKER, edge_file, remove_leftovers};
+use super::{Marker, edge_file, remove_leftovers, resolved};
 use crate::error::{Result, TrainError};
 use crate::progress::say;
 
@@ -22,18 +24,23 @@ const NONE_16: u16 = 65535;
 /// # Errors
 /// When `source` is no folder or has no PNG, `folder` holds edge segments that were made here, or a file cannot be
 /// written. A map that cannot be read, or does not fit, is reported and left out.
-pub fn import_edges(source: &Path, folder: &Path, dataset: Option<&dyn Dataset>) -> Result<EdgesDone> {
-    let marker = folder.join(MARKER);
-    if marker.exists() {
+pub fn import_edges(
+    source: &Path,
+    folder: &Path,
+    dataset: Option<&dyn Dataset>,
+    interrupt: &AtomicBool,
+) -> Result<EdgesDone> {
+    let (from, to) = (resolved(source), resolved(folder));
+    if from.starts_with(&to) || to.starts_with(&from) {
         return Err(TrainError::Invalid {
             what: folder.display().to_string(),
-            expected: "a folder without edge segments made here".into(),
-            got: MARKER.into(),
-            remedy: "choose an empty folder for --out".into(),
+            expected: "a folder apart from the maps".into(),
+            got: format!("one in, or around, {}", source.display()),
+            remedy: "choose another --out".into(),
         });
     }
     let mut names = Vec::new();
-    list_png(source, "", &mut names)?;
+    list_png(source, "", &mut HashSet::new(), &mut names)?;
     names.sort();
     if names.is_empty() {
         return Err(TrainError::Invalid {
@@ -43,8 +50,19 @@ pub fn import_edges(source: &Path, folder: &Path, dataset: Option<&dyn Dataset>)
             remedy: "give --import the folder that holds them".into(),
         });
     }
+    // `a.PNG` and `a.png` are two maps and one name.
+    let targets: Vec<PathBuf> = names.iter().map(|name| folder.join(name).with_extension("png")).collect();
+    if let Some(two) = (0..names.len()).find(|&at| targets[..at].contains(&targets[at])) {
+        return Err(TrainError::Invalid {
+            what: source.join(&names[two]).display().to_string(),
+            expected: "one map of this name".into(),
+            got: "two that differ in their extension".into(),
+            remedy: "rename one of them".into(),
+        });
+    }
     std::fs::create_dir_all(folder).map_err(|e| TrainError::file("create", folder, e))?;
     remove_leftovers(folder)?;
+    Marker::imported().check(folder)?;
     let mut done = EdgesDone::default();
     let skip = |reason: String| {
         say(&format!("skipped: {reason}"));
@@ -53,7 +71,7 @@ pub fn import_edges(source: &Path, folder: &Path, dataset: Option<&dyn Dataset>)
     let mut wanted: Vec<(PathBuf, PathBuf, Option<PathBuf>)> = Vec::new();
     match dataset {
         None => {
-            wanted.extend(names.iter().map(|name| (source.join(name), folder.join(name).with_extension("png"), None)))
+            wanted.extend(names.iter().zip(targets).map(|(name, target)| (source.join(name), target, None)));
         }
         Some(dataset) => {
             for sample in dataset.samples() {
@@ -68,7 +86,12 @@ pub fn import_edges(source: &Path, folder: &Path, dataset: Option<&dyn Dataset>)
         }
     }
     for (from, to, image) in wanted {
-        if to.is_file() {
+        if interrupt.load(Ordering::Relaxed) {
+            done.interrupted = true;
+            break;
+        }
+        // With images to compare with, what is there is looked at again.
+        if to.is_file() && (image.is_none() || read_map(&to, image.as_deref()).is_ok()) {
             done.present += 1;
             continue;
         }
@@ -113,8 +136,12 @@ fn is_extra(name: &str) -> bool {
 }
 
 /// Paths of all PNG files below `folder`, relative to where the search began; hidden ones are left out.
-fn list_png(folder: &Path, prefix: &str, names: &mut Vec<String>) -> Result<()> {
+fn list_png(folder: &Path, prefix: &str, visited: &mut HashSet<PathBuf>, names: &mut Vec<String>) -> Result<()> {
     let read = |e| TrainError::file("read", folder, e);
+    // Links to folders are followed, but never in a circle.
+    if !visited.insert(folder.canonicalize().map_err(read)?) {
+        return Ok(());
+    }
     for entry in std::fs::read_dir(folder).map_err(read)? {
         let entry = entry.map_err(read)?;
         let name = entry.file_name().into_string().map_err(|name| TrainError::Invalid {
@@ -128,7 +155,7 @@ fn list_png(folder: &Path, prefix: &str, names: &mut Vec<String>) -> Result<()> 
         }
         let relative = format!("{prefix}{name}");
         if entry.path().is_dir() {
-            list_png(&entry.path(), &format!("{relative}/"), names)?;
+            list_png(&entry.path(), &format!("{relative}/"), visited, names)?;
         } else if name.to_ascii_lowercase().ends_with(".png") && !is_extra(&name) {
             names.push(relative);
         }

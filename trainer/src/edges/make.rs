@@ -1,5 +1,6 @@
 //! Over-segmenting a data set.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -65,19 +66,19 @@ pub fn make_edges(
             remedy: "choose another --detector".into(),
         });
     }
-    let is_among_images = |sample: &SampleEntry| edge_file(folder, sample) == sample.image;
-    let is_same_file = |sample: &SampleEntry| {
-        let both = (edge_file(folder, sample).canonicalize(), sample.image.canonicalize());
-        matches!(both, (Ok(map), Ok(image)) if map == image)
+    check_apart(folder, dataset.samples())?;
+    let work = Work {
+        maker,
+        max_regions: settings.max_regions,
+        folder,
+        extras,
+        num_threads,
+        quiet,
+        interrupt,
+        memory: Memory::of_this_machine(),
+        skipped: Mutex::new(Vec::new()),
     };
-    if let Some(sample) = dataset.samples().iter().find(|sample| is_among_images(sample) || is_same_file(sample)) {
-        return Err(TrainError::Invalid {
-            what: folder.display().to_string(),
-            expected: "a folder apart from the images".into(),
-            got: format!("one where the regions of {} would take its place", sample.image.display()),
-            remedy: "choose another --out".into(),
-        });
-    }
+    work.check_names(dataset.samples())?;
     std::fs::create_dir_all(folder).map_err(|e| TrainError::file("create", folder, e))?;
     remove_leftovers(folder)?;
     let marker = Marker::of(settings)?;
@@ -91,23 +92,27 @@ pub fn make_edges(
         });
     }
     marker.check(folder)?;
-    let work = Work {
-        maker,
-        max_regions: settings.max_regions,
-        folder,
-        extras,
-        num_threads,
-        quiet,
-        interrupt,
-        memory: Memory::of_this_machine(),
-        skipped: Mutex::new(Vec::new()),
-    };
     match &work.maker {
         Maker::Oriented(detector) if settings.scale == EdgeScale::Dataset && detector.needs_data_set_scale() => {
             let detector = detector.clone();
             work.by_data_set(dataset, &detector)
         }
         _ => work.by_image(dataset, settings.scale),
+    }
+}
+
+/// Refuses a folder that holds images of the data set: region maps would take their place, or be taken for images.
+fn check_apart(folder: &Path, samples: &[SampleEntry]) -> Result<()> {
+    let Ok(folder) = folder.canonicalize() else { return Ok(()) };
+    let is_below = |sample: &&SampleEntry| sample.image.canonicalize().is_ok_and(|image| image.starts_with(&folder));
+    match samples.iter().find(is_below) {
+        None => Ok(()),
+        Some(sample) => Err(TrainError::Invalid {
+            what: folder.display().to_string(),
+            expected: "a folder apart from the images".into(),
+            got: format!("one that holds {}", sample.image.display()),
+            remedy: "choose another --out".into(),
+        }),
     }
 }
 
@@ -139,6 +144,24 @@ impl Work<'_> {
         std::iter::once(regions.clone()).chain(extras.into_iter().flatten()).collect()
     }
 
+    /// Refuses two images of which one's map or extra would take the other's place, such as `a.png` and `a.ucm.png`.
+    fn check_names(&self, samples: &[SampleEntry]) -> Result<()> {
+        let mut owners: HashMap<PathBuf, &SampleEntry> = HashMap::new();
+        for sample in samples {
+            for file in self.files(sample) {
+                if let Some(other) = owners.insert(file.clone(), sample) {
+                    return Err(TrainError::Invalid {
+                        what: file.display().to_string(),
+                        expected: "a file of one image".into(),
+                        got: format!("{} and {}", other.image.display(), sample.image.display()),
+                        remedy: "rename one of them, or leave out --ucm and --preview".into(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn missing<'s>(&self, samples: &'s [SampleEntry]) -> Vec<&'s SampleEntry> {
         samples.iter().filter(|sample| !self.files(sample).iter().all(|file| file.is_file())).collect()
     }
@@ -158,6 +181,10 @@ impl Work<'_> {
             let note = match image_io::read_rgb(&sample.image) {
                 Ok(frame) => {
                     let _share = self.memory.take(frame.size.num_pixels() as u64 * self.maker.bytes_per_pixel());
+                    // It may have waited long.
+                    if self.interrupt.load(Ordering::Relaxed) {
+                        return Ok(());
+                    }
                     let note = make(sample, frame)?;
                     made.fetch_add(1, Ordering::Relaxed);
                     note
@@ -227,18 +254,23 @@ impl Work<'_> {
         let (wanted, present) = (missing.len(), samples.len() - missing.len());
         let interrupted = |skipped: Vec<String>| EdgesDone { made: 0, present, skipped, interrupted: true };
         let work_folder = self.folder.join(".work");
-        let largest = match DataSetScale::read(self.folder, samples)? {
+        let hashes = content_hashes(samples);
+        // Named by the image's content: edges of another image of this name are nobody's.
+        let work_file = |sample: &SampleEntry| {
+            let hash = hashes.get(&sample.name).map_or("unreadable", String::as_str);
+            work_folder.join(format!("{hash}.e8"))
+        };
+        let largest = match DataSetScale::read(self.folder, &hashes)? {
             Some(scale) => scale.largest,
             None => {
                 // The largest strength of images that are done already counts as well, so their edges are found again.
-                let unknown: Vec<&SampleEntry> =
-                    samples.iter().filter(|sample| !work_file(&work_folder, sample).is_file()).collect();
+                let unknown: Vec<&SampleEntry> = samples.iter().filter(|sample| !work_file(sample).is_file()).collect();
                 let num_unknown = unknown.len();
                 let found = self.each("edges", unknown, samples.len(), |sample, frame| {
                     let failed = |source| TrainError::Oversegment { path: sample.image.clone(), source };
                     let edges = detector.edges(&frame.view()).map_err(failed)?;
                     let largest = detector.full_size(edges.clone(), frame.size).map_err(failed)?.largest();
-                    write_edges(&work_file(&work_folder, sample), &edges, largest)?;
+                    write_edges(&work_file(sample), &edges, largest)?;
                     Ok(format!("strongest edge {largest:.2}"))
                 })?;
                 let skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -246,16 +278,16 @@ impl Work<'_> {
                     return Ok(interrupted(skipped));
                 }
                 let mut largest = 0.0f32;
-                for path in samples.iter().map(|sample| work_file(&work_folder, sample)).filter(|path| path.is_file()) {
+                for path in samples.iter().map(work_file).filter(|path| path.is_file()) {
                     largest = largest.max(read_edges(&path)?.1);
                 }
-                DataSetScale::new(largest, samples).write(self.folder)?;
+                DataSetScale::new(largest, &hashes).write(self.folder)?;
                 largest
             }
         };
         self.skipped.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let made = self.each("regions", missing, samples.len(), |sample, frame| {
-            let path = work_file(&work_folder, sample);
+            let path = work_file(sample);
             let failed = |source| TrainError::Oversegment { path: sample.image.clone(), source };
             // Without the file, its regions were deleted after a whole run: the scale stays what it was.
             let edges =
@@ -278,7 +310,7 @@ impl Work<'_> {
         Ok(done)
     }
 
-    /// Writes all files of a sample, the region map last: where it is, the others are.
+    /// Writes all files of a sample, the region map last.
     fn write(&self, sample: &SampleEntry, mut frame: Frame, made: &Made) -> Result<String> {
         let path = edge_file(self.folder, sample);
         make_parent(&path)?;
@@ -310,16 +342,16 @@ pub(super) fn make_parent(path: &Path) -> Result<()> {
 struct DataSetScale {
     largest: f32,
     images: usize,
-    /// Of the names of all images.
+    /// Of the names and contents of all images.
     sha256: String,
 }
 
 impl DataSetScale {
     const FILE: &'static str = "scale.toml";
 
-    fn new(largest: f32, samples: &[SampleEntry]) -> Self {
-        let names: Vec<&str> = samples.iter().map(|sample| sample.name.as_str()).collect();
-        Self { largest, images: samples.len(), sha256: sha256_hex(names.join("\n").as_bytes()) }
+    fn new(largest: f32, hashes: &BTreeMap<String, String>) -> Self {
+        let lines: String = hashes.iter().map(|(name, hash)| format!("{hash} {name}\n")).collect();
+        Self { largest, images: hashes.len(), sha256: sha256_hex(lines.as_bytes()) }
     }
 
     fn write(&self, folder: &Path) -> Result<()> {
@@ -328,8 +360,8 @@ impl DataSetScale {
         Ok(write_atomically(&folder.join(Self::FILE), text.as_bytes())?)
     }
 
-    /// The scale that was written for `samples`; `None` without one.
-    fn read(folder: &Path, samples: &[SampleEntry]) -> Result<Option<Self>> {
+    /// The scale that was written for these images; `None` without one.
+    fn read(folder: &Path, hashes: &BTreeMap<String, String>) -> Result<Option<Self>> {
         let path = folder.join(Self::FILE);
         if !path.is_file() {
             return Ok(None);
@@ -337,11 +369,11 @@ impl DataSetScale {
         let bytes = read_file(&path)?;
         let found: Self = toml::from_str(&String::from_utf8_lossy(&bytes))
             .map_err(|e| TrainError::Settings { origin: path.display().to_string(), message: e.to_string() })?;
-        if found.sha256 != Self::new(0.0, samples).sha256 {
+        if found.sha256 != Self::new(0.0, hashes).sha256 {
             return Err(TrainError::Invalid {
                 what: path.display().to_string(),
-                expected: format!("the scale of these {} images", samples.len()),
-                got: format!("that of {} others", found.images),
+                expected: format!("the scale of these {} images as they are now", hashes.len()),
+                got: format!("that of {} other or changed ones", found.images),
                 remedy: "choose an empty folder: with --scale dataset, every image depends on all of them".into(),
             });
         }
@@ -349,12 +381,14 @@ impl DataSetScale {
     }
 }
 
-/// Where the edges of a sample wait for those of the others.
-fn work_file(folder: &Path, sample: &SampleEntry) -> PathBuf {
-    folder.join(format!("{}.e8", sample.name))
+/// SHA-256 of every image file by the sample's name; empty for a file that cannot be read.
+fn content_hashes(samples: &[SampleEntry]) -> BTreeMap<String, String> {
+    let hash = |sample: &SampleEntry| read_file(&sample.image).map(|bytes| sha256_hex(&bytes)).unwrap_or_default();
+    samples.iter().map(|sample| (sample.name.clone(), hash(sample))).collect()
 }
 
-/// Height, width, the largest strength at full size, then the strengths: all little-endian, 8, 8 and 4 bytes.
+/// Height, width, the largest strength at full size, then the strengths, `[height, width, 8]` row-major: all
+/// little-endian, 8, 8, 4 and 4 bytes.
 fn write_edges(path: &Path, edges: &OrientedEdges, largest: f32) -> Result<()> {
     make_parent(path)?;
     let mut bytes = Vec::with_capacity(EDGES_HEADER + 4 * edges.values().len());

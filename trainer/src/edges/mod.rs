@@ -94,6 +94,18 @@ impl Marker {
         })
     }
 
+    /// The marker of a folder of maps that others made.
+    fn imported() -> Self {
+        Self {
+            recipe: RECIPE,
+            detector: "import".to_owned(),
+            level: None,
+            scale: EdgeScale::Image,
+            max_regions: 0,
+            details: String::new(),
+        }
+    }
+
     /// Writes the marker of a new folder, or compares it with the one that is there.
     fn check(&self, folder: &Path) -> Result<()> {
         let path = folder.join(MARKER);
@@ -120,6 +132,14 @@ impl Marker {
 /// File of a sample's edge segments.
 pub fn edge_file(folder: &Path, sample: &SampleEntry) -> PathBuf {
     folder.join(format!("{}.png", sample.name))
+}
+
+/// The path without links, also of what is not there yet: the folders above it tell where it would be.
+pub fn resolved(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let existing = absolute.ancestors().find_map(|folder| Some((folder, folder.canonicalize().ok()?)));
+    let Some((folder, real)) = existing else { return absolute };
+    absolute.strip_prefix(folder).map_or(absolute.clone(), |rest| real.join(rest))
 }
 
 /// Removes what writers that were killed have left in `folder`: temporary files of processes that no longer run.

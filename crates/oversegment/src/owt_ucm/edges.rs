@@ -7,6 +7,12 @@ use crate::{OversegmentError, StrengthMap};
 /// Number of orientations.
 pub const NUM_ORIENTATIONS: usize = 8;
 
+/// Angle of the boundaries that a channel answers, atan(Δrow / Δcolumn) in radians, rows downwards: 90° for channel 0, then
+/// 22.5° less for each.
+pub(crate) fn tangent(channel: usize) -> f64 {
+    (90.0 - 22.5 * channel as f64).to_radians()
+}
+
 /// Strength of a boundary per pixel and orientation, `[height, width, 8]` row-major, finite and ≥ 0.
 ///
 /// Channel k answers boundaries whose tangent has the angle 90° - k · 22.5°, measured as atan(Δrow / Δcolumn) with rows
@@ -86,12 +92,16 @@ impl OrientedEdges {
     /// image whose sides were halved and rounded up so often. What overshoots below 0 is 0.
     ///
     /// # Errors
-    /// When the enlarged map is smaller than that, or a side is 0.
+    /// When a side is 0, or this is not the map of an image of that size.
     pub fn enlarged(&self, height: usize, width: usize, doublings: u32) -> Result<Self, OversegmentError> {
         let factor = 1 << doublings;
-        let fits = |side: usize, small: usize| side > 0 && side.div_ceil(factor) <= small;
+        let fits = |side: usize, small: usize| side > 0 && side.div_ceil(factor) == small;
         if !fits(height, self.height) || !fits(width, self.width) {
-            return Err(OversegmentError::EmptyMap { height, width });
+            return Err(OversegmentError::Setting {
+                name: "size",
+                got: format!("{height}×{width} (rows × columns)"),
+                expected: "that of the image whose edges these are",
+            });
         }
         let size = (self.height, self.width);
         let mut values = resize_bicubic(&self.values, size, NUM_ORIENTATIONS, (height, width), factor as f64);

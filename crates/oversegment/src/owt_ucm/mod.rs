@@ -18,6 +18,7 @@ mod watershed;
 
 pub use arcs::{LineArc, LineArcs, trace};
 pub use doubled_grid::DoubledGrid;
+pub(crate) use edges::tangent;
 pub use edges::{NUM_ORIENTATIONS, OrientedEdges};
 pub use ucm::{PAPER_MAX_REGIONS, Ucm};
 pub use watershed::{LineMap, watershed_with_lines};

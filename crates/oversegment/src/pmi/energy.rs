@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use segcore::simd::{Kernel, dispatch};
 
 use super::spectral::{LANES, Lanes, Spectrum};
-use crate::owt_ucm::NUM_ORIENTATIONS;
+use crate::owt_ucm::{NUM_ORIENTATIONS, tangent};
 use crate::resample::mirrored;
 
 /// Reach of the filters.
@@ -38,8 +38,8 @@ impl Filters {
         let derivative = derivative.map(|v| v * scale);
         let weights = std::array::from_fn(|channel| {
             // The boundary runs at this angle, rows downwards; the filter goes across.
-            let tangent = (90.0 - 22.5 * channel as f64).to_radians();
-            let (along_columns, along_rows) = (-tangent.sin(), tangent.cos());
+            let (sine, cosine) = tangent(channel).sin_cos();
+            let (along_columns, along_rows) = (-sine, cosine);
             let mut total = 0.0;
             for y in 0..NUM_TAPS {
                 for x in 0..NUM_TAPS {
@@ -175,7 +175,7 @@ pub fn suppress_borders(energy: &mut [f32], height: usize, width: usize) {
         if share < 1.0 { 1.0 - share * share } else { 0.0 }
     };
     let weights: [[f64; 2]; NUM_ORIENTATIONS] = std::array::from_fn(|channel| {
-        let (sine, cosine) = (90.0 - 22.5 * channel as f64).to_radians().sin_cos();
+        let (sine, cosine) = tangent(channel).sin_cos();
         [cosine.abs(), sine.abs()]
     });
     for (row, line) in energy.chunks_exact_mut(width * NUM_ORIENTATIONS).enumerate().take(height) {

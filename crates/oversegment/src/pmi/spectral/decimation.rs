@@ -41,13 +41,9 @@ fn kept_neighbours() -> [Vec<KeptNeighbour>; 4] {
 }
 
 impl Decimation {
-    /// Decimates `graph`, whose sides are at least 2.
-    pub(super) fn of(graph: Affinity) -> (Self, Affinity) {
-        Self::of_borrowed(&graph)
-    }
-
-    /// A ← S diag(1 / column sums of S) Sᵀ with S the rows of A at the kept pixels.
-    pub(super) fn of_borrowed(graph: &Affinity) -> (Self, Affinity) {
+    /// A ← S diag(1 / column sums of S) Sᵀ with S the rows of A at the kept pixels; the sides of `graph` are at
+    /// least 2.
+    pub(super) fn of(graph: &Affinity) -> (Self, Affinity) {
         let (height, width) = (graph.height, graph.width);
         let kept = kept_neighbours();
         let shares: Vec<[f32; MOST_KEPT]> = (graph.weights.par_iter().enumerate())

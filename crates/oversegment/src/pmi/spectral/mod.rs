@@ -91,7 +91,7 @@ pub fn decimated_spectrum(graph: Affinity, number: usize, times: usize) -> Spect
         if height < 2 || width < 2 || height * width < number {
             break;
         }
-        let (decimation, next) = Decimation::of(coarse);
+        let (decimation, next) = Decimation::of(&coarse);
         chain.push(decimation);
         coarse = next;
     }
@@ -116,8 +116,8 @@ fn solve(graph: Affinity, number: usize, tolerance: f64) -> Spectrum {
         return dense::solve(&graph, number);
     }
     let start = if num_pixels >= COARSE_START_PIXELS && height >= 8 && width >= 8 {
-        let (first, once) = Decimation::of_borrowed(&graph);
-        let (second, twice) = Decimation::of(once);
+        let (first, once) = Decimation::of(&graph);
+        let (second, twice) = Decimation::of(&once);
         let mut coarse = solve(twice, num_trials, COARSE_TOLERANCE);
         // Its own guards have done their work.
         coarse.vectors.truncate(num_trials);

@@ -156,7 +156,7 @@ fn residuals(walk: &Walk, vectors: &Vectors, values: &[f64], number: usize) -> V
     residuals
 }
 
-/// A bound on the eigenvalues of I - P, by a few steps of Lanczos with sixteen random starts (Y. Zhou, R.-C. Li,
+/// A bound on the eigenvalues of I - P, by a few steps of Lanczos from 31 random vectors at once (Y. Zhou, R.-C. Li,
 /// "Bounding the spectrum of large Hermitian matrices", 2011).
 fn upper_bound(walk: &Walk) -> f64 {
     let (height, width) = (walk.height, walk.width);
