@@ -28,7 +28,7 @@ use walk::Walk;
 
 /// Graphs up to this many pixels are solved as dense matrices.
 const DENSE_PIXELS: usize = 256;
-/// Graphs from this many pixels on start from the solution of the graph decimated twice; smaller ones at random.
+/// Graphs from this many pixels on start from the solution of the decimated graph; smaller ones at random.
 const COARSE_START_PIXELS: usize = 4096;
 /// More trial vectors than wanted ones, so that the last wanted ones converge too.
 const NUM_GUARDS: usize = 24;
@@ -116,12 +116,11 @@ fn solve(graph: Affinity, number: usize, tolerance: f64) -> Spectrum {
         return dense::solve(&graph, number);
     }
     let start = if num_pixels >= COARSE_START_PIXELS && height >= 8 && width >= 8 {
-        let (first, once) = Decimation::of(&graph);
-        let (second, twice) = Decimation::of(&once);
-        let mut coarse = solve(twice, num_trials, COARSE_TOLERANCE);
+        let (decimation, smaller) = Decimation::of(&graph);
+        let mut coarse = solve(smaller, num_trials, COARSE_TOLERANCE);
         // Its own guards have done their work.
         coarse.vectors.truncate(num_trials);
-        first.carry_back(&second.carry_back(&coarse.vectors))
+        decimation.carry_back(&coarse.vectors)
     } else {
         Vectors::random(height, width, num_trials)
     };
