@@ -41,6 +41,14 @@ impl Edges {
         text
     }
 
+    /// Starts it on one thread, so that there is something left to be ended.
+    fn start(&self, out: &str) -> Started {
+        let mut command = self.sandbox.command(hsg_train());
+        command.args(["edges", "--dataset", "folder", "--root", "drive", "--split", ".", "--out", out]);
+        command.args(["--level", "fast", "--threads", "1"]);
+        Started::new(command)
+    }
+
     #[track_caller]
     fn json(&self, out: &str, options: &[&str], code: i32) -> Value {
         let assert = self.command(out, options).arg("--json").assert().code(code);
@@ -152,21 +160,7 @@ fn finished_files_are_kept_and_missing_ones_made() {
 fn a_killed_run_goes_on_to_the_same_files() {
     let edges = Edges::new(12);
     edges.run("whole", &["--level", "fast"], 0);
-    let mut command = edges.sandbox.command(hsg_train());
-    command.args([
-        "edges",
-        "--dataset",
-        "folder",
-        "--root",
-        "drive",
-        "--split",
-        ".",
-        "--out",
-        "cut",
-        "--level",
-        "fast",
-    ]);
-    let mut program = Started::new(command);
+    let mut program = edges.start("cut");
     let out = edges.path("cut/day");
     program.wait_until("two files", || fs::read_dir(&out).is_ok_and(|entries| entries.count() >= 2));
     program.send("KILL");
@@ -183,21 +177,7 @@ fn a_killed_run_goes_on_to_the_same_files() {
 #[test]
 fn ctrl_c_leaves_whole_files() {
     let edges = Edges::new(30);
-    let mut command = edges.sandbox.command(hsg_train());
-    command.args([
-        "edges",
-        "--dataset",
-        "folder",
-        "--root",
-        "drive",
-        "--split",
-        ".",
-        "--out",
-        "out",
-        "--level",
-        "fast",
-    ]);
-    let mut program = Started::new(command);
+    let mut program = edges.start("out");
     let out = edges.path("out/day");
     program.wait_until("a file", || fs::read_dir(&out).is_ok_and(|entries| entries.count() >= 1));
     program.send("INT");

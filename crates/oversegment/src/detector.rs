@@ -7,9 +7,9 @@
 
 use segcore::image::{ImageSize, ImageView};
 
-use crate::owt_ucm::{OrientedEdges, Ucm, owt_ucm};
+use crate::owt_ucm::{NUM_ORIENTATIONS, OrientedEdges, owt_ucm};
 use crate::pmi::{self, PmiSpec};
-use crate::resample::resize_bicubic;
+use crate::resample::{resize_bicubic, twice};
 use crate::{OversegmentError, RegionMap, gradient};
 
 /// What finds the edges.
@@ -29,18 +29,17 @@ pub enum Detector {
 const SIGMAS: [f32; 2] = [2.0, 4.0];
 /// Weight of the gradient.
 const GRADIENT: f32 = 0.5;
-/// The strength of [`pmi::relative_edges`] with [`PmiSpec::coarse`] that counts as 1: about the largest one in a hundred
-/// photographs.
+/// The strength of [`pmi::relative_edges`] with [`PmiSpec::coarse`] that counts as 1. The largest of 20 BSDS images lies
+/// between 22 and 24, depending on the seed; of 17, 22, 28 and 32, 28 scored best on them beside the gradient
+/// (docs/benchmarks/edges.md).
 const STRONGEST: f32 = 28.0;
 
 /// Regions of an image and the map that they were cut from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segmentation {
-    /// Size of the image.
-    pub size: ImageSize,
-    /// Fewer regions than asked for.
+    /// Fewer regions than asked for, at the image's size.
     pub regions: RegionMap,
-    /// Strengths of the contours between all leaves, 0 to 1, `[height, width]` row-major.
+    /// Strengths of the contours between all leaves, 0 to 1, `[height, width]` row-major, at the image's size.
     pub contours: Vec<f32>,
 }
 
@@ -64,9 +63,9 @@ impl Detector {
             Self::Fast { seed } => fast(image, *seed, 1)?,
         };
         let ucm = owt_ucm(&edges).sigmoid();
-        let size = image.size;
-        let regions = ucm.paper_regions(max_regions)?.enlarged(size);
-        Ok(Segmentation { size, regions, contours: enlarged(&ucm.image_size_map(), &ucm, size) })
+        let regions = ucm.paper_regions(max_regions)?.enlarged(image.size);
+        let contours = twice(&ucm.image_size_map(), ucm.leaves().width, image.size);
+        Ok(Segmentation { regions, contours })
     }
 
     /// The edges of `image` as they are computed: at the resolution of [`Detector::Pmi`], or full size.
@@ -103,21 +102,14 @@ fn fast(image: &ImageView<'_>, seed: u64, halvings: u32) -> Result<OrientedEdges
     let spec = PmiSpec { seed, ..PmiSpec::coarse() };
     let (height, width) = (image.size.height, image.size.width);
     let (new_height, new_width) = (height.div_ceil(1 << halvings), width.div_ceil(1 << halvings));
-    let gradient = gradient::oriented(image, &SIGMAS)?;
-    let mut values = gradient.values().to_vec();
+    let mut values = gradient::oriented(image, &SIGMAS)?.into_values();
     if halvings > 0 {
         let scale = 1.0 / f64::from(1u32 << halvings);
-        values = resize_bicubic(&values, (height, width), 8, (new_height, new_width), scale);
+        values = resize_bicubic(&values, (height, width), NUM_ORIENTATIONS, (new_height, new_width), scale);
     }
     let soft = pmi::relative_edges(image, &spec)?.enlarged(new_height, new_width, spec.halvings - halvings)?;
     for (value, &soft) in values.iter_mut().zip(soft.values()) {
         *value = soft / STRONGEST + GRADIENT * value.max(0.0);
     }
     OrientedEdges::new(new_height, new_width, values)
-}
-
-/// A map of half the size of an image (rounded up), every value twice each way.
-fn enlarged(map: &[f32], ucm: &Ucm, size: ImageSize) -> Vec<f32> {
-    let width = ucm.leaves().width;
-    (0..size.height).flat_map(|row| (0..size.width).map(move |column| map[row / 2 * width + column / 2])).collect()
 }

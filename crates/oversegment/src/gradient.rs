@@ -44,13 +44,7 @@ pub fn strength(image: &ImageView<'_>) -> Result<StrengthMap, OversegmentError> 
 /// # Errors
 /// When the image has no pixels, too few bytes or an unknown pixel format, or a setting is out of range.
 pub fn strength_with(image: &ImageView<'_>, spec: &GradientSpec) -> Result<StrengthMap, OversegmentError> {
-    if spec.sigmas.iter().any(|sigma| !(0.3..=50.0).contains(sigma)) {
-        return Err(OversegmentError::Setting {
-            name: "sigmas",
-            got: format!("{:?}", spec.sigmas),
-            expected: "standard deviations from 0.3 to 50 pixels",
-        });
-    }
+    check_sigmas(&spec.sigmas)?;
     let is_weighted = spec.weights.iter().all(|w| w.is_finite() && *w >= 0.0) && spec.weights.iter().any(|w| *w > 0.0);
     if spec.weights.len() != spec.sigmas.len() || !is_weighted {
         return Err(OversegmentError::Setting {
@@ -73,6 +67,17 @@ pub fn strength_with(image: &ImageView<'_>, spec: &GradientSpec) -> Result<Stren
     total.iter_mut().filter(|value| **value < ROUNDING).for_each(|value| *value = 0.0);
     scale_by_percentile(&mut total, 0.99);
     StrengthMap::new(height, width, total)
+}
+
+fn check_sigmas(sigmas: &[f32]) -> Result<(), OversegmentError> {
+    if sigmas.iter().all(|sigma| (0.3..=50.0).contains(sigma)) {
+        return Ok(());
+    }
+    Err(OversegmentError::Setting {
+        name: "sigmas",
+        got: format!("{sigmas:?}"),
+        expected: "standard deviations from 0.3 to 50 pixels",
+    })
 }
 
 /// Far below the magnitude that one grey level makes (about 1e-3), far above the rounding of a flat area (1e-7).
@@ -230,12 +235,10 @@ fn add_gradient_magnitude(
 /// boundary's direction.
 ///
 /// # Errors
-/// When the image has no pixels, too few bytes or an unknown pixel format.
-///
-/// # Panics
-/// If `sigmas` has none, or one outside 0.3 to 50.
+/// When the image has no pixels, too few bytes or an unknown pixel format, or one of `sigmas` is outside
+/// 0.3 to 50. Without any, all strengths are 0.
 pub fn oriented(image: &ImageView<'_>, sigmas: &[f32]) -> Result<OrientedEdges, OversegmentError> {
-    assert!(!sigmas.is_empty() && sigmas.iter().all(|sigma| (0.3..=50.0).contains(sigma)), "scales {sigmas:?}");
+    check_sigmas(sigmas)?;
     image.check()?;
     let size @ (height, width) = (image.size.height, image.size.width);
     let channels = lab_channels(image)?;

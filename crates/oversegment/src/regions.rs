@@ -2,6 +2,7 @@
 
 use segcore::image::{ImageSize, ImageView};
 
+use crate::resample::twice;
 use crate::{Basins, GradientSpec, MergeTree, OversegmentError, gradient, region_merging, watershed};
 
 /// Settings of [`gradient_regions`].
@@ -81,9 +82,7 @@ impl RegionMap {
     /// If a side of `size` is more than twice as long.
     #[must_use]
     pub fn enlarged(&self, size: ImageSize) -> Self {
-        let pixels = (0..size.height).flat_map(|row| (0..size.width).map(move |column| (row / 2, column / 2)));
-        let labels = pixels.map(|(row, column)| self.labels[row * self.size.width + column]).collect();
-        Self { size, labels, num_regions: self.num_regions }
+        Self { size, labels: twice(&self.labels, self.size.width, size), num_regions: self.num_regions }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Bicubic resampling as the published tools do it.
 
 use rayon::prelude::*;
+use segcore::image::ImageSize;
 
 /// One output position: which inputs it reads, and how much of each.
 type Taps = Vec<(usize, f32)>;
@@ -72,6 +73,11 @@ pub(crate) fn resize_bicubic(
         }
     });
     out
+}
+
+/// Every value of a map of `width` columns twice each way, cut to `size`, whose sides are at most twice the map's.
+pub(crate) fn twice<T: Copy>(map: &[T], width: usize, size: ImageSize) -> Vec<T> {
+    (0..size.height).flat_map(|row| (0..size.width).map(move |column| map[row / 2 * width + column / 2])).collect()
 }
 
 #[cfg(test)]

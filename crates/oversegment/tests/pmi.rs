@@ -341,6 +341,28 @@ fn other_resolutions_than_half_are_refused_or_served() {
 }
 
 #[test]
+fn settings_out_of_range_are_named() {
+    let frame = disk(16, 12);
+    let accurate = PmiSpec::accurate;
+    for (name, spec) in [
+        ("halvings", PmiSpec { halvings: 40, ..accurate() }),
+        ("num_kernels", PmiSpec { num_kernels: 0, ..accurate() }),
+        ("bandwidth", PmiSpec { bandwidth: 0.0, ..accurate() }),
+        ("bandwidth", PmiSpec { bandwidth: f32::NAN, ..accurate() }),
+        ("num_queries", PmiSpec { num_queries: 0, ..accurate() }),
+        ("num_trees", PmiSpec { num_trees: 0, ..accurate() }),
+        ("num_vectors", PmiSpec { num_vectors: 1, ..accurate() }),
+    ] {
+        let error = edges(&frame.view(), &spec).unwrap_err().to_string();
+        assert!(error.contains(name), "{name}: {error}");
+    }
+    for sigmas in [&[0.0][..], &[2.0, f32::NAN]] {
+        let error = oversegment::gradient::oriented(&frame.view(), sigmas).unwrap_err().to_string();
+        assert!(error.contains("sigmas"), "{error}");
+    }
+}
+
+#[test]
 fn seeds_and_not_threads_decide() {
     let frame = disk(100, 76);
     let with_threads = |threads: usize, spec: &PmiSpec| {

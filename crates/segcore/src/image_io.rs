@@ -138,22 +138,43 @@ pub struct GrayImage16 {
 pub fn read_rgb(path: impl AsRef<Path>) -> Result<Frame, ImageFileError> {
     let path = path.as_ref();
     let bytes = read_bytes(path)?;
+    let (decoder, size) = open_decoder(path, &bytes)?;
     let damaged = |reason: String| ImageFileError::Damaged { path: path.to_owned(), reason };
-    let format = match kind(&bytes) {
+    let decoded = image::DynamicImage::from_decoder(decoder).map_err(|e| damaged(e.to_string()))?;
+    Frame::from_pixels(size, PixelFormat::Rgb8, decoded.into_rgb8().into_raw()).map_err(|e| damaged(e.to_string()))
+}
+
+/// Size of a PNG or JPEG of any colour type, from its header.
+///
+/// # Errors
+/// As [`read_rgb`], but for damage that only decoding finds.
+pub fn read_size(path: impl AsRef<Path>) -> Result<ImageSize, ImageFileError> {
+    let path = path.as_ref();
+    let bytes = read_bytes(path)?;
+    Ok(open_decoder(path, &bytes)?.1)
+}
+
+/// The decoder of a PNG or JPEG whose size has been checked, and that size.
+fn open_decoder<'a>(
+    path: &Path,
+    bytes: &'a [u8],
+) -> Result<(impl image::ImageDecoder + 'a, ImageSize), ImageFileError> {
+    let damaged = |reason: String| ImageFileError::Damaged { path: path.to_owned(), reason };
+    let format = match kind(bytes) {
         Some(Kind::Png) => {
-            check_size(path, png_size(&bytes).ok_or_else(|| damaged("the header is cut off".to_owned()))?)?;
+            check_size(path, png_size(bytes).ok_or_else(|| damaged("the header is cut off".to_owned()))?)?;
             image::ImageFormat::Png
         }
         Some(Kind::Jpeg) => {
             // The decoder fills missing rows with grey and says nothing.
-            if !jpeg_is_complete(&bytes) {
+            if !jpeg_is_complete(bytes) {
                 return Err(damaged("the JPEG data end before the end marker".to_owned()));
             }
             image::ImageFormat::Jpeg
         }
         None => return Err(ImageFileError::NotAnImage { path: path.to_owned() }),
     };
-    let mut reader = image::ImageReader::with_format(Cursor::new(&bytes), format);
+    let mut reader = image::ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = image::Limits::default();
     limits.max_alloc = Some(16 * MAX_PIXELS as u64);
     reader.limits(limits);
@@ -161,8 +182,7 @@ pub fn read_rgb(path: impl AsRef<Path>) -> Result<Frame, ImageFileError> {
     let (width, height) = image::ImageDecoder::dimensions(&decoder);
     let size = ImageSize::new(width as usize, height as usize);
     check_size(path, size)?;
-    let decoded = image::DynamicImage::from_decoder(decoder).map_err(|e| damaged(e.to_string()))?;
-    Frame::from_pixels(size, PixelFormat::Rgb8, decoded.into_rgb8().into_raw()).map_err(|e| damaged(e.to_string()))
+    Ok((decoder, size))
 }
 
 /// Reads an 8-bit grey PNG without touching its values.

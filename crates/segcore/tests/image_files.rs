@@ -4,7 +4,7 @@
 use segcore::image::{ImageSize, PixelFormat};
 use segcore::image_io::{
     ImageFileError, encode_gray8_into, encode_gray16_into, encode_rgb8_into, gray_bit_depth, read_gray8, read_gray16,
-    read_rgb, remedy_for, write_file_atomically, write_gray8, write_gray16, write_rgb8,
+    read_rgb, read_size, remedy_for, write_file_atomically, write_gray8, write_gray16, write_rgb8,
 };
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,17 @@ fn jpeg() -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     image.write_to(&mut bytes, image::ImageFormat::Jpeg).unwrap();
     bytes.into_inner()
+}
+
+#[test]
+fn sizes_are_read_from_headers() {
+    let folder = tempfile::tempdir().unwrap();
+    let png = folder.path().join("a.png");
+    write_rgb8(&png, SIZE, &rgb_pixels()).unwrap();
+    assert_eq!(read_size(png).unwrap(), SIZE);
+    assert_eq!(read_size(file(&folder, "a.jpg", &jpeg())).unwrap(), SIZE);
+    assert!(matches!(read_size(file(&folder, "a.txt", b"text")), Err(ImageFileError::NotAnImage { .. })));
+    assert!(matches!(read_size(folder.path().join("none.png")), Err(ImageFileError::Read { .. })));
 }
 
 #[test]

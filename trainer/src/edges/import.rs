@@ -52,9 +52,10 @@ pub fn import_edges(
     }
     // `a.PNG` and `a.png` are two maps and one name.
     let targets: Vec<PathBuf> = names.iter().map(|name| folder.join(name).with_extension("png")).collect();
-    if let Some(two) = (0..names.len()).find(|&at| targets[..at].contains(&targets[at])) {
+    let mut seen = HashSet::new();
+    if let Some((second, _)) = names.iter().zip(&targets).find(|(_, target)| !seen.insert(*target)) {
         return Err(TrainError::Invalid {
-            what: source.join(&names[two]).display().to_string(),
+            what: source.join(second).display().to_string(),
             expected: "one map of this name".into(),
             got: "two that differ in their extension".into(),
             remedy: "rename one of them".into(),
@@ -117,7 +118,7 @@ fn read_map(path: &Path, image: Option<&Path>) -> Result<GrayImage16> {
         image_io::read_gray16(path)?
     };
     if let Some(image) = image {
-        let size = image_io::read_rgb(image)?.size;
+        let size = image_io::read_size(image)?;
         if size != map.size {
             return Err(TrainError::Invalid {
                 what: path.display().to_string(),

@@ -9,6 +9,7 @@ use datasets::{Dataset, SampleEntry};
 use models::files::{read_file, sha256_hex, write_atomically};
 use oversegment::owt_ucm::{OrientedEdges, owt_ucm};
 use oversegment::{Detector, OversegmentError, RegionMap, Segmentation};
+use rayon::prelude::*;
 use segcore::image::Frame;
 use segcore::image_io;
 use serde::{Deserialize, Serialize};
@@ -46,8 +47,8 @@ pub struct EdgesDone {
 /// memory allows; files that exist are kept. An image that cannot be read is reported and left out.
 ///
 /// # Errors
-/// [`TrainError::Invalid`] when settings are out of range or `folder` holds edge segments made with other ones; the first
-/// file that cannot be written.
+/// [`TrainError::Invalid`] when settings are out of range, `folder` holds images of the data set, edge segments of other
+/// settings or of others' making, or two images would write one file; the first file that cannot be written.
 pub fn make_edges(
     dataset: &dyn Dataset,
     settings: &EdgeSettings,
@@ -166,18 +167,19 @@ impl Work<'_> {
         samples.iter().filter(|sample| !self.files(sample).iter().all(|file| file.is_file())).collect()
     }
 
-    /// Calls `make` for every sample of `missing` that can be read and shows how it goes; `make` returns what to say.
+    /// Calls `make` for every sample of `todo`, out of `total`, that can be read, and shows how it goes; `make` returns what
+    /// to say. Returns how many were made.
     fn each(
         &self,
         what: &'static str,
-        missing: Vec<&SampleEntry>,
+        todo: Vec<&SampleEntry>,
         total: usize,
         make: impl Fn(&SampleEntry, Frame) -> Result<String> + Sync,
     ) -> Result<usize> {
-        let present = total - missing.len();
-        let (made, done) = (AtomicUsize::new(0), AtomicUsize::new(present));
-        let progress = Mutex::new(Progress::new(what, present as u64, total as u64, self.quiet));
-        let outcome = for_each(missing, self.num_threads, self.interrupt, |sample| {
+        let before = total - todo.len();
+        let (made, done) = (AtomicUsize::new(0), AtomicUsize::new(before));
+        let progress = Mutex::new(Progress::new(what, before as u64, total as u64, self.quiet));
+        let outcome = for_each(todo, self.num_threads, self.interrupt, |sample| {
             let note = match image_io::read_rgb(&sample.image) {
                 Ok(frame) => {
                     let _share = self.memory.take(frame.size.num_pixels() as u64 * self.maker.bytes_per_pixel());
@@ -227,7 +229,7 @@ impl Work<'_> {
                     self.full_size_regions(edges).map_err(failed)?
                 }
                 Maker::Oriented(detector) => {
-                    let Segmentation { regions, contours, .. } =
+                    let Segmentation { regions, contours } =
                         detector.segment(&frame.view(), self.max_regions).map_err(failed)?;
                     Made { regions, contours: Some(contours) }
                 }
@@ -256,10 +258,7 @@ impl Work<'_> {
         let work_folder = self.folder.join(".work");
         let hashes = content_hashes(samples);
         // Named by the image's content: edges of another image of this name are nobody's.
-        let work_file = |sample: &SampleEntry| {
-            let hash = hashes.get(&sample.name).map_or("unreadable", String::as_str);
-            work_folder.join(format!("{hash}.e8"))
-        };
+        let work_file = |sample: &SampleEntry| work_folder.join(format!("{}.e8", hashes[&sample.name]));
         let largest = match DataSetScale::read(self.folder, &hashes)? {
             Some(scale) => scale.largest,
             None => {
@@ -381,10 +380,14 @@ impl DataSetScale {
     }
 }
 
-/// SHA-256 of every image file by the sample's name; empty for a file that cannot be read.
+/// SHA-256 of every image file by the sample's name; of a file that cannot be read, that of its name.
 fn content_hashes(samples: &[SampleEntry]) -> BTreeMap<String, String> {
-    let hash = |sample: &SampleEntry| read_file(&sample.image).map(|bytes| sha256_hex(&bytes)).unwrap_or_default();
-    samples.iter().map(|sample| (sample.name.clone(), hash(sample))).collect()
+    let unreadable = |sample: &SampleEntry| sha256_hex(format!("unreadable {}", sample.name).as_bytes());
+    let hash = |sample: &SampleEntry| match read_file(&sample.image) {
+        Ok(bytes) => sha256_hex(&bytes),
+        Err(_) => unreadable(sample),
+    };
+    samples.par_iter().map(|sample| (sample.name.clone(), hash(sample))).collect()
 }
 
 /// Height, width, the largest strength at full size, then the strengths, `[height, width, 8]` row-major: all

@@ -2,6 +2,7 @@
 
 use super::LineArcs;
 use crate::resample::resize_bicubic;
+use crate::strength::check_strengths;
 use crate::{OversegmentError, StrengthMap};
 
 /// Number of orientations.
@@ -31,21 +32,7 @@ impl OrientedEdges {
     /// When a side is 0, the number of values is not `height * width * 8`, or a value is negative, infinite or not a
     /// number.
     pub fn new(height: usize, width: usize, values: Vec<f32>) -> Result<Self, OversegmentError> {
-        if height == 0 || width == 0 {
-            return Err(OversegmentError::EmptyMap { height, width });
-        }
-        let expected = height.saturating_mul(width).saturating_mul(NUM_ORIENTATIONS);
-        if values.len() != expected {
-            return Err(OversegmentError::StrengthLength { height, width, expected, got: values.len() });
-        }
-        if let Some(at) = values.iter().position(|value| !(value.is_finite() && *value >= 0.0)) {
-            let pixel = at / NUM_ORIENTATIONS;
-            return Err(OversegmentError::StrengthValue {
-                row: pixel / width,
-                column: pixel % width,
-                value: values[at],
-            });
-        }
+        check_strengths(height, width, NUM_ORIENTATIONS, &values)?;
         Ok(Self { height, width, values })
     }
 
@@ -62,6 +49,11 @@ impl OrientedEdges {
     /// The strengths, `[height, width, 8]` row-major.
     pub fn values(&self) -> &[f32] {
         &self.values
+    }
+
+    /// The strengths, as [`OrientedEdges::values`], without a copy.
+    pub fn into_values(self) -> Vec<f32> {
+        self.values
     }
 
     /// The largest of all strengths.

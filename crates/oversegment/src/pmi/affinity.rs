@@ -43,11 +43,12 @@ impl Affinity {
         if height == 0 || width == 0 || weights.len() != NUM_PLACES / 2 * height * width {
             return None;
         }
-        Some(Self::symmetric(height, width, |offset, pixel| weights[offset * height * width + pixel]))
+        Some(Self::symmetric(height, width, weights))
     }
 
-    /// The whole stencil from its second half.
-    fn symmetric(height: usize, width: usize, weight: impl Fn(usize, usize) -> f32 + Sync) -> Self {
+    /// The whole stencil from its second half, as in [`Affinity::new`].
+    fn symmetric(height: usize, width: usize, half: &[f32]) -> Self {
+        let weight = |offset: usize, pixel: usize| half[offset * height * width + pixel];
         let mut weights = vec![[0.0f32; NUM_PLACES]; height * width];
         weights.par_chunks_mut(width).enumerate().for_each(|(row, weights)| {
             for (offset, (dy, dx)) in offsets().enumerate() {
@@ -130,10 +131,9 @@ fn query_pairs(height: usize, width: usize, number: usize, random: &mut ChaCha8R
 }
 
 /// w(p, q) = exp(Σ over the models of the pointwise mutual information of p and q), for all pixels p and q at most
-/// [`RADIUS`] apart (Isola et al., eq. 3). All models must be of one size.
-pub(super) fn affinity(models: &[Model]) -> Option<Affinity> {
-    let features = &models.first()?.features;
-    let (height, width) = (features.height, features.width);
+/// [`RADIUS`] apart (Isola et al., eq. 3). Both models are of one size.
+pub(super) fn affinity(models: &[Model; 2]) -> Affinity {
+    let (height, width) = (models[0].features.height, models[0].features.width);
     let mut half = vec![0.0f32; NUM_PLACES / 2 * height * width];
     // One row of one offset at a time; rows of one offset are neighbours in `half`.
     let offsets: Vec<(isize, isize)> = offsets().collect();
@@ -158,5 +158,5 @@ pub(super) fn affinity(models: &[Model]) -> Option<Affinity> {
             }
         }
     });
-    Affinity::new(height, width, &half)
+    Affinity::symmetric(height, width, &half)
 }

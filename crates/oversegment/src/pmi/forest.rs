@@ -15,6 +15,8 @@ const MIN_LEAF: usize = 5;
 const MIN_PARENT: usize = 10;
 /// Pairs that walk down a tree side by side: their loads do not wait for one another.
 pub(super) const NUM_WALKERS: usize = 16;
+// `Node::link` has room for a feature times this.
+const _: () = assert!(NUM_WALKERS == 1 << 4);
 
 /// A node in 8 bytes, so that a tree of 1600 leaves stays in the first-level cache.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -41,17 +41,17 @@ pub enum Solver {
 /// Settings of [`edges`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct PmiSpec {
-    /// The image is taken at 1 / 2^`halvings` of its size.
+    /// The image is taken at 1 / 2^`halvings` of its size; 0 to 8.
     pub halvings: u32,
-    /// Pairs drawn for the density (those outside the image and double ones are dropped).
+    /// Pairs drawn for the density (those outside the image and double ones are dropped); at least 1.
     pub num_kernels: usize,
-    /// Half the width of a density kernel, in units of the features' range.
+    /// Half the width of a density kernel, in units of the features' range; above 0 and at most 1.
     pub bandwidth: f32,
-    /// Pairs whose mutual information is computed from the density, for the trees to learn.
+    /// Pairs whose mutual information is computed from the density, for the trees to learn; 1 to 1 000 000.
     pub num_queries: usize,
-    /// Trees.
+    /// Trees; 1 to 1000.
     pub num_trees: usize,
-    /// Eigenvectors, the constant one included.
+    /// Eigenvectors, the constant one included; 2 to 1000.
     pub num_vectors: usize,
     /// How they are found.
     pub solver: Solver,
@@ -60,6 +60,21 @@ pub struct PmiSpec {
 }
 
 impl PmiSpec {
+    fn check(&self) -> Result<(), OversegmentError> {
+        let check = |is_fine: bool, name, got: String, expected| match is_fine {
+            true => Ok(()),
+            false => Err(OversegmentError::Setting { name, got, expected }),
+        };
+        check(self.halvings <= 8, "halvings", self.halvings.to_string(), "0 to 8")?;
+        check(self.num_kernels > 0, "num_kernels", "0".to_owned(), "at least 1")?;
+        let bandwidth_fits = self.bandwidth > 0.0 && self.bandwidth <= 1.0;
+        check(bandwidth_fits, "bandwidth", self.bandwidth.to_string(), "above 0 and at most 1")?;
+        let queries_fit = (1..=1_000_000).contains(&self.num_queries);
+        check(queries_fit, "num_queries", self.num_queries.to_string(), "1 to 1000000")?;
+        check((1..=1000).contains(&self.num_trees), "num_trees", self.num_trees.to_string(), "1 to 1000")?;
+        check((2..=1000).contains(&self.num_vectors), "num_vectors", self.num_vectors.to_string(), "2 to 1000")
+    }
+
     /// What HSG used for street scenes ("accurate_low_res"): half resolution, exact eigenvectors.
     pub fn accurate() -> Self {
         Self {
@@ -94,7 +109,7 @@ impl PmiSpec {
 /// An image of one colour, or with too few pixels to have neighbours, has strength 0 everywhere.
 ///
 /// # Errors
-/// When the image has no pixels, too few bytes or an unknown pixel format.
+/// When the image has no pixels, too few bytes or an unknown pixel format, or a setting is out of range.
 pub fn edges(image: &ImageView<'_>, spec: &PmiSpec) -> Result<OrientedEdges, OversegmentError> {
     Ok(edges_and_eigenvalue(image, spec)?.0)
 }
@@ -111,17 +126,17 @@ pub fn relative_edges(image: &ImageView<'_>, spec: &PmiSpec) -> Result<OrientedE
 
 /// The edges, and the largest eigenvalue of the vectors they were made of (0 where there is none).
 fn edges_and_eigenvalue(image: &ImageView<'_>, spec: &PmiSpec) -> Result<(OrientedEdges, f64), OversegmentError> {
+    spec.check()?;
     let colour = Features::colour(image, spec.halvings)?;
     let variation = Features::variation(image, spec.halvings)?;
     let (height, width) = (colour.height, colour.width);
-    let no_edges = || Ok((OrientedEdges::new(height, width, vec![0.0; height * width * NUM_ORIENTATIONS])?, 0.0));
     let is_flat = colour.values.iter().all(|value| *value == colour.values[0]);
     if is_flat || height * width < 2 {
-        return no_edges();
+        return Ok((OrientedEdges::new(height, width, vec![0.0; height * width * NUM_ORIENTATIONS])?, 0.0));
     }
     let mut random = ChaCha8Rng::seed_from_u64(spec.seed);
     let models = [colour, variation].map(|features| affinity::Model::learn(features, spec, &mut random));
-    let Some(graph) = affinity::affinity(&models) else { return no_edges() };
+    let graph = affinity::affinity(&models);
     drop(models);
     let spectrum = match spec.solver {
         Solver::Exact => spectrum(graph, spec.num_vectors),

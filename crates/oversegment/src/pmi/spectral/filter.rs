@@ -14,9 +14,9 @@ pub(super) fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 /// Pixels of a register tile: 2 · 32 sums are 8 of AVX2's 16 registers, enough to hide the latency of an addition.
 const PIXELS: usize = 2;
 
-/// One row of out ← walked · P source + kept · source + earlier · out.
-pub(super) struct Step<'a> {
-    /// P, `[out.len(), NUM_PLACES]`.
+/// Some pixels of one row, and what their stencils read.
+pub(super) struct Stencil<'a> {
+    /// P of these pixels, `[pixels, NUM_PLACES]`.
     pub(super) steps: &'a [[f32; NUM_PLACES]],
     /// A block with its frame.
     pub(super) source: &'a [Lanes],
@@ -25,7 +25,19 @@ pub(super) struct Step<'a> {
     /// Row and column of the first pixel.
     pub(super) row: usize,
     pub(super) column: usize,
-    /// Pixels of one row.
+}
+
+impl Stencil<'_> {
+    /// The element of `source` that the first pixel's stencil starts from.
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.row * self.stride + self.column
+    }
+}
+
+/// out ← walked · P source + kept · source + earlier · out.
+pub(super) struct Step<'a> {
+    pub(super) stencil: Stencil<'a>,
     pub(super) out: &'a mut [Lanes],
     pub(super) walked: f32,
     pub(super) kept: f32,
@@ -37,14 +49,15 @@ impl Kernel for Step<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { steps, source, stride, row, column: first, out, walked, kept, earlier } = self;
+        let Self { stencil, out, walked, kept, earlier } = self;
+        let Stencil { steps, source, stride, .. } = stencil;
         let finish = |sums: Lanes, pixel: Lanes, out: &mut Lanes| {
             for lane in 0..LANES {
                 out[lane] = walked * sums[lane] + kept * pixel[lane] + earlier * out[lane];
             }
         };
         let offsets = offsets(stride);
-        let start = row * stride + first;
+        let start = stencil.start();
         let here = start + RADIUS * stride + RADIUS;
         let (tiles, rest) = out.as_chunks_mut::<PIXELS>();
         let (tile_steps, rest_steps) = steps.as_chunks::<PIXELS>();
@@ -91,13 +104,9 @@ fn offsets(stride: usize) -> [usize; NUM_PLACES] {
     std::array::from_fn(|_| all.next().unwrap_or(0))
 }
 
-/// One row of out ← Σ P (source here - source there).
+/// out ← Σ P (source here - source there).
 pub(super) struct Laplacian<'a> {
-    pub(super) steps: &'a [[f32; NUM_PLACES]],
-    pub(super) source: &'a [Lanes],
-    pub(super) stride: usize,
-    pub(super) row: usize,
-    pub(super) column: usize,
+    pub(super) stencil: Stencil<'a>,
     pub(super) out: &'a mut [Lanes],
 }
 
@@ -106,9 +115,10 @@ impl Kernel for Laplacian<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { steps, source, stride, row, column, out } = self;
+        let Self { stencil, out } = self;
+        let Stencil { steps, source, stride, .. } = stencil;
         let offsets = offsets(stride);
-        let start = row * stride + column;
+        let start = stencil.start();
         // One pixel: its own values take registers, too.
         for (column, (out, steps)) in out.iter_mut().zip(steps).enumerate() {
             *out = differ::<FMA>(steps, source, &offsets, start + column);

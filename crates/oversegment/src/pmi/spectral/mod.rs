@@ -34,8 +34,8 @@ const COARSE_START_PIXELS: usize = 4096;
 const NUM_GUARDS: usize = 24;
 /// Largest residual ‖D^-½ (D - W - λ D) v‖ of a wanted vector of length 1 (in D), as a share of the largest wanted λ.
 ///
-/// On the golden crop and on BSDS images the oriented energy is then within 0.1 % of its largest value of the energy at
-/// a hundredth of this residual.
+/// On the golden crop the oriented energy then differs from the golden one by 2.18e-3 of its largest value, as it does at a
+/// fiftieth of this residual (`golden_energy` prints it); at four times, by 3.4e-3.
 const TOLERANCE: f64 = 0.005;
 /// The same where the vectors are only the start of a finer solution.
 const COARSE_TOLERANCE: f64 = 0.3;

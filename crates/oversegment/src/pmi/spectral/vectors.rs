@@ -175,19 +175,31 @@ impl Vectors {
     /// Vᵀ V.
     pub(super) fn inner_products(&self) -> DMatrix<f64> {
         let mut products = DMatrix::zeros(self.number, self.number);
-        for q in 0..self.blocks.len() {
-            let sums = Self::sum_over_rows(self.height, (q + 1) * LANES * LANES, |row, sums| {
-                let right = self.row(&self.blocks[q], row);
-                for (left, sums) in self.blocks[..=q].iter().zip(sums.as_chunks_mut().0) {
-                    dispatch(OuterSum { left: self.row(left, row), right, sums });
-                }
-            });
-            place_block_column(&mut products, q, &sums);
+        for (q, block) in self.blocks.iter().enumerate() {
+            self.products_with(q, block, &mut products);
         }
         products
     }
 
-    /// V times a matrix of as many rows as there are vectors; vectors beyond its columns are 0.
+    /// The products of the vectors of blocks 0..=`q` with those of `right`, written into a symmetric matrix, `[number,
+    /// number]`, where block `q` stands: for all `q`, they fill Vᵀ A V when `right` is A times block `q`.
+    pub(super) fn products_with(&self, q: usize, right: &[Lanes], products: &mut DMatrix<f64>) {
+        let sums = Self::sum_over_rows(self.height, (q + 1) * LANES * LANES, |row, sums| {
+            let right = self.row(right, row);
+            for (left, sums) in self.blocks[..=q].iter().zip(sums.as_chunks_mut().0) {
+                dispatch(OuterSum { left: self.row(left, row), right, sums });
+            }
+        });
+        for (at, &sum) in sums.iter().enumerate() {
+            let (row, column) = (at / LANES, q * LANES + at % LANES);
+            if row <= column && column < self.number {
+                products[(row, column)] = sum;
+                products[(column, row)] = sum;
+            }
+        }
+    }
+
+    /// V times a matrix `[number, ≤ number]`; vectors beyond its columns are 0.
     pub(super) fn turned(&self, turn: &DMatrix<f64>) -> Self {
         let mut out = Self::zeros(self.height, self.width, self.number);
         let num_rows = self.blocks.len() * LANES;
@@ -211,28 +223,16 @@ impl Vectors {
     }
 }
 
-/// Writes the products of the blocks 0..=q with block q into their places on both sides of the diagonal.
-pub(super) fn place_block_column(products: &mut DMatrix<f64>, q: usize, sums: &[f64]) {
-    let number = products.nrows();
-    for (at, &sum) in sums.iter().enumerate() {
-        let (row, column) = (at / LANES, q * LANES + at % LANES);
-        if row <= column && column < number {
-            products[(row, column)] = sum;
-            products[(column, row)] = sum;
-        }
-    }
-}
-
 /// Pixels whose products are summed in 32 bits before they are added up in 64.
 const PIXELS_PER_SUM: usize = 64;
 /// Rows of the register tile of [`OuterSum`]: 2 · 32 sums are 8 of 16 registers.
 const TILE_ROWS: usize = 2;
 
 /// sums += Σ over the pixels of left ⊗ right, `[LANES, LANES]`.
-pub(super) struct OuterSum<'a> {
-    pub(super) left: &'a [Lanes],
-    pub(super) right: &'a [Lanes],
-    pub(super) sums: &'a mut [f64; LANES * LANES],
+struct OuterSum<'a> {
+    left: &'a [Lanes],
+    right: &'a [Lanes],
+    sums: &'a mut [f64; LANES * LANES],
 }
 
 impl Kernel for OuterSum<'_> {

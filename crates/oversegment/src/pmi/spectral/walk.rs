@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use segcore::simd::dispatch;
 
-use super::filter::{Laplacian, Step};
+use super::filter::{Laplacian, Stencil, Step};
 use super::vectors::{LANES, Lanes, Vectors};
 use crate::pmi::Affinity;
 use crate::pmi::affinity::{NUM_PLACES, RADIUS};
@@ -37,22 +37,24 @@ impl Walk {
         &self.degrees[row * self.width..][..self.width]
     }
 
-    /// out ← `walked` · P source + `kept` · source + `earlier` · out, for one block.
+    /// out ← `walked` · P source + `kept` · source + `earlier` · out, for one block; both with their frames.
     pub(super) fn step(&self, source: &[Lanes], out: &mut [Lanes], [walked, kept, earlier]: [f32; 3]) {
-        let stride = self.width + 2 * RADIUS;
         Vectors::for_each_piece(out, (self.height, self.width), |row, column, out| {
-            let steps = &self.steps[row * self.width + column..][..out.len()];
-            dispatch(Step { steps, source, stride, row, column, out, walked, kept, earlier });
+            let stencil = self.stencil(source, row, column, out.len());
+            dispatch(Step { stencil, out, walked, kept, earlier });
         });
     }
 
     /// out ← (I - P) source for one block, as a sum of differences: exact also where the vector hardly changes.
     pub(super) fn laplacian(&self, source: &[Lanes], out: &mut [Lanes]) {
-        let stride = self.width + 2 * RADIUS;
         Vectors::for_each_piece(out, (self.height, self.width), |row, column, out| {
-            let steps = &self.steps[row * self.width + column..][..out.len()];
-            dispatch(Laplacian { steps, source, stride, row, column, out });
+            dispatch(Laplacian { stencil: self.stencil(source, row, column, out.len()), out });
         });
+    }
+
+    fn stencil<'a>(&'a self, source: &'a [Lanes], row: usize, column: usize, pixels: usize) -> Stencil<'a> {
+        let steps = &self.steps[row * self.width + column..][..pixels];
+        Stencil { steps, source, stride: self.width + 2 * RADIUS, row, column }
     }
 
     /// Σ over the pixels of D · a · b for each of a block's vectors.
