@@ -113,6 +113,11 @@ proptest! {
         let whole = trace(&lines);
         let mut pieces = whole.clone();
         pieces.subdivide();
+        pieces.split_parallel_arcs();
+        let with_interior = pieces.arcs().iter().filter(|arc| !pieces.interior(arc).is_empty());
+        let mut ends: Vec<_> = with_interior.map(|arc| (arc.start.min(arc.end), arc.start.max(arc.end))).collect();
+        ends.sort_unstable();
+        prop_assert!(ends.windows(2).all(|pair| pair[0] != pair[1]));
         let mut inner = vec![0; lines.is_line().len()];
         for arc in pieces.arcs() {
             prop_assert!(arc.start != arc.end);

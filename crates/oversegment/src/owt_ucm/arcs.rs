@@ -1,6 +1,6 @@
 //! Watershed lines as arcs between vertices, cut into nearly straight pieces.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use super::LineMap;
 
@@ -55,25 +55,70 @@ impl LineArcs {
     pub fn subdivide(&mut self) {
         let mut queue: VecDeque<usize> = (0..self.arcs.len()).collect();
         while let Some(slot) = queue.pop_front() {
-            let arc = self.arcs[slot];
-            let Some(at) = self.split_point(&arc) else { continue };
-            let index = arc.first + at;
-            let vertex = self.pixels[index as usize];
-            self.arcs[slot] = LineArc { end: vertex, last: index, ..arc };
+            let Some(at) = self.split_point(&self.arcs[slot]) else { continue };
             queue.push_back(slot);
-            queue.push_back(self.arcs.len());
-            self.arcs.push(LineArc { start: vertex, first: index + 1, ..arc });
+            queue.push_back(self.split(slot, at));
         }
     }
 
-    /// Where to split `arc`, as an index into its interior; `None` if it is straight enough.
+    /// Splits arcs until no two have the same two vertices: of two such arcs the one that runs further from the chord
+    /// (the first of two equals) is split at its furthest pixel. The tools that made the maps published with BSDS500
+    /// did this after [`LineArcs::subdivide`], those published with PMI edges do not.
+    pub fn split_parallel_arcs(&mut self) {
+        let mut slot_between = HashMap::new();
+        let mut queue: VecDeque<usize> = (0..self.arcs.len()).collect();
+        while let Some(slot) = queue.pop_front() {
+            let vertices = |arc: &LineArc| (arc.start.min(arc.end), arc.start.max(arc.end));
+            let ends = vertices(&self.arcs[slot]);
+            let other = *slot_between.entry(ends).or_insert(slot);
+            if other == slot {
+                continue;
+            }
+            let (first, second) = (slot.min(other), slot.max(other));
+            let (of_first, of_second) = (self.furthest_pixel(first), self.furthest_pixel(second));
+            let (bent, straight, at) = match (of_first, of_second) {
+                (Some((distance, at)), Some((other, _))) if distance >= other => (first, second, at),
+                (Some((_, at)), None) => (first, second, at),
+                (_, Some((_, at))) => (second, first, at),
+                (None, None) => continue,
+            };
+            slot_between.insert(ends, straight);
+            queue.push_back(bent);
+            queue.push_back(self.split(bent, at));
+        }
+    }
+
+    /// Splits an arc at an index into the interiors: the pixel becomes a vertex, the first half stays in the slot. The
+    /// slot of the second half.
+    fn split(&mut self, slot: usize, at: u32) -> usize {
+        let arc = self.arcs[slot];
+        let vertex = self.pixels[at as usize];
+        self.arcs[slot] = LineArc { end: vertex, last: at, ..arc };
+        self.arcs.push(LineArc { start: vertex, first: at + 1, ..arc });
+        self.arcs.len() - 1
+    }
+
+    /// Distance from the line through both vertices, times the chord's length, of the furthest pixel between them (the
+    /// first of several), and the pixel's index into the interiors; `None` if there are no pixels between.
+    fn furthest_pixel(&self, slot: usize) -> Option<(i64, u32)> {
+        let arc = &self.arcs[slot];
+        let (p, q) = (self.position(arc.start), self.position(arc.end));
+        let distance = |pixel: u32| {
+            let x = self.position(pixel);
+            ((x[0] - p[0]) * (q[1] - p[1]) - (x[1] - p[1]) * (q[0] - p[0])).abs()
+        };
+        let distances = (arc.first..arc.last).map(|at| (distance(self.pixels[at as usize]), at));
+        distances.reduce(|furthest, next| if next.0 > furthest.0 { next } else { furthest })
+    }
+
+    /// Where to split `arc`, as an index into the interiors; `None` if it is straight enough.
     fn split_point(&self, arc: &LineArc) -> Option<u32> {
         let (p, q) = (self.position(arc.start), self.position(arc.end));
         let chord = [q[0] - p[0], q[1] - p[1]];
         let squared_length = i128::from(chord[0] * chord[0] + chord[1] * chord[1]);
         let mut is_bent = false;
         let mut furthest = (-1i128, 0);
-        for (index, &pixel) in (0u32..).zip(self.interior(arc)) {
+        for (index, &pixel) in (arc.first..).zip(self.interior(arc)) {
             let x = self.position(pixel);
             let (from_p, from_q) = ([x[0] - p[0], x[1] - p[1]], [x[0] - q[0], x[1] - q[1]]);
             let is_behind_p = from_p[0] * chord[0] + from_p[1] * chord[1] < 0;

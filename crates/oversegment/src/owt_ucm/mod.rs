@@ -30,7 +30,12 @@ pub fn owt_ucm(edges: &OrientedEdges) -> Ucm {
     let lines = watershed_with_lines(&edges.strength());
     let mut arcs = trace(&lines);
     arcs.subdivide();
-    let grid = DoubledGrid::of_weights(edges.height(), edges.width(), &edges.along(&arcs));
+    ucm_along(edges, &arcs)
+}
+
+/// The ultrametric contour map of `edges` whose watershed lines were cut into `arcs` ([`owt_ucm()`] in one call).
+pub fn ucm_along(edges: &OrientedEdges, arcs: &LineArcs) -> Ucm {
+    let grid = DoubledGrid::of_weights(edges.height(), edges.width(), &edges.along(arcs));
     let leaves = grid.leaves();
     let tree = grid.merge(&leaves);
     Ucm { leaves, tree }
