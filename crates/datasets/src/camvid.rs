@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use segcore::label_space::LabelSpace;
 
 use crate::annotation::AnnotationValues;
+use crate::files::{check_annotation_files, check_files, read_text};
 use crate::sequences::{Sequence, select};
 use crate::{Annotation, Dataset, DatasetError, SampleEntry};
 
@@ -38,7 +39,7 @@ impl CamVid {
         check_files("images", split, listed.iter().map(|image| image.image.as_path()))?;
         let (sequences, samples) = arrange(root, split, listed)?;
         let (sequences, samples) = select(split, sequences, samples, selection)?;
-        let values = AnnotationValues::new(&LabelSpace::camvid_11(), VOID);
+        let values = AnnotationValues::new(&LabelSpace::camvid_11(), Some(VOID));
         Ok(Self { split: split.to_owned(), sequences, samples, values })
     }
 }
@@ -65,40 +66,12 @@ impl Dataset for CamVid {
     }
 
     fn check_annotations(&self) -> Result<(), DatasetError> {
-        if let Some(entry) = self.samples.iter().find(|entry| entry.annotation.is_none()) {
-            return Err(DatasetError::NoAnnotation { image: entry.image.clone() });
-        }
-        check_files("annotations", &self.split, self.samples.iter().filter_map(|entry| entry.annotation.as_deref()))
+        check_annotation_files(&self.split, &self.samples)
     }
 
     fn read_annotation(&self, entry: &SampleEntry) -> Result<Annotation, DatasetError> {
         self.values.read(entry)
     }
-}
-
-/// Fails with the first few and the number of the files that are not there.
-pub(crate) fn check_files<'a>(
-    what: &'static str,
-    split: &str,
-    paths: impl Iterator<Item = &'a Path>,
-) -> Result<(), DatasetError> {
-    let mut total = 0;
-    let mut missing: Vec<PathBuf> = Vec::new();
-    for path in paths {
-        total += 1;
-        if !path.is_file() {
-            missing.push(path.to_owned());
-        }
-    }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let first = missing.iter().take(DatasetError::NUM_NAMED).cloned().collect();
-    Err(DatasetError::MissingFiles { what, split: split.to_owned(), missing: missing.len(), total, first })
-}
-
-pub(crate) fn read_text(path: &Path) -> Result<String, DatasetError> {
-    std::fs::read_to_string(path).map_err(|source| DatasetError::Read { path: path.to_owned(), source })
 }
 
 /// The splits that have a list file, for messages.

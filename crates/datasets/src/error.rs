@@ -98,8 +98,8 @@ pub enum DatasetError {
         /// What is wrong with it, as the rest of the sentence.
         remedy: &'static str,
     },
-    /// A folder with videos and no images.
-    #[error("{} has {num_videos} video files ({}) and no images: video files as a data set are not supported yet; extract their frames as PNG or JPEG", path.display(), first.display())]
+    /// A folder with videos and no images, opened by [`crate::open`].
+    #[error("{} has {num_videos} video files ({}) and no images: one can learn from videos, but here images are needed; extract their frames as PNG or JPEG", path.display(), first.display())]
     OnlyVideos {
         /// The split's folder.
         path: PathBuf,
@@ -108,6 +108,45 @@ pub enum DatasetError {
         /// The first of them.
         first: PathBuf,
     },
+    /// A folder of videos of which none can be read.
+    #[error("none of the {num_videos} videos of {} can be read and there are no images; the first: {first}", path.display())]
+    NoReadableVideo {
+        /// The split's folder.
+        path: PathBuf,
+        /// How many videos.
+        num_videos: usize,
+        /// What is wrong with the first of them.
+        first: String,
+    },
+    /// A cache folder where its frames would be taken for images of the data set.
+    #[error("the cache folder {} is inside the data set's folder {}: choose one outside", cache.display(), folder.display())]
+    CacheInside {
+        /// The cache folder.
+        cache: PathBuf,
+        /// The split's folder.
+        folder: PathBuf,
+    },
+    /// A frame choice out of its range.
+    #[error("the frame choice's {field} is {got}: expected {expected}")]
+    FrameChoice {
+        /// The field.
+        field: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// What it is.
+        got: String,
+    },
+    /// A file or folder of the cache could not be written or removed.
+    #[error("cannot write {}: {source}{}", path.display(), remedy_for(source))]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The caller's flag was set; what has been written is whole.
+    #[error("interrupted")]
+    Interrupted,
     /// A sequence that the split does not have.
     #[error("split `{split}` has no sequence or drive `{got}`: expected some of {known}")]
     UnknownSequence {
@@ -141,7 +180,7 @@ pub enum DatasetError {
         reason: String,
     },
     /// A sample without annotation was asked for one.
-    #[error("{} has no annotation: its list names none", image.display())]
+    #[error("{} has no annotation, and one is needed: choose a split whose images all have one", image.display())]
     NoAnnotation {
         /// The image.
         image: PathBuf,

@@ -3,7 +3,8 @@
 //! Images are `ROOT/SPLIT/**/*.{png,jpg,jpeg}` (any case), sorted by path; a sub-folder is a sequence (`.` for images
 //! directly in the split). Labels, where a command needs them, are `ROOT/SPLITannot/<same path>.png` with
 //! `ROOT/classes.toml`; for the split `.` they are in `ROOT/.annot` or `ROOT/annot`. Hidden files and folders, and a folder
-//! `Xannot` beside a folder `X`, are not searched for images. Videos beside images are left out with a warning.
+//! `Xannot` beside a folder `X`, are not searched for images. Videos beside images are left out with a
+//! warning; [`crate::open_drives`] takes their frames.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -13,11 +14,10 @@ use segcore::label_space::{Class, LabelSpace};
 use serde::Deserialize;
 
 use crate::annotation::{AnnotationValues, IGNORE};
-use crate::camvid::{check_files, read_text};
+use crate::files::{IMAGE_EXTENSIONS, check_files, found_folders, has_extension, read_text, without_extension};
 use crate::sequences::{Sequence, select};
 use crate::{Annotation, Dataset, DatasetError, SampleEntry};
 
-const IMAGE_EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 const VIDEO_EXTENSIONS: [&str; 2] = ["mp4", "avi"];
 
 pub(crate) struct Folder {
@@ -30,43 +30,55 @@ pub(crate) struct Folder {
     values: Option<AnnotationValues>,
 }
 
+/// An image of the data set, wherever its file is.
+pub(crate) struct ImageFile {
+    /// Path relative to the split, with `/`: says name and sequence.
+    pub(crate) path: String,
+    /// The file.
+    pub(crate) file: PathBuf,
+}
+
 impl Folder {
     pub(crate) fn open(root: &Path, split: &str, selection: &[String]) -> Result<Self, DatasetError> {
-        // `a/./b/` and `a/b` are one split.
-        let parts: Vec<String> = Path::new(split)
-            .components()
-            .filter_map(|part| match part {
-                std::path::Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
-                _ => None,
-            })
-            .collect();
-        let folder = root.join(parts.join("/"));
-        if !folder.is_dir() {
-            return Err(DatasetError::MissingPart {
-                path: folder,
-                what: "the folder of the split's images",
-                found: found_folders(root),
-            });
+        let layout = Layout::find(root, split)?;
+        let Layout { folder, videos, .. } = &layout;
+        match videos.first() {
+            Some(first) if layout.images.is_empty() => {
+                let (num_videos, first) = (videos.len(), PathBuf::from(first));
+                return Err(DatasetError::OnlyVideos { path: folder.clone(), num_videos, first });
+            }
+            Some(first) => log::warn!(
+                "{} has {} video files ({first}) beside its images: they are left out; extract their frames as PNG or JPEG \
+                 if they belong to the data set",
+                folder.display(),
+                videos.len()
+            ),
+            None if layout.images.is_empty() => {
+                return Err(DatasetError::EmptySplit {
+                    split: split.to_owned(),
+                    path: folder.clone(),
+                    remedy: "has no file *.png, *.jpg or *.jpeg",
+                });
+            }
+            None => {}
         }
-        let annotations = if parts.is_empty() {
-            [".annot", "annot"].map(|name| root.join(name)).into_iter().find(|path| path.is_dir())
-        } else {
-            Some(root.join(format!("{}annot", parts.join("/"))))
-        };
-        let mut found = Found::default();
-        // The split may be a hidden folder; only what is inside it is filtered.
-        let is_root = parts.is_empty();
-        found.walk(&folder, "", is_root, &mut HashSet::new())?;
-        let (sequences, samples) = samples_of(&folder, split, found, annotations.as_deref())?;
+        let images = layout.images.iter().map(|path| layout.image(path)).collect();
+        Self::of(&layout, images, selection)
+    }
+
+    /// The data set of these images, in any order.
+    pub(crate) fn of(layout: &Layout, images: Vec<ImageFile>, selection: &[String]) -> Result<Self, DatasetError> {
+        let Layout { root, split, annotations, .. } = layout;
+        let (sequences, samples) = samples_of(images, annotations.as_deref())?;
         let (sequences, samples) = select(split, sequences, samples, selection)?;
         let (label_space, values) = match read_classes(root)? {
             Some((label_space, ignore)) => {
-                let values = AnnotationValues::new(&label_space, ignore);
+                let values = AnnotationValues::new(&label_space, Some(ignore));
                 (label_space, Some(values))
             }
             None => (LabelSpace { name: "unlabelled".to_owned(), classes: Vec::new(), ignore_id: IGNORE }, None),
         };
-        Ok(Self { root: root.to_owned(), split: split.to_owned(), sequences, samples, label_space, values })
+        Ok(Self { root: root.clone(), split: split.clone(), sequences, samples, label_space, values })
     }
 
     fn missing_classes(&self) -> DatasetError {
@@ -118,16 +130,62 @@ impl Dataset for Folder {
     }
 }
 
-fn found_folders(root: &Path) -> String {
-    let mut names: Vec<String> = std::fs::read_dir(root)
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok)
-        .filter(|entry| entry.path().is_dir())
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
-    names.sort();
-    if names.is_empty() { "no folders".to_owned() } else { format!("folders {}", names.join(", ")) }
+/// Where the images and annotations of a split are, and what is there.
+pub(crate) struct Layout {
+    pub(crate) root: PathBuf,
+    pub(crate) split: String,
+    /// The split's folder.
+    pub(crate) folder: PathBuf,
+    /// The folder of its annotations, if it may have some.
+    annotations: Option<PathBuf>,
+    /// Images, as paths relative to the split with `/`, in no order.
+    pub(crate) images: Vec<String>,
+    /// Videos likewise, sorted.
+    pub(crate) videos: Vec<String>,
+}
+
+impl Layout {
+    /// Looks through the split's folder.
+    pub(crate) fn find(root: &Path, split: &str) -> Result<Self, DatasetError> {
+        // `a/./b/` and `a/b` are one split.
+        let parts: Vec<String> = Path::new(split)
+            .components()
+            .filter_map(|part| match part {
+                std::path::Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
+                _ => None,
+            })
+            .collect();
+        let folder = root.join(parts.join("/"));
+        if !folder.is_dir() {
+            return Err(DatasetError::MissingPart {
+                path: folder,
+                what: "the folder of the split's images",
+                found: found_folders(root),
+            });
+        }
+        let annotations = if parts.is_empty() {
+            [".annot", "annot"].map(|name| root.join(name)).into_iter().find(|path| path.is_dir())
+        } else {
+            Some(root.join(format!("{}annot", parts.join("/"))))
+        };
+        let mut found = Found::default();
+        // The split may be a hidden folder; only what is inside it is filtered.
+        let is_root = parts.is_empty();
+        found.walk(&folder, "", is_root, &mut HashSet::new())?;
+        let Found { images, mut videos } = found;
+        videos.sort();
+        Ok(Self { root: root.to_owned(), split: split.to_owned(), folder, annotations, images, videos })
+    }
+
+    /// An image of the split's folder.
+    pub(crate) fn image(&self, path: &str) -> ImageFile {
+        ImageFile { path: path.to_owned(), file: self.folder.join(path) }
+    }
+}
+
+/// The sequence of an image: the folder of its path relative to the split.
+pub(crate) fn sequence_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or(".", |(folder, _)| folder)
 }
 
 /// Files of a split, as paths relative to it with `/`.
@@ -156,9 +214,8 @@ impl Found {
             let entry = entry.map_err(read_error)?;
             let path = entry.path();
             let is_folder = path.is_dir();
-            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
-            let is_image = !is_folder && IMAGE_EXTENSIONS.contains(&extension.as_str());
-            let is_video = !is_folder && VIDEO_EXTENSIONS.contains(&extension.as_str());
+            let is_image = !is_folder && has_extension(&path, &IMAGE_EXTENSIONS);
+            let is_video = !is_folder && has_extension(&path, &VIDEO_EXTENSIONS);
             if !(is_folder || is_image || is_video) {
                 continue;
             }
@@ -187,52 +244,22 @@ impl Found {
 }
 
 fn samples_of(
-    folder: &Path,
-    split: &str,
-    mut found: Found,
+    mut images: Vec<ImageFile>,
     annotations: Option<&Path>,
 ) -> Result<(Vec<Sequence>, Vec<SampleEntry>), DatasetError> {
-    found.videos.sort();
-    if found.images.is_empty() {
-        return Err(match found.videos.first() {
-            Some(first) => DatasetError::OnlyVideos {
-                path: folder.to_owned(),
-                num_videos: found.videos.len(),
-                first: PathBuf::from(first),
-            },
-            None => DatasetError::EmptySplit {
-                split: split.to_owned(),
-                path: folder.to_owned(),
-                remedy: "has no file *.png, *.jpg or *.jpeg",
-            },
-        });
-    }
-    if let Some(first) = found.videos.first() {
-        log::warn!(
-            "{} has {} video files ({first}) beside its images: they are left out; extract their frames as PNG or JPEG \
-             if they belong to the data set",
-            folder.display(),
-            found.videos.len()
-        );
-    }
     // Sequence by sequence, each by name.
-    let split_path = |path: &str| {
-        let (sequence, file) = path.rsplit_once('/').unwrap_or((".", path));
-        (sequence.to_owned(), file.to_owned())
-    };
-    found.images.sort_by_cached_key(|path| split_path(path));
+    images.sort_by(|a, b| (sequence_of(&a.path), &a.path).cmp(&(sequence_of(&b.path), &b.path)));
     let mut sequences: Vec<Sequence> = Vec::new();
-    let mut samples: Vec<SampleEntry> = Vec::with_capacity(found.images.len());
+    let mut samples: Vec<SampleEntry> = Vec::with_capacity(images.len());
     let mut image_of_name: HashMap<String, PathBuf> = HashMap::new();
     let mut index_in_sequence = 0;
-    for path in &found.images {
-        let (sequence, _) = split_path(path);
+    for ImageFile { path, file: image } in images {
+        let sequence = sequence_of(&path).to_owned();
         if sequences.last().is_none_or(|last| last.name != sequence) {
             sequences.push(Sequence { name: sequence.clone(), drive: sequence.clone(), rate_hz: None });
             index_in_sequence = 0;
         }
-        let name = path.rsplit_once('.').map_or(path.as_str(), |(stem, _)| stem).to_owned();
-        let image = folder.join(path);
+        let name = without_extension(&path).to_owned();
         if let Some(first) = image_of_name.insert(name.clone(), image.clone()) {
             return Err(DatasetError::SameName { first, second: image });
         }

@@ -191,7 +191,7 @@ fn open_decoder<'a>(
 /// As [`read_rgb`], and when the PNG is not 8-bit grey without alpha (palettes and RGB are refused: their values are
 /// not labels).
 pub fn read_gray8(path: impl AsRef<Path>) -> Result<GrayImage, ImageFileError> {
-    let (size, pixels) = read_gray(path.as_ref(), png::BitDepth::Eight)?;
+    let (size, pixels) = read_exact(path.as_ref(), png::ColorType::Grayscale, png::BitDepth::Eight)?;
     Ok(GrayImage { size, pixels })
 }
 
@@ -200,9 +200,20 @@ pub fn read_gray8(path: impl AsRef<Path>) -> Result<GrayImage, ImageFileError> {
 /// # Errors
 /// As [`read_gray8`], for 16 bits.
 pub fn read_gray16(path: impl AsRef<Path>) -> Result<GrayImage16, ImageFileError> {
-    let (size, bytes) = read_gray(path.as_ref(), png::BitDepth::Sixteen)?;
+    let (size, bytes) = read_exact(path.as_ref(), png::ColorType::Grayscale, png::BitDepth::Sixteen)?;
     let (pairs, _) = bytes.as_chunks::<2>();
     Ok(GrayImage16 { size, pixels: pairs.iter().map(|&b| u16::from_be_bytes(b)).collect() })
+}
+
+/// Reads an 8-bit RGB PNG without touching its values (a map that keeps numbers in its channels).
+///
+/// # Errors
+/// As [`read_rgb`], and when the PNG is not 8-bit RGB without alpha and palette.
+pub fn read_rgb8(path: impl AsRef<Path>) -> Result<Frame, ImageFileError> {
+    let path = path.as_ref();
+    let (size, pixels) = read_exact(path, png::ColorType::Rgb, png::BitDepth::Eight)?;
+    let damaged = |e: crate::image::ImageError| ImageFileError::Damaged { path: path.to_owned(), reason: e.to_string() };
+    Frame::from_pixels(size, PixelFormat::Rgb8, pixels).map_err(damaged)
 }
 
 /// Bits per pixel (1, 2, 4, 8 or 16) of a grey PNG, from its header; tells an 8-bit label map from a 16-bit one.
@@ -212,7 +223,7 @@ pub fn read_gray16(path: impl AsRef<Path>) -> Result<GrayImage16, ImageFileError
 pub fn gray_bit_depth(path: impl AsRef<Path>) -> Result<u8, ImageFileError> {
     let path = path.as_ref();
     let bytes = read_bytes(path)?;
-    let reader = gray_reader(path, &bytes)?;
+    let reader = exact_reader(path, &bytes, "a grey PNG")?;
     match reader.output_color_type() {
         (png::ColorType::Grayscale, depth) => Ok(depth as u8),
         (color, depth) => Err(wrong_mode(path, "grey", color, depth)),
@@ -372,12 +383,17 @@ fn jpeg_is_complete(bytes: &[u8]) -> bool {
     }
 }
 
-fn gray_reader<'a>(path: &Path, bytes: &'a [u8]) -> Result<png::Reader<Cursor<&'a [u8]>>, ImageFileError> {
+/// A reader that gives the values as they are in the file; `expected` says what the file should be.
+fn exact_reader<'a>(
+    path: &Path,
+    bytes: &'a [u8],
+    expected: &'static str,
+) -> Result<png::Reader<Cursor<&'a [u8]>>, ImageFileError> {
     if !matches!(kind(bytes), Some(Kind::Png)) {
         return Err(match kind(bytes) {
             Some(Kind::Jpeg) => ImageFileError::WrongMode {
                 path: path.to_owned(),
-                expected: "a grey PNG",
+                expected,
                 got: "JPEG (which changes label values)".to_owned(),
             },
             _ => ImageFileError::NotAnImage { path: path.to_owned() },
@@ -402,17 +418,25 @@ fn wrong_mode(path: &Path, expected: &'static str, color: png::ColorType, depth:
     ImageFileError::WrongMode { path: path.to_owned(), expected, got: format!("{}-bit {color}", depth as u8) }
 }
 
-fn read_gray(path: &Path, depth: png::BitDepth) -> Result<(ImageSize, Vec<u8>), ImageFileError> {
+fn read_exact(
+    path: &Path,
+    color: png::ColorType,
+    depth: png::BitDepth,
+) -> Result<(ImageSize, Vec<u8>), ImageFileError> {
+    let (file, mode) = match (color, depth) {
+        (png::ColorType::Rgb, _) => ("an RGB PNG", "8-bit RGB"),
+        (_, png::BitDepth::Eight) => ("a grey PNG", "8-bit grey"),
+        _ => ("a grey PNG", "16-bit grey"),
+    };
     let bytes = read_bytes(path)?;
-    let mut reader = gray_reader(path, &bytes)?;
-    let (color, got) = reader.output_color_type();
-    if (color, got) != (png::ColorType::Grayscale, depth) {
-        let expected = if depth == png::BitDepth::Eight { "8-bit grey" } else { "16-bit grey" };
-        return Err(wrong_mode(path, expected, color, got));
+    let mut reader = exact_reader(path, &bytes, file)?;
+    let got = reader.output_color_type();
+    if got != (color, depth) {
+        return Err(wrong_mode(path, mode, got.0, got.1));
     }
     let damaged = |reason: String| ImageFileError::Damaged { path: path.to_owned(), reason };
     let size = ImageSize::new(reader.info().width as usize, reader.info().height as usize);
-    let len = size.num_pixels() * depth as usize / 8;
+    let len = size.num_pixels() * depth as usize / 8 * if color == png::ColorType::Rgb { 3 } else { 1 };
     let mut pixels = vec![0; len];
     reader.next_frame(&mut pixels).map_err(|e| damaged(e.to_string()))?;
     // Also wants the end of the file: a map whose last bytes are missing is not to be trusted.
