@@ -16,7 +16,7 @@ use tests::folders;
 use trainer::base_segments::{self, BaseSegments};
 use trainer::graph_module::{GraphModule, Mode, ParamStore};
 use trainer::losses::goodness_of_grouping::{Neighbours, collapse, modularity, neighbour_graph};
-use trainer::losses::pixel_segment::{PositiveSum, SegmentSimilarity};
+use trainer::losses::pixel_segment::{Grouping, PixelSegmentSpec, PositiveSum, pixel_segment_losses};
 use trainer::losses::unit;
 use trainer::objective::{ObjectiveModule, ObjectiveSettings, Views};
 use trainer::profile::Profiler;
@@ -221,11 +221,14 @@ fn golden_torch_pixel_segment_loss() {
         let sums = Tensor::zeros(golden.get("segments").size(), (kind, Device::Cpu));
         let segments = unit(&sums.index_add(0, golden.get("segment_of_pixel"), &pixels), 1);
         assert_close("segments", &segments, &unit(golden.get("segments"), 1), TOLERANCE);
-        let similarity = SegmentSimilarity::new(&pixels, &segments, golden.get("segment_of_pixel"), concentration);
-        let per_pixel = similarity.loss_per_pixel(golden.get("group_of_segment"), sum);
-        let loss = per_pixel.mean(None::<Kind>);
-        loss.backward();
-        (per_pixel, loss, features.grad())
+        let segment_of_pixel = golden.get("segment_of_pixel");
+        let groupings = [Grouping { group_of_segment: golden.get("group_of_segment"), weight: 1.0 }];
+        let num_pixels = segment_of_pixel.size()[0] as f64;
+        // Small chunks: several of them, the last one cut.
+        let spec = PixelSegmentSpec { concentration, sum, num_pixels, chunk_bytes: 1 };
+        let losses = pixel_segment_losses(&pixels, &segments, segment_of_pixel, &groupings, &spec);
+        losses.total.backward();
+        (losses.per_pixel[0].shallow_clone(), losses.total.detach(), features.grad())
     };
     let (exact, resolution) = pixel_segment_oracle(&golden, concentration);
     let close_per_pixel = |what: &str, got: &Tensor, expected: &Tensor, bound: &dyn Fn(usize) -> f64| {

@@ -2,7 +2,7 @@
 //!
 //! `RUN/checkpoints/NNNNNNN/` holds `weights.safetensors` (all parameters and running statistics by the authors'
 //! names), `state.safetensors` (momentum buffers by parameter name) and `state.json`; `RUN/last` and `RUN/best` name
-//! one. Kept are the last two and the best.
+//! one. Kept are the last few and the best.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -32,8 +32,11 @@ pub struct State {
     pub settings_hash: String,
     /// Exponential moving average of the loss (weight 0.01 for a new step); `null` before the first.
     pub smoothed_loss: Option<f64>,
-    /// Lowest smoothed loss of a checkpoint so far.
+    /// Smoothed loss of the best checkpoint so far: the lowest, or that of the best mIoU.
     pub best_loss: Option<f64>,
+    /// Highest mIoU of an evaluation so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_miou: Option<f64>,
     /// Steps of the whole run, which the schedule and the settings' hash depend on.
     pub steps: usize,
     /// Images that the run learns from; 0 before the first step.
@@ -69,6 +72,7 @@ impl State {
             settings_hash,
             smoothed_loss: None,
             best_loss: None,
+            best_miou: None,
             steps,
             images: 0,
             seconds: 0.0,
@@ -90,12 +94,19 @@ pub struct Checkpoint {
     pub state: State,
 }
 
-/// Writes a checkpoint of `run` and makes it the last one (and the best one if `is_best`); older ones that neither
-/// `last` nor `best` names are removed, except the one before.
+/// Writes a checkpoint of `run` and makes it the last one (and the best one if `is_best`); the `keep` newest and the best
+/// one stay, older ones are removed.
 ///
 /// # Errors
 /// When a file cannot be written (a full disk): the checkpoints that were there stay whole and named.
-pub fn write(run: &Path, weights: &Weights, momentum: &Weights, state: &State, is_best: bool) -> Result<()> {
+pub fn write(
+    run: &Path,
+    weights: &Weights,
+    momentum: &Weights,
+    state: &State,
+    is_best: bool,
+    keep: usize,
+) -> Result<()> {
     let name = format!("{:07}", state.step);
     let folder = run.join("checkpoints").join(&name);
     let temporary = temporary_beside(&folder);
@@ -110,14 +121,11 @@ pub fn write(run: &Path, weights: &Weights, momentum: &Weights, state: &State, i
         let _ = std::fs::remove_dir_all(&temporary);
         return Err(error);
     }
-    let before = named(run, "last").ok().flatten();
     write_atomically(&run.join("last"), format!("{name}\n").as_bytes())?;
     if is_best {
         write_atomically(&run.join("best"), format!("{name}\n").as_bytes())?;
     }
-    let keep: BTreeSet<String> =
-        [Some(name), before, named(run, "best").ok().flatten()].into_iter().flatten().collect();
-    remove_others(run, &keep)
+    remove_old(run, named(run, "best").ok().flatten(), keep)
 }
 
 fn fill(folder: &Path, weights: &Weights, momentum: &Weights, state: &State) -> Result<()> {
@@ -129,16 +137,24 @@ fn fill(folder: &Path, weights: &Weights, momentum: &Weights, state: &State) -> 
     Ok(write_atomically(&folder.join(STATE), &json)?)
 }
 
-fn remove_others(run: &Path, keep: &BTreeSet<String>) -> Result<()> {
+/// Removes all checkpoints but the `keep` newest and the best one, and what an interrupted write left behind.
+fn remove_old(run: &Path, best: Option<String>, keep: usize) -> Result<()> {
     let folder = run.join("checkpoints");
     let entries = std::fs::read_dir(&folder).map_err(|e| TrainError::file("read", &folder, e))?;
+    let (mut checkpoints, mut removed) = (BTreeSet::new(), Vec::new());
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let is_checkpoint = name.len() >= 7 && name.bytes().all(|b| b.is_ascii_digit());
-        let is_left_over = name.starts_with('.') && name.ends_with(".tmp");
-        if (is_checkpoint && !keep.contains(&name)) || is_left_over {
-            std::fs::remove_dir_all(entry.path()).map_err(|e| TrainError::file("remove", &entry.path(), e))?;
+        if name.len() >= 7 && name.bytes().all(|b| b.is_ascii_digit()) {
+            // By length first, so that ten million comes after nine.
+            checkpoints.insert((name.len(), name));
+        } else if name.starts_with('.') && name.ends_with(".tmp") {
+            removed.push(name);
         }
+    }
+    removed.extend(checkpoints.into_iter().rev().skip(keep.max(1)).map(|(_, name)| name));
+    for name in removed.into_iter().filter(|name| Some(name) != best.as_ref()) {
+        let path = folder.join(name);
+        std::fs::remove_dir_all(&path).map_err(|e| TrainError::file("remove", &path, e))?;
     }
     Ok(())
 }

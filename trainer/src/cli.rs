@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::settings::EdgeScale;
+use crate::settings::{EdgeScale, LossTerm};
 
 /// Learns label-free hierarchical segmentation (HSG) from street images and exports model folders.
 #[derive(Parser, Debug)]
@@ -38,6 +38,9 @@ pub enum Command {
         after_help = "Example: hsg-train train --preset camvid-cpu --root data/camvid --out runs/camvid --seed 1"
     )]
     Train(TrainArgs),
+    /// Name labelled images with a run's checkpoint: mIoU and accuracy by label retrieval
+    #[command(after_help = "Example: hsg-train evaluate runs/camvid --root data/camvid --split test --all")]
+    Evaluate(EvaluateArgs),
     /// Write the model folder of a run's last checkpoint
     #[command(after_help = "Example: hsg-train export runs/camvid --out models/zoo/camvid-r18")]
     Export(ExportArgs),
@@ -69,7 +72,7 @@ pub struct Common {
 /// `hsg-train edges`
 #[derive(Args, Debug)]
 pub struct EdgesArgs {
-    /// camvid or folder
+    /// cityscapes, kitti-step, camvid or folder
     #[arg(long)]
     pub dataset: Option<String>,
     /// Folder of the data set
@@ -114,7 +117,7 @@ pub struct EdgesArgs {
 /// `hsg-train train`
 #[derive(Args, Debug)]
 pub struct TrainArgs {
-    /// Settings that are part of the program: camvid-cpu
+    /// Settings that are part of the program: cityscapes, kitti-step, camvid, camvid-cpu, own-drives
     #[arg(long, conflicts_with = "config")]
     pub preset: Option<String>,
     /// Folder of the data set
@@ -135,12 +138,46 @@ pub struct TrainArgs {
     /// Seed of weights, order, augmentations and dropout
     #[arg(long, env = "HSG_SEED")]
     pub seed: Option<u64>,
+    /// auto (a GPU if there is one), cpu, cuda or cuda:N
+    #[arg(long, env = "HSG_DEVICE")]
+    pub device: Option<String>,
+    /// Of the embedding network: auto (bf16 on a GPU), fp32 or bf16
+    #[arg(long)]
+    pub precision: Option<String>,
+    /// Terms of the loss that stay, as in the paper's Table 3 [default: all that the settings weigh]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub losses: Vec<LossTerm>,
+    /// Views of each image
+    #[arg(long, value_name = "N")]
+    pub views: Option<usize>,
     /// Go on from the run folder's last checkpoint (from step 0 if there is none)
     #[arg(long)]
     pub resume: bool,
     /// Measure N steps (medians per part, ratio to the backbone's forward pass), write nothing
     #[arg(long, value_name = "N")]
     pub profile: Option<usize>,
+}
+
+/// `hsg-train evaluate`
+#[derive(Args, Debug)]
+pub struct EvaluateArgs {
+    /// Run folder
+    pub run: PathBuf,
+    /// Folder of the data set [default: where the run learned from]
+    #[arg(long, env = "HSG_ROOT")]
+    pub root: Option<PathBuf>,
+    /// Split that is named [default: that of the settings]
+    #[arg(long)]
+    pub split: Option<String>,
+    /// All images of both splits instead of the settings' numbers
+    #[arg(long)]
+    pub all: bool,
+    /// The best checkpoint instead of the last
+    #[arg(long)]
+    pub best: bool,
+    /// auto (a GPU if there is one), cpu, cuda or cuda:N
+    #[arg(long, env = "HSG_DEVICE")]
+    pub device: Option<String>,
 }
 
 /// `hsg-train export`
@@ -151,7 +188,7 @@ pub struct ExportArgs {
     /// Model folder to write
     #[arg(long)]
     pub out: Option<PathBuf>,
-    /// The checkpoint with the lowest smoothed loss instead of the last
+    /// The best checkpoint (by mIoU where there were labels, else by loss) instead of the last
     #[arg(long)]
     pub best: bool,
     /// Name of the model; the folder's name by default

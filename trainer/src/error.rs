@@ -49,14 +49,41 @@ pub enum TrainError {
     },
     /// The loss is no longer a number.
     #[error(
-        "the loss became {loss} at step {step}; the last whole checkpoint is kept: resume from it with a lower \
-         learning_rate or a longer warm_up_steps"
+        "the loss became {loss} at step {step}{}; the last whole checkpoint is kept: look at the images of that batch, or \
+         start again with a lower learning_rate or a longer warm_up_steps",
+        saved.as_ref().map_or_else(String::new, |folder| format!("; its batch is saved in {}", folder.display()))
     )]
     Diverged {
         /// The step.
         step: usize,
         /// The value.
         loss: f64,
+        /// Folder with the step's batch.
+        saved: Option<PathBuf>,
+    },
+    /// A step does not fit into memory.
+    #[error(
+        "out of memory on {device} with batch.images = {images}, batch.views = {views}, batch.crop = {crop}: lower \
+         batch.images first (memory grows with it), then batch.crop; on a GPU precision = \"bf16\" needs about half \
+         ({message})"
+    )]
+    OutOfMemory {
+        /// Images a step.
+        images: usize,
+        /// Views of each.
+        views: usize,
+        /// Pixels along each side of a view.
+        crop: usize,
+        /// `cpu`, `cuda:0`, ….
+        device: String,
+        /// libtorch's message.
+        message: String,
+    },
+    /// libtorch refused an operation of a step.
+    #[error("libtorch: {message}; this is a bug, please report it with the run's settings.toml")]
+    Step {
+        /// libtorch's message.
+        message: String,
     },
     /// From the networks.
     #[error(transparent)]
@@ -84,6 +111,16 @@ impl TrainError {
     /// A [`TrainError::File`].
     pub fn file(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         TrainError::File { action, path: path.to_owned(), source }
+    }
+
+    /// Whether a file could not be written because there is no room for it.
+    pub fn is_disk_full(&self) -> bool {
+        use std::io::ErrorKind;
+        let source = match self {
+            TrainError::File { source, .. } | TrainError::Model(models::ModelError::File { source, .. }) => source,
+            _ => return false,
+        };
+        matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! What a batch holds depends only on the seed and the step, so a resumed run sees what an uninterrupted one would.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use datasets::{Dataset, SampleEntry};
@@ -31,35 +32,123 @@ struct Decoded {
     regions: Vec<u16>,
 }
 
+/// A sample, kept in memory or decoded for this use.
+enum Held<'a> {
+    InMemory(&'a Decoded),
+    Decoded(Decoded),
+}
+
+impl std::ops::Deref for Held<'_> {
+    type Target = Decoded;
+
+    fn deref(&self) -> &Decoded {
+        match self {
+            Held::InMemory(sample) => sample,
+            Held::Decoded(sample) => sample,
+        }
+    }
+}
+
+/// An image that could not be used, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SkippedImage {
+    /// The image file.
+    pub image: PathBuf,
+    /// The reason, with the file's name.
+    pub reason: String,
+}
+
 /// The images of a training run with their edge segments.
 pub struct Samples {
     entries: Vec<SampleEntry>,
     edges: PathBuf,
+    /// Decoded images in the order of `entries`, if they fit.
     in_memory: Option<Vec<Decoded>>,
+    /// Images that were left out, by their position in `entries` where they were found out only while training.
+    skipped: Mutex<BTreeMap<usize, SkippedImage>>,
+    left_out: Vec<SkippedImage>,
 }
 
+/// More unreadable images than one in so many are no accident.
+const MOST_SKIPPED: usize = 10;
+
 impl Samples {
-    /// Opens all samples; if they fit the memory budget they are decoded now, on all cores.
+    /// Opens all samples: sizes of images and edge maps are compared now, from their headers; if everything fits the
+    /// memory budget it is decoded now, on all cores.
+    ///
+    /// `unusable` are images that are known to be unreadable; they and those found here are left out.
     ///
     /// # Errors
-    /// An image or edge file that is missing or broken, or whose sizes differ; the first one is named.
-    pub fn open(dataset: &dyn Dataset, edges: &Path) -> Result<Self> {
-        let entries = dataset.samples().to_vec();
-        let mut samples = Samples { entries, edges: edges.to_owned(), in_memory: None };
-        let Some(first) = samples.entries.first() else {
-            return Err(TrainError::Invalid {
-                what: format!("data set `{}`, split `{}`", dataset.name(), dataset.split()),
-                expected: "at least one image".into(),
-                got: "none".into(),
-                remedy: "choose another split or other sequences".into(),
-            });
+    /// An edge file that is missing or of another size than its image; more than a tenth of the images unreadable; no
+    /// image at all.
+    pub fn open(dataset: &dyn Dataset, edges: &Path, unusable: &[SkippedImage]) -> Result<Self> {
+        let total = dataset.samples().len();
+        let is_known = |entry: &SampleEntry| unusable.iter().any(|skipped| skipped.image == entry.image);
+        let checked: Vec<(SampleEntry, Result<ImageSize>)> = (dataset.samples().par_iter())
+            .filter(|entry| !is_known(entry))
+            .map(|entry| (entry.clone(), image_io::read_size(&entry.image).map_err(TrainError::from)))
+            .collect();
+        let mut samples = Samples {
+            entries: Vec::new(),
+            edges: edges.to_owned(),
+            in_memory: None,
+            skipped: Mutex::default(),
+            left_out: unusable.to_vec(),
         };
-        let first = samples.decode(first)?;
-        if samples.entries.len().saturating_mul(first.rgb.len() + 2 * first.regions.len()) <= MEMORY_BUDGET_BYTES {
-            let decoded = samples.entries.par_iter().map(|entry| samples.decode(entry)).collect::<Result<_>>()?;
-            samples.in_memory = Some(decoded);
+        let mut bytes = 0usize;
+        for (entry, size) in checked {
+            match size {
+                Ok(size) => {
+                    bytes = bytes.saturating_add(size.num_pixels().saturating_mul(5));
+                    samples.entries.push(entry);
+                }
+                Err(error) => {
+                    samples.left_out.push(SkippedImage { image: entry.image, reason: error.to_string() });
+                }
+            }
         }
+        samples.entries.par_iter().try_for_each(|entry| samples.check_edges(entry))?;
+        if bytes <= MEMORY_BUDGET_BYTES {
+            samples.decode_all()?;
+        }
+        samples.refuse_if_too_few(total, dataset)?;
         Ok(samples)
+    }
+
+    /// Decodes everything into memory; unreadable images are left out.
+    fn decode_all(&mut self) -> Result<()> {
+        let decoded: Vec<Result<Decoded>> = self.entries.par_iter().map(|entry| self.decode(entry)).collect();
+        let mut in_memory = Vec::with_capacity(decoded.len());
+        let mut kept = Vec::with_capacity(decoded.len());
+        for (entry, decoded) in std::mem::take(&mut self.entries).into_iter().zip(decoded) {
+            match decoded {
+                Ok(decoded) => {
+                    in_memory.push(decoded);
+                    kept.push(entry);
+                }
+                Err(error @ (TrainError::Image(_) | TrainError::Dataset(_))) => {
+                    self.left_out.push(SkippedImage { image: entry.image, reason: error.to_string() });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.entries = kept;
+        self.in_memory = Some(in_memory);
+        Ok(())
+    }
+
+    fn refuse_if_too_few(&self, total: usize, dataset: &dyn Dataset) -> Result<()> {
+        let skipped = self.left_out.len();
+        if !self.entries.is_empty() && skipped.saturating_mul(MOST_SKIPPED) <= total.max(MOST_SKIPPED) {
+            return Ok(());
+        }
+        let first = self.left_out.first().map_or_else(String::new, |skipped| format!("; first: {}", skipped.reason));
+        Err(TrainError::Invalid {
+            what: format!("data set `{}`, split `{}`", dataset.name(), dataset.split()),
+            expected: "images, at most a tenth of them unreadable".into(),
+            got: format!("{total}, {skipped} of them unreadable{first}"),
+            remedy: "mend these files, choose another split or other sequences".into(),
+        })
     }
 
     /// Number of images.
@@ -70,6 +159,24 @@ impl Samples {
     /// Whether there are none; [`Samples::open`] refuses that.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// All images that were left out, so far.
+    pub fn skipped(&self) -> Vec<SkippedImage> {
+        let found = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        self.left_out.iter().chain(found.values()).cloned().collect()
+    }
+
+    /// The image file of a sample.
+    pub fn image(&self, index: usize) -> &Path {
+        &self.entries[index].image
+    }
+
+    /// Compares the edge map of a sample with its image, by their headers.
+    fn check_edges(&self, entry: &SampleEntry) -> Result<()> {
+        let path = edge_file(&self.edges, entry);
+        let (size, expected) = (image_io::read_size(&path)?, image_io::read_size(&entry.image)?);
+        if size == expected { Ok(()) } else { Err(other_size(&path, entry, size, expected)) }
     }
 
     fn decode(&self, entry: &SampleEntry) -> Result<Decoded> {
@@ -88,21 +195,71 @@ impl Samples {
             }
         };
         if size != frame.size {
-            return Err(TrainError::Invalid {
-                what: path.display().to_string(),
-                expected: format!("the size of {}, {}", entry.image.display(), frame.size),
-                got: size.to_string(),
-                remedy: "make the edge segments again from these images".into(),
-            });
+            return Err(other_size(&path, entry, size, frame.size));
         }
         Ok(Decoded { size, rgb: frame.pixels, regions })
+    }
+
+    /// The sample at `index`, or the next one that can be read, and its position.
+    fn sample(&self, index: usize) -> Result<(usize, Held<'_>)> {
+        if let Some(all) = &self.in_memory {
+            return Ok((index, Held::InMemory(&all[index])));
+        }
+        let is_known = |index: usize| self.skipped.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&index);
+        let mut index = index;
+        for _ in 0..self.entries.len() {
+            if !is_known(index) {
+                match self.decode(&self.entries[index]) {
+                    Ok(decoded) => return Ok((index, Held::Decoded(decoded))),
+                    Err(error) => self.skip(index, &error)?,
+                }
+            }
+            index = (index + 1) % self.entries.len();
+        }
+        Err(self.too_many_skipped())
+    }
+
+    /// Notes that a sample cannot be read and says so, once.
+    fn skip(&self, index: usize, error: &TrainError) -> Result<()> {
+        let image = self.entries[index].image.clone();
+        let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        if skipped.insert(index, SkippedImage { image, reason: error.to_string() }).is_none() {
+            log::warn!("left out: {error}");
+        }
+        let number = skipped.len() + self.left_out.len();
+        drop(skipped);
+        if number * MOST_SKIPPED > self.entries.len().max(MOST_SKIPPED) { Err(self.too_many_skipped()) } else { Ok(()) }
+    }
+
+    fn too_many_skipped(&self) -> TrainError {
+        let skipped = self.skipped();
+        TrainError::Invalid {
+            what: "the images of this run".into(),
+            expected: "at most a tenth of them to be unreadable".into(),
+            got: format!(
+                "{} of {}; first: {}",
+                skipped.len(),
+                self.entries.len() + self.left_out.len(),
+                skipped.first().map_or("none", |s| s.reason.as_str())
+            ),
+            remedy: "mend these files (is the disk or the network drive still there?) and go on with --resume".into(),
+        }
+    }
+}
+
+fn other_size(path: &Path, entry: &SampleEntry, got: ImageSize, expected: ImageSize) -> TrainError {
+    TrainError::Invalid {
+        what: path.display().to_string(),
+        expected: format!("the size of {}, {expected}", entry.image.display()),
+        got: got.to_string(),
+        remedy: "make the edge segments again from these images".into(),
     }
 }
 
 /// What a batch is made of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchSpec {
-    /// Images a step.
+    /// Images a step, of all processes together.
     pub images: usize,
     /// Views of each image; they are adjacent in the batch.
     pub views: usize,
@@ -112,6 +269,23 @@ pub struct BatchSpec {
     pub augment: AugmentSpec,
     /// Seed of the run.
     pub seed: u64,
+    /// Which part of every step's images this process makes.
+    pub shard: Shard,
+}
+
+/// The part of a step's images that one of several processes makes: rank r of R takes the r-th R-th of them, so that
+/// together they see what one process alone would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// This process, from 0.
+    pub rank: usize,
+    /// Number of processes.
+    pub size: usize,
+}
+
+impl Shard {
+    /// One process makes everything.
+    pub const WHOLE: Shard = Shard { rank: 0, size: 1 };
 }
 
 /// One step's input.
@@ -122,44 +296,40 @@ pub struct Batch {
     pub pixels: Vec<f32>,
     /// Edge region of every feature cell, `[images · views, cells, cells]`, 65535 = none.
     pub edges: Vec<i64>,
+    /// Position of each image among the samples.
+    pub samples: Vec<usize>,
 }
 
-/// Makes the batch of a step.
+/// Makes the batch of a step (this process's part of it).
 ///
 /// # Errors
-/// An image that cannot be read (only when the samples do not fit into memory).
+/// Too many images that cannot be read (only when the samples do not fit into memory).
 pub fn make_batch(samples: &Samples, spec: &BatchSpec, step: usize) -> Result<Batch> {
     let ViewSize { crop, cells } = spec.size;
     let (pixels_of_view, cells_of_view) = (crop * crop * 3, cells * cells);
-    let num_views = spec.images * spec.views;
+    let images = spec.images / spec.shard.size;
     let mut batch = Batch {
         step,
-        pixels: vec![0.0; num_views * pixels_of_view],
-        edges: vec![NO_REGION; num_views * cells_of_view],
+        pixels: vec![0.0; images * spec.views * pixels_of_view],
+        edges: vec![NO_REGION; images * spec.views * cells_of_view],
+        samples: Vec::with_capacity(images),
     };
-    for image in 0..spec.images {
-        let index = sample_index(samples.len(), spec.seed, step * spec.images + image);
-        let decoded;
-        let sample = match &samples.in_memory {
-            Some(all) => &all[index],
-            None => {
-                decoded = samples.decode(&samples.entries[index])?;
-                &decoded
-            }
-        };
-        let source =
-            Source { width: sample.size.width, height: sample.size.height, rgb: &sample.rgb, regions: &sample.regions };
-        for view in image * spec.views..(image + 1) * spec.views {
-            let mut rng = stream(spec.seed, Purpose::View, (step * num_views + view) as u64);
-            random_view(
-                &source,
-                &spec.augment,
-                spec.size,
-                &mut rng,
-                &mut batch.pixels[view * pixels_of_view..][..pixels_of_view],
-                &mut batch.edges[view * cells_of_view..][..cells_of_view],
-            );
+    let pixels_of_image = batch.pixels.chunks_exact_mut(spec.views * pixels_of_view);
+    let edges_of_image = batch.edges.chunks_exact_mut(spec.views * cells_of_view);
+    for (image, (pixels, edges)) in pixels_of_image.zip(edges_of_image).enumerate() {
+        // Streams and order count the images of all processes.
+        let position = step * spec.images + spec.shard.rank * images + image;
+        let index = sample_index(samples.len(), spec.seed, position);
+        let (index, sample) = samples.sample(index)?;
+        let (width, height) = (sample.size.width, sample.size.height);
+        let source = Source { width, height, rgb: &sample.rgb, regions: &sample.regions };
+        for view in 0..spec.views {
+            let mut rng = stream(spec.seed, Purpose::View, (position * spec.views + view) as u64);
+            let pixels = &mut pixels[view * pixels_of_view..][..pixels_of_view];
+            let edges = &mut edges[view * cells_of_view..][..cells_of_view];
+            random_view(&source, &spec.augment, spec.size, &mut rng, pixels, edges);
         }
+        batch.samples.push(index);
     }
     Ok(batch)
 }
@@ -187,24 +357,34 @@ fn stream(seed: u64, purpose: Purpose, counter: u64) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(key)
 }
 
-/// Batches of consecutive steps, made ahead on a thread.
+/// Batches of consecutive steps, made ahead on threads of their own: thread t of T makes every T-th one.
 pub struct Loader {
-    receiver: Option<Receiver<Result<Batch>>>,
-    thread: Option<JoinHandle<()>>,
+    /// One queue a thread, read in turn.
+    queues: Vec<Receiver<Result<Batch>>>,
+    next: usize,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Loader {
-    /// Starts with the batch of step `first`; ends after that of step `end − 1`.
+    /// Starts `threads` threads with the batch of step `first`; ends after that of step `end − 1`.
     ///
     /// # Errors
-    /// [`TrainError::File`] when no thread can be started.
-    pub fn start(samples: Arc<Samples>, spec: BatchSpec, first: usize, end: usize) -> Result<Self> {
-        let (sender, receiver) = sync_channel(PREFETCH);
-        let thread = std::thread::Builder::new()
-            .name("loader".into())
-            .spawn(move || load(&samples, &spec, first..end, &sender))
-            .map_err(|e| TrainError::file("start", Path::new("the loader thread"), e))?;
-        Ok(Loader { receiver: Some(receiver), thread: Some(thread) })
+    /// [`TrainError::File`] when a thread cannot be started.
+    pub fn start(samples: &Arc<Samples>, spec: &BatchSpec, first: usize, end: usize, threads: usize) -> Result<Self> {
+        let threads = threads.max(1);
+        let mut loader = Loader { queues: Vec::new(), next: 0, threads: Vec::new() };
+        for thread in 0..threads {
+            let (sender, receiver) = sync_channel(PREFETCH.div_ceil(threads));
+            let (samples, spec) = (Arc::clone(samples), spec.clone());
+            let steps = (first + thread..end).step_by(threads);
+            let handle = std::thread::Builder::new()
+                .name(format!("loader {thread}"))
+                .spawn(move || load(&samples, &spec, steps, &sender))
+                .map_err(|e| TrainError::file("start", Path::new("a loader thread"), e))?;
+            loader.queues.push(receiver);
+            loader.threads.push(handle);
+        }
+        Ok(loader)
     }
 }
 
@@ -213,11 +393,13 @@ impl Iterator for Loader {
 
     /// The next batch; `None` after the last. An error, as of [`make_batch`], is the last item.
     fn next(&mut self) -> Option<Self::Item> {
-        self.receiver.as_ref().and_then(|receiver| receiver.recv().ok())
+        let batch = self.queues.get(self.next)?.recv().ok();
+        self.next = (self.next + 1) % self.queues.len();
+        batch
     }
 }
 
-fn load(samples: &Samples, spec: &BatchSpec, steps: std::ops::Range<usize>, sender: &SyncSender<Result<Batch>>) {
+fn load(samples: &Samples, spec: &BatchSpec, steps: impl Iterator<Item = usize>, sender: &SyncSender<Result<Batch>>) {
     for step in steps {
         let batch = make_batch(samples, spec, step);
         let failed = batch.is_err();
@@ -230,9 +412,9 @@ fn load(samples: &Samples, spec: &BatchSpec, steps: std::ops::Range<usize>, send
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        // Dropping the receiver first wakes a thread that waits to send.
-        self.receiver = None;
-        if let Some(thread) = self.thread.take() {
+        // Dropping the receivers first wakes threads that wait to send.
+        self.queues.clear();
+        for thread in self.threads.drain(..) {
             // A panic of the thread has already been printed; there is nobody to return it to here.
             let _ = thread.join();
         }

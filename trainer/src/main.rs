@@ -4,10 +4,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use trainer::cli::Cli;
-use trainer::commands;
+use trainer::environment;
 use trainer::progress::say;
+use trainer::{commands, cuda};
 
 fn main() -> ExitCode {
+    // Without them it is slower, no more.
+    let _ = environment::complete();
+    cuda::preload();
     match commands::run(&Cli::parse()) {
         Ok(commands::Exit::Done) => ExitCode::SUCCESS,
         Ok(commands::Exit::Skipped) => ExitCode::from(1),

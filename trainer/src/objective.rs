@@ -9,9 +9,14 @@ use crate::base_segments::{BaseSegments, TokenSets};
 use crate::error::Result;
 use crate::graph_module::{GraphModule, Mode, ParamStore};
 use crate::losses::goodness_of_grouping::{Neighbours, centroid_separation, collapse, modularity, neighbour_graph};
-use crate::losses::pixel_segment::{PositiveSum, SegmentSimilarity};
+use crate::losses::pixel_segment::{Grouping, PixelSegmentSpec, PositiveSum, pixel_segment_losses};
 use crate::losses::{CONCENTRATION, unit};
 use crate::profile::{Profiler, Stage};
+
+/// Memory of one chunk of pixel–segment similarities: on a CPU it should stay in the cache.
+const CHUNK_BYTES_CPU: usize = 1 << 20;
+/// On a GPU few large products are faster than many small ones.
+const CHUNK_BYTES_CUDA: usize = 256 << 20;
 
 /// The numbers that the objective depends on.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,9 +61,9 @@ pub struct LevelOfGroups {
 pub struct Objective {
     /// The loss, a scalar with gradient.
     pub total: Tensor,
-    /// λ_E L_f(G_e).
+    /// λ_E L_f(G_e), without gradient.
     pub edge: Tensor,
-    /// λ_F L_f(G_l) for l = 1, 2, ….
+    /// λ_F L_f(G_l) for l = 1, 2, …, without gradient.
     pub feature: Vec<Tensor>,
     /// λ_G L_g of l = 1, 2, ….
     pub grouping: Vec<Tensor>,
@@ -141,7 +146,10 @@ impl ObjectiveModule {
         let mut levels: Vec<LevelOfGroups> = Vec::with_capacity(self.transformers.len());
         let mut level_features = tokens.shallow_clone();
         let mut level_positions = positions.shallow_clone();
-        for (i, transformer) in self.transformers.iter().enumerate() {
+        // The ablation with λ_E alone needs no groups.
+        let needs_groups = settings.weight_feature > 0.0 || settings.weight_grouping > 0.0;
+        let transformers = self.transformers.iter().filter(|_| needs_groups);
+        for (i, transformer) in transformers.enumerate() {
             let mut inputs = vec![(names::FEATURES, &level_features), (names::POSITIONS, &level_positions)];
             if i == 0 {
                 inputs.push((names::VALID, &sets.valid));
@@ -163,12 +171,23 @@ impl ObjectiveModule {
         }
         profiler.mark(Stage::Transformers);
 
-        let similarity = SegmentSimilarity::new(&pixels, &segment_features, &base.segment_of_pixel, CONCENTRATION);
         let edge_groups = &image_of_segment * 65536 + &base.edge_of_segment;
-        let edge = similarity.loss(&edge_groups, settings.positive_sum) * settings.weight_edge;
-        let feature: Vec<Tensor> = (levels.iter())
-            .map(|l| similarity.loss(&l.group_of_segment, settings.positive_sum) * settings.weight_feature)
-            .collect();
+        let mut groupings = vec![Grouping { group_of_segment: &edge_groups, weight: settings.weight_edge }];
+        groupings.extend(
+            levels
+                .iter()
+                .map(|level| Grouping { group_of_segment: &level.group_of_segment, weight: settings.weight_feature }),
+        );
+        let spec = PixelSegmentSpec {
+            concentration: CONCENTRATION,
+            sum: settings.positive_sum,
+            num_pixels: base.kept.size()[0] as f64,
+            chunk_bytes: if pixels.device().is_cuda() { CHUNK_BYTES_CUDA } else { CHUNK_BYTES_CPU },
+        };
+        let losses = pixel_segment_losses(&pixels, &segment_features, &base.segment_of_pixel, &groupings, &spec);
+        let mut terms = losses.terms.into_iter();
+        let edge = terms.next().unwrap_or_default();
+        let feature: Vec<Tensor> = terms.collect();
         profiler.mark(Stage::PixelSegmentLosses);
 
         let view_of_token = match settings.neighbours {
@@ -187,8 +206,7 @@ impl ObjectiveModule {
                 goodness * settings.weight_grouping
             })
             .collect();
-        // `+=` would write into the edge term's memory.
-        let total = feature.iter().chain(&grouping).fold(edge.shallow_clone(), |total, term| total + term);
+        let total = grouping.iter().fold(losses.total, |total, term| total + term);
         profiler.mark(Stage::GroupingLosses);
         Ok(Objective { total, edge, feature, grouping, base, segment_features, tokens, valid: sets.valid, levels })
     }

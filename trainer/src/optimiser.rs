@@ -9,17 +9,19 @@ use crate::error::Result;
 use crate::graph_module::{ParamStore, channels_last, to_plain};
 
 /// SGD with momentum. The momentum buffer accumulates learning rate × gradient: v = μ·v + lr·(g + decay·w),
-/// w = w − v. Biases (names ending in `bias`) have twice the learning rate and no decay.
+/// w = w − v. Biases (names ending in `bias`) have twice the learning rate and no decay; the parameters of the grouping
+/// side (transformers, queries, position tables) have `grouping_factor` times the rate.
 pub struct Sgd {
     momentum: f64,
     weight_decay: f64,
+    grouping_factor: f64,
     buffers: BTreeMap<String, Tensor>,
 }
 
 impl Sgd {
     /// With empty (zero) buffers.
-    pub fn new(momentum: f64, weight_decay: f64) -> Self {
-        Sgd { momentum, weight_decay, buffers: BTreeMap::new() }
+    pub fn new(momentum: f64, weight_decay: f64, grouping_factor: f64) -> Self {
+        Sgd { momentum, weight_decay, grouping_factor, buffers: BTreeMap::new() }
     }
 
     /// One update. `gradients` belong to [`ParamStore::learned`], in its order; a parameter whose gradient is
@@ -29,9 +31,13 @@ impl Sgd {
     /// [`crate::TrainError::Torch`].
     pub fn step(&mut self, params: &ParamStore, gradients: &[Tensor], learning_rate: f64) -> Result<()> {
         // One-element tensors: addcmul_ then adds a multiple without a temporary of the parameter's size.
-        let scalar = |value: f64| Tensor::from(value as f32);
-        let (rate, rate_of_biases) = (scalar(learning_rate), scalar(2.0 * learning_rate));
-        let decay = scalar(learning_rate * self.weight_decay);
+        let device = params.learned().next().map_or(Device::Cpu, |(_, param)| param.device());
+        let scalar = |value: f64| Tensor::from(value as f32).to_device(device);
+        let rates = [learning_rate, learning_rate * self.grouping_factor].map(|rate| Rates {
+            weights: scalar(rate),
+            biases: scalar(2.0 * rate),
+            decay: scalar(rate * self.weight_decay),
+        });
         tch::no_grad(|| {
             for ((name, param), gradient) in params.learned().zip(gradients) {
                 if !gradient.defined() {
@@ -43,9 +49,10 @@ impl Sgd {
                 }
                 let Some(velocity) = self.buffers.get_mut(name) else { continue };
                 let _ = velocity.f_mul_scalar_(self.momentum)?;
-                let _ = velocity.f_addcmul_(gradient, if is_bias { &rate_of_biases } else { &rate })?;
+                let rates = &rates[usize::from(!is_of_embedding(name))];
+                let _ = velocity.f_addcmul_(gradient, if is_bias { &rates.biases } else { &rates.weights })?;
                 if !is_bias {
-                    let _ = velocity.f_addcmul_(param, &decay)?;
+                    let _ = velocity.f_addcmul_(param, &rates.decay)?;
                 }
                 let _ = param.shallow_clone().f_sub_(velocity)?;
             }
@@ -79,4 +86,16 @@ impl Sgd {
         self.buffers = buffers;
         Ok(())
     }
+}
+
+/// What gradients and weights are multiplied by.
+struct Rates {
+    weights: Tensor,
+    biases: Tensor,
+    decay: Tensor,
+}
+
+/// Whether a parameter is of the backbone or its head, by the authors' names.
+fn is_of_embedding(name: &str) -> bool {
+    name.starts_with("resnet_backbone.") || name.starts_with("conv_out.")
 }

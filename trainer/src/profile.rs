@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::device::Compute;
+
 /// A part of a training step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -53,6 +55,8 @@ impl Stage {
 
 /// Collects the durations of the stages of each step.
 pub struct Profiler {
+    /// Waited for at every mark, so that a GPU's work counts where it was asked for.
+    synchronized: Option<Compute>,
     last: Instant,
     current: [Duration; Stage::ALL.len()],
     steps: Vec<[Duration; Stage::ALL.len()]>,
@@ -60,11 +64,16 @@ pub struct Profiler {
 
 impl Default for Profiler {
     fn default() -> Self {
-        Profiler { last: Instant::now(), current: Default::default(), steps: Vec::new() }
+        Profiler { synchronized: None, last: Instant::now(), current: Default::default(), steps: Vec::new() }
     }
 }
 
 impl Profiler {
+    /// One that waits for the device at every mark: exact parts, at some cost of overlap on a GPU.
+    pub fn synchronized(compute: Compute) -> Self {
+        Profiler { synchronized: Some(compute), ..Profiler::default() }
+    }
+
     /// The next stage starts now.
     pub fn start(&mut self) {
         self.last = Instant::now();
@@ -72,6 +81,9 @@ impl Profiler {
 
     /// The time since the last mark belongs to `stage`.
     pub fn mark(&mut self, stage: Stage) {
+        if let Some(compute) = self.synchronized {
+            compute.synchronize();
+        }
         let now = Instant::now();
         self.current[stage as usize] += now - self.last;
         self.last = now;

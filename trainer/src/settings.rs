@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use datasets::DatasetKind;
+use datasets::{DatasetKind, FrameChoice};
 use models::arch::NetworkSpec;
 use segcore::label_space::LabelSpace;
 use segcore::spherical_kmeans::KmeansSpec;
@@ -16,7 +16,18 @@ use crate::objective::ObjectiveSettings;
 use crate::schedule::Decay;
 
 /// The presets that are part of the program: name and text.
-pub const PRESETS: &[(&str, &str)] = &[("camvid-cpu", include_str!("../configs/camvid-cpu.toml"))];
+pub const PRESETS: &[(&str, &str)] = &[
+    ("cityscapes", include_str!("../configs/cityscapes.toml")),
+    ("kitti-step", include_str!("../configs/kitti-step.toml")),
+    ("camvid", include_str!("../configs/camvid.toml")),
+    ("camvid-cpu", include_str!("../configs/camvid-cpu.toml")),
+    ("own-drives", include_str!("../configs/own-drives.toml")),
+];
+
+/// The names of the presets, for messages and help.
+pub fn preset_names() -> String {
+    PRESETS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
 
 /// Everything that decides a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +51,9 @@ pub struct TrainSettings {
     pub optimiser: OptimiserSettings,
     /// Length, seed, checkpoints.
     pub run: RunSettings,
+    /// Measuring the network on labelled images while it learns; never without this section.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvaluationSettings>,
     /// What an exported model is told.
     pub export: ExportSettings,
 }
@@ -48,7 +62,7 @@ pub struct TrainSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSettings {
-    /// `camvid` or `folder`.
+    /// `cityscapes`, `kitti-step`, `camvid` or `folder`.
     pub dataset: String,
     /// Folder of the data set; usually given by `--root`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +72,41 @@ pub struct DataSettings {
     /// Drives or sequences; all if empty.
     #[serde(default)]
     pub sequences: Vec<String>,
+    /// Which frames of videos are learned from (a folder with videos alone has some).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub frames: FrameSettings,
+}
+
+/// Which frames of a video are learned from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FrameSettings {
+    /// A frame is taken when its thumbnail differs from that of the last one taken by more than this (mean absolute
+    /// difference, in standard deviations of the brightness).
+    pub min_difference: f32,
+    /// At most so many frames of one video, spread over it.
+    pub max_per_video: usize,
+    /// Whether images of a folder are thinned by the same rule.
+    pub thin_images: bool,
+}
+
+impl Default for FrameSettings {
+    fn default() -> Self {
+        let FrameChoice { min_difference, max_per_video, thin_images } = FrameChoice::default();
+        FrameSettings { min_difference, max_per_video, thin_images }
+    }
+}
+
+impl FrameSettings {
+    /// As the data sets want it.
+    pub fn choice(&self) -> FrameChoice {
+        let FrameSettings { min_difference, max_per_video, thin_images } = *self;
+        FrameChoice { min_difference, max_per_video, thin_images }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// How images are over-segmented.
@@ -190,6 +239,18 @@ pub struct OptimiserSettings {
     pub momentum: f64,
     /// Weight decay (biases have none).
     pub weight_decay: f64,
+    /// Learning rate of the clustering transformers, queries and position tables as a multiple of the others' (street
+    /// scenes 1, COCO and VOC 10).
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub transformer_factor: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
 }
 
 /// Length, seed, checkpoints.
@@ -197,13 +258,61 @@ pub struct OptimiserSettings {
 #[serde(deny_unknown_fields)]
 pub struct RunSettings {
     /// Steps of the whole run.
+    #[serde(default)]
     pub steps: usize,
+    /// Or: how often every image is seen; the number of steps follows from the data set when the run starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<usize>,
     /// Seed of weights, order of images, augmentations and dropout.
     pub seed: u64,
     /// Threads of libtorch; 0 = all cores.
     pub threads: usize,
     /// A checkpoint after so many steps.
     pub checkpoint_every: usize,
+    /// How many of the last checkpoints are kept, besides the best one.
+    #[serde(default = "two")]
+    pub keep_checkpoints: usize,
+    /// Threads that make batches; 0 = one on a CPU (which computes itself), half of the cores beside a GPU.
+    #[serde(default)]
+    pub loader_threads: usize,
+    /// `auto` (a GPU if libtorch finds one), `cpu`, `cuda` or `cuda:N`.
+    #[serde(default = "auto")]
+    pub device: String,
+    /// Precision of the embedding network: `auto` (bf16 on GPUs that have it, else fp32), `fp32` or `bf16`. The losses
+    /// are always fp32.
+    #[serde(default = "auto")]
+    pub precision: String,
+    /// Pictures of two fixed images for TensorBoard and the report after so many steps; 0 = never.
+    #[serde(default = "five_hundred")]
+    pub pictures_every: usize,
+}
+
+fn two() -> usize {
+    2
+}
+
+fn five_hundred() -> usize {
+    500
+}
+
+fn auto() -> String {
+    "auto".to_owned()
+}
+
+/// Measuring the network on labelled images while it learns (method.md §7): a bank from one split, names for another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluationSettings {
+    /// After so many steps, and at the end.
+    pub every: usize,
+    /// Split whose labelled images make the bank.
+    pub bank_split: String,
+    /// At most so many of them, spread over the split.
+    pub bank_images: usize,
+    /// Split that is named.
+    pub split: String,
+    /// At most so many of them, spread over the split.
+    pub images: usize,
 }
 
 /// What an exported model is told.
@@ -237,6 +346,25 @@ pub struct Overrides {
     pub seed: Option<u64>,
     /// `--threads`
     pub threads: Option<usize>,
+    /// `--device`
+    pub device: Option<String>,
+    /// `--precision`
+    pub precision: Option<String>,
+    /// `--losses`: the terms that stay; the weights of the others become 0.
+    pub losses: Vec<LossTerm>,
+    /// `--views`
+    pub views: Option<usize>,
+}
+
+/// A term of the loss, for the ablations of Table 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LossTerm {
+    /// λ_E, pixels against edge segments
+    Edge,
+    /// λ_G, goodness of grouping
+    Grouping,
+    /// λ_F, pixels against the groups of every level
+    Feature,
 }
 
 impl TrainSettings {
@@ -248,7 +376,7 @@ impl TrainSettings {
         let found = PRESETS.iter().find(|(preset, _)| *preset == name);
         let (_, text) = found.ok_or_else(|| TrainError::Invalid {
             what: format!("preset `{name}`"),
-            expected: PRESETS.iter().map(|(n, _)| *n).collect::<Vec<_>>().join(", "),
+            expected: preset_names(),
             got: "no preset of that name".into(),
             remedy: "choose one of these or give --config FILE.toml".into(),
         })?;
@@ -282,12 +410,34 @@ impl TrainSettings {
         }
         if let Some(steps) = overrides.steps {
             self.run.steps = steps;
+            self.run.epochs = None;
         }
         if let Some(seed) = overrides.seed {
             self.run.seed = seed;
         }
         if let Some(threads) = overrides.threads {
             self.run.threads = threads;
+        }
+        if let Some(device) = &overrides.device {
+            self.run.device.clone_from(device);
+        }
+        if let Some(precision) = &overrides.precision {
+            self.run.precision.clone_from(precision);
+        }
+        if let Some(views) = overrides.views {
+            self.batch.views = views;
+        }
+        if !overrides.losses.is_empty() {
+            let loss = &mut self.loss;
+            for (term, weight) in [
+                (LossTerm::Edge, &mut loss.edge),
+                (LossTerm::Grouping, &mut loss.grouping),
+                (LossTerm::Feature, &mut loss.feature),
+            ] {
+                if !overrides.losses.contains(&term) {
+                    *weight = 0.0;
+                }
+            }
         }
     }
 
@@ -356,7 +506,30 @@ impl TrainSettings {
         check((0.0..1.0).contains(&momentum), "optimiser.momentum", "0 to below 1", momentum.to_string())?;
         let decay = optimiser.weight_decay;
         check((0.0..1.0).contains(&decay), "optimiser.weight_decay", "0 to below 1", decay.to_string())?;
-        check(self.run.checkpoint_every > 0, "run.checkpoint_every", "at least 1", "0".into())?;
+        let factor = optimiser.transformer_factor;
+        let factor_ok = factor.is_finite() && factor > 0.0;
+        check(factor_ok, "optimiser.transformer_factor", "above 0", factor.to_string())?;
+        let some_loss = loss.edge > 0.0 || loss.feature > 0.0 || loss.grouping > 0.0;
+        check(some_loss, "loss", "at least one weight above 0", "none".into())?;
+        let run = &self.run;
+        check(run.checkpoint_every > 0, "run.checkpoint_every", "at least 1", "0".into())?;
+        check(run.keep_checkpoints > 0, "run.keep_checkpoints", "at least 1", "0".into())?;
+        check(run.epochs != Some(0), "run.epochs", "at least 1, or no such key", "0".into())?;
+        let threads = run.loader_threads;
+        check(threads <= 256, "run.loader_threads", "0 to 256", threads.to_string())?;
+        let number = run.device.strip_prefix("cuda:").map(str::parse::<u16>);
+        let device_ok = ["auto", "cpu", "cuda"].contains(&run.device.as_str()) || matches!(number, Some(Ok(_)));
+        check(device_ok, "run.device", "auto, cpu, cuda or cuda:N", format!("`{}`", run.device))?;
+        let precision_ok = ["auto", "fp32", "bf16"].contains(&run.precision.as_str());
+        check(precision_ok, "run.precision", "auto, fp32 or bf16", format!("`{}`", run.precision))?;
+        if let Some(evaluation) = &self.evaluation {
+            for (name, n) in
+                [("every", evaluation.every), ("images", evaluation.images), ("bank_images", evaluation.bank_images)]
+            {
+                check(n > 0, &format!("evaluation.{name}"), "at least 1", "0".into())?;
+            }
+        }
+        self.data.frames.choice().validate()?;
         self.edges.validate()?;
         dataset_kind(&self.data.dataset)?;
         Ok(())
@@ -383,14 +556,31 @@ impl TrainSettings {
         KmeansSpec { grid_rows, grid_columns, rounds: self.export.rounds }
     }
 
-    /// The settings that a resumed run must share with its start, as TOML: all but paths, threads, checkpoints and
-    /// what only export reads.
+    /// The settings that a resumed run must share with its start, as TOML: all but paths, the machine (threads, device,
+    /// precision), checkpoints, evaluation and what only export reads.
     pub fn binding_part(&self) -> Result<toml::Table> {
         let mut table = to_table(self)?;
         table.remove("export");
-        for (section, key) in [("data", "root"), ("edges", "folder"), ("run", "threads"), ("run", "checkpoint_every")] {
-            if let Some(toml::Value::Table(section)) = table.get_mut(section) {
-                section.remove(key);
+        table.remove("evaluation");
+        const FREE: &[(&str, &[&str])] = &[
+            ("data", &["root"]),
+            ("edges", &["folder"]),
+            (
+                "run",
+                &[
+                    "threads",
+                    "checkpoint_every",
+                    "keep_checkpoints",
+                    "loader_threads",
+                    "device",
+                    "precision",
+                    "pictures_every",
+                ],
+            ),
+        ];
+        for (section, keys) in FREE {
+            if let Some(toml::Value::Table(section)) = table.get_mut(*section) {
+                keys.iter().for_each(|key| drop(section.remove(*key)));
             }
         }
         Ok(table)
@@ -420,14 +610,10 @@ fn bug(message: &str) -> TrainError {
 /// # Errors
 /// [`TrainError::Invalid`] when there is none.
 pub fn dataset_kind(name: &str) -> Result<DatasetKind> {
-    match name {
-        "camvid" => Ok(DatasetKind::CamVid),
-        "folder" => Ok(DatasetKind::Folder),
-        other => Err(TrainError::Invalid {
-            what: "data set".into(),
-            expected: "camvid or folder".into(),
-            got: format!("`{other}`"),
-            remedy: "other data sets come with later versions".into(),
-        }),
-    }
+    name.parse().map_err(|_| TrainError::Invalid {
+        what: "data set".into(),
+        expected: DatasetKind::ALL.map(DatasetKind::name).join(", "),
+        got: format!("`{name}`"),
+        remedy: "choose one of these; `folder` takes any folder of images or videos".into(),
+    })
 }

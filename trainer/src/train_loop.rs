@@ -1,186 +1,36 @@
-//! A training run: batches in, steps, checkpoints and metrics out. [T7]
+//! A training run: batches in, steps, checkpoints and log out. [T7]
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use models::arch::{OutputStride, embedding_net};
 use models::files::{sha256_hex, write_atomically};
-use models::params::{ParamSpec, initial_weights};
-use tch::{Device, Kind, Tensor};
+use models::weights::{Weights, write_safetensors};
+use serde_json::json;
 
 use crate::augment::ViewSize;
-use crate::base_segments::NO_REGION;
 use crate::checkpoint::{self, State};
 use crate::error::{Result, TrainError};
-use crate::graph_module::{GraphModule, Mode, ParamStore};
-use crate::loader::{Batch, BatchSpec, Loader, Samples};
-use crate::objective::{Objective, ObjectiveModule, Views};
-use crate::optimiser::Sgd;
+use crate::evaluate::{Evaluation, Evaluator};
+use crate::graph_module::Mode;
+use crate::loader::{Batch, BatchSpec, Loader, Samples, Shard, make_batch};
+use crate::pictures;
 use crate::profile::{Profiler, Stage};
-use crate::progress::Progress;
-use crate::schedule::learning_rate;
+use crate::progress::{Progress, say};
+use crate::run_log::RunLog;
 use crate::settings::TrainSettings;
+use crate::trainer::{StepReport, Trainer, cells};
 
 /// Name of the file with the resolved settings in a run folder.
 pub const SETTINGS_FILE: &str = "settings.toml";
-/// Name of the file with one JSON object a step in a run folder.
-pub const METRICS_FILE: &str = "metrics.jsonl";
 /// Weight of a new step in the smoothed loss.
 const SMOOTHING: f64 = 0.01;
-/// Pixels per feature cell in training.
-const STRIDE: OutputStride = OutputStride::Train16;
-
-/// The network of a run with everything a step needs.
-pub struct Trainer {
-    embedding: GraphModule,
-    objective: ObjectiveModule,
-    optimiser: Sgd,
-    /// Parameters and running statistics.
-    pub params: ParamStore,
-    specs: Vec<ParamSpec>,
-    settings: TrainSettings,
-    device: Device,
-}
-
-/// One step's numbers. Loss terms are weighted, so they add up to `loss`.
-#[derive(Clone, Debug)]
-pub struct StepReport {
-    /// Total.
-    pub loss: f64,
-    /// λ_E L_f(G_e).
-    pub edge: f64,
-    /// λ_F L_f(G_l).
-    pub feature: Vec<f64>,
-    /// λ_G L_g of level l.
-    pub grouping: Vec<f64>,
-    /// Learning rate of the step.
-    pub learning_rate: f64,
-    /// Base segments in the batch.
-    pub num_segments: i64,
-}
-
-impl Trainer {
-    /// A network with the seeded initial weights of `settings`.
-    ///
-    /// # Errors
-    /// When the settings are out of range.
-    pub fn new(settings: &TrainSettings, device: Device) -> Result<Self> {
-        let specs = settings.network.params()?;
-        let weights = initial_weights(&specs, settings.run.seed);
-        let params = ParamStore::new(&specs, &weights, "initial weights", device)?;
-        Ok(Trainer {
-            embedding: GraphModule::new(&embedding_net::fcn(&settings.network, STRIDE)?, device)?,
-            objective: ObjectiveModule::new(&settings.network, settings.objective(), device)?,
-            optimiser: Sgd::new(settings.optimiser.momentum, settings.optimiser.weight_decay),
-            params,
-            specs,
-            settings: settings.clone(),
-            device,
-        })
-    }
-
-    /// Takes weights and momentum from a checkpoint.
-    ///
-    /// # Errors
-    /// When it belongs to another architecture; the message names file, tensor and shapes.
-    pub fn restore(&mut self, checkpoint: &checkpoint::Checkpoint) -> Result<()> {
-        let origin = checkpoint.folder.display().to_string();
-        self.params = ParamStore::new(&self.specs, &checkpoint.weights, &origin, self.device)?;
-        self.optimiser.restore(&self.params, &checkpoint.momentum, &origin, self.device)
-    }
-
-    /// Feature cells along each side of a view.
-    pub fn cells(&self) -> usize {
-        cells(&self.settings)
-    }
-
-    /// Embeddings of a batch's views, `[V, m, cells, cells]`, with gradient.
-    ///
-    /// # Errors
-    /// [`TrainError::Torch`].
-    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        let mode = Mode::Train { dropout: true };
-        self.embedding.run(&self.params, &[(embedding_net::IMAGE, images)], mode)?.take(embedding_net::EMBEDDING)
-    }
-
-    /// The pixels of a batch as `[V, 3, crop, crop]`, channels innermost in memory.
-    ///
-    /// # Errors
-    /// [`TrainError::Torch`].
-    pub fn images(&self, batch: &Batch) -> Result<Tensor> {
-        let crop = self.settings.batch.crop as i64;
-        let images = Tensor::f_from_slice(&batch.pixels)?.f_reshape([-1, crop, crop, 3])?.f_to_device(self.device)?;
-        Ok(images.f_permute([0, 3, 1, 2])?)
-    }
-
-    fn objective_of(&self, embeddings: &Tensor, batch: &Batch, profiler: &mut Profiler) -> Result<Objective> {
-        let cells = self.cells() as i64;
-        let edges = Tensor::f_from_slice(&batch.edges)?.f_reshape([-1, cells, cells])?.f_to_device(self.device)?;
-        let kept = edges.f_ne(NO_REGION)?;
-        let (images, views) = (self.settings.batch.images as i64, self.settings.batch.views as i64);
-        let options = (Kind::Int64, self.device);
-        let image_of_view = Tensor::arange(images * views, options).f_divide_scalar_mode(views, "floor")?;
-        let views = Views { edge_segments: &edges, kept: &kept, image_of_view: &image_of_view, num_images: images };
-        self.objective.run(&self.params, embeddings, &views, Mode::Train { dropout: true }, profiler)
-    }
-
-    /// One optimiser update.
-    ///
-    /// # Errors
-    /// [`TrainError::Diverged`] when the loss is not finite (nothing is updated then); [`TrainError::Torch`].
-    pub fn step(&mut self, batch: &Batch, profiler: &mut Profiler) -> Result<StepReport> {
-        // Dropout is the only random draw inside libtorch; like all streams it depends on seed and step alone.
-        tch::manual_seed((self.settings.run.seed ^ (batch.step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)) as i64);
-        let images = self.images(batch)?;
-        let embeddings = self.forward(&images)?;
-        profiler.mark(Stage::Forward);
-        let objective = self.objective_of(&embeddings, batch, profiler)?;
-        let number = |t: &Tensor| t.double_value(&[]);
-        let optimiser = &self.settings.optimiser;
-        let rate = learning_rate(
-            optimiser.decay,
-            optimiser.learning_rate,
-            batch.step,
-            self.settings.run.steps,
-            optimiser.warm_up_steps,
-        );
-        let report = StepReport {
-            loss: number(&objective.total),
-            edge: number(&objective.edge),
-            feature: objective.feature.iter().map(number).collect(),
-            grouping: objective.grouping.iter().map(number).collect(),
-            learning_rate: rate,
-            num_segments: objective.base.num_segments,
-        };
-        if !report.loss.is_finite() {
-            return Err(TrainError::Diverged { step: batch.step + 1, loss: report.loss });
-        }
-        // Gradients are handed over instead of being added up in the parameters, which would have to be cleared.
-        let learned: Vec<&Tensor> = self.params.learned().map(|(_, param)| param).collect();
-        let gradients = Tensor::f_run_backward(&[&objective.total], &learned, false, false)?;
-        profiler.mark(Stage::Backward);
-        self.optimiser.step(&self.params, &gradients, rate)?;
-        profiler.mark(Stage::Optimiser);
-        Ok(report)
-    }
-
-    /// Writes a checkpoint into `run`.
-    ///
-    /// # Errors
-    /// As [`checkpoint::write`].
-    pub fn save(&self, run: &Path, state: &State, is_best: bool) -> Result<()> {
-        checkpoint::write(run, &self.params.to_weights()?, &self.optimiser.state()?, state, is_best)
-    }
-}
-
-/// Feature cells along each side of a view, rounded up as the network does.
-pub fn cells(settings: &TrainSettings) -> usize {
-    settings.batch.crop.div_ceil(STRIDE.pixels())
-}
+/// Images whose pictures are drawn.
+const PICTURED_IMAGES: usize = 2;
+/// The step of the pictured batch: one that no run reaches, so that its views are seen by no update.
+const PICTURED_STEP: usize = usize::MAX >> 16;
 
 /// The batches of a run.
 pub fn batch_spec(settings: &TrainSettings) -> BatchSpec {
@@ -190,6 +40,18 @@ pub fn batch_spec(settings: &TrainSettings) -> BatchSpec {
         size: ViewSize { crop: settings.batch.crop, cells: cells(settings) },
         augment: settings.augment.clone(),
         seed: settings.run.seed,
+        shard: Shard::WHOLE,
+    }
+}
+
+/// Threads that make batches: as the settings say, else one where the CPU trains and half of the cores beside a GPU.
+fn loader_threads(trainer: &Trainer) -> usize {
+    match trainer.settings().run.loader_threads {
+        0 if trainer.compute().device.is_cuda() => {
+            std::thread::available_parallelism().map_or(1, usize::from).div_ceil(2)
+        }
+        0 => 1,
+        n => n,
     }
 }
 
@@ -208,6 +70,10 @@ pub struct Outcome {
     pub step: usize,
     /// Smoothed loss.
     pub smoothed_loss: Option<f64>,
+    /// The last evaluation of this call.
+    pub evaluation: Option<Evaluation>,
+    /// Images that were left out because they could not be read.
+    pub skipped: usize,
     /// Whether it was interrupted; the checkpoint of the last finished step is whole.
     pub interrupted: bool,
     /// Seconds of this call.
@@ -216,122 +82,242 @@ pub struct Outcome {
 
 /// Trains into the folder `run`, from `state` (step 0 or a checkpoint's) to the last step of the settings.
 ///
-/// `interrupt` ends the run after the current step with a whole checkpoint.
+/// `evaluator` measures the network every so many steps; `interrupt` ends the run after the current step with a whole
+/// checkpoint. A full disk does not end the run: it goes on, and the next checkpoint is tried again.
 ///
 /// # Errors
-/// An unreadable image; a full disk; a loss that is no number. Checkpoints written before stay whole.
+/// Too many unreadable images; a last checkpoint that cannot be written; a loss that is no number (its batch is saved in
+/// the run folder); out of memory. Checkpoints written before stay whole.
 pub fn train(
     trainer: &mut Trainer,
-    samples: Arc<Samples>,
+    samples: &Arc<Samples>,
     run: &Path,
-    mut state: State,
+    state: State,
+    evaluator: Option<Evaluator>,
     quiet: bool,
     interrupt: &AtomicBool,
 ) -> Result<Outcome> {
-    let settings = trainer.settings.clone();
-    let steps = settings.run.steps;
     let started = Instant::now();
-    let mut metrics = open_metrics(run, state.step)?;
     if state.step == 0 && checkpoint::read(run, "last")?.is_none() {
         // So that an export of an untrained network, and a run that is interrupted at once, have something.
         trainer.save(run, &state, true)?;
     }
-    let mut loader = Loader::start(samples, batch_spec(&settings), state.step, steps)?;
-    let mut progress = Progress::new("train", state.step as u64, steps as u64, quiet);
-    let mut profiler = Profiler::default();
-    let mut saved = state.step;
-    while state.step < steps && !interrupt.load(Ordering::Relaxed) {
-        profiler.start();
-        let Some(batch) = loader.next() else { break };
-        let batch = batch?;
-        profiler.mark(Stage::Data);
-        let report = trainer.step(&batch, &mut profiler)?;
-        let times = profiler.end_step(false);
-        state.step = batch.step + 1;
-        let smoothed = state.smoothed_loss.map_or(report.loss, |old| old + SMOOTHING * (report.loss - old));
-        state.smoothed_loss = Some(smoothed);
-        let seconds: f64 = times.iter().map(std::time::Duration::as_secs_f64).sum();
-        let wait_share = times[Stage::Data as usize].as_secs_f64() / seconds;
-        state.seconds += seconds;
-        // Images, not views of them.
-        let images_per_second = settings.batch.images as f64 / seconds;
-        let line = metrics_line(state.step, &report, images_per_second, wait_share);
-        writeln!(metrics, "{line}")
-            .and_then(|()| metrics.flush())
-            .map_err(|e| TrainError::file("write", &run.join(METRICS_FILE), e))?;
-        progress.update(state.step as u64, || {
-            format!(
-                "loss {smoothed:.3} (now {:.3}: edges {:.3}, features {:.3}, grouping {:.3}) {images_per_second:.1} images/s",
-                report.loss,
-                report.edge,
-                report.feature.iter().sum::<f64>(),
-                report.grouping.iter().sum::<f64>(),
-            )
-        });
-        if state.step.is_multiple_of(settings.run.checkpoint_every) || state.step == steps {
-            save(trainer, run, &mut state)?;
-            saved = state.step;
-        }
-    }
-    progress.finish();
-    let interrupted = state.step < steps;
-    if saved != state.step {
-        save(trainer, run, &mut state)?;
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    Ok(Outcome { step: state.step, smoothed_loss: state.smoothed_loss, interrupted, seconds })
+    let log = RunLog::open(run, state.step)?;
+    let saved = state.step;
+    let mut course = Course { trainer, samples, run, state, evaluator, log, saved, evaluation: None };
+    course.steps(quiet, interrupt)?;
+    let Course { state, log, evaluation, .. } = course;
+    log.finish()?;
+    Ok(Outcome {
+        step: state.step,
+        smoothed_loss: state.smoothed_loss,
+        evaluation,
+        skipped: samples.skipped().len(),
+        interrupted: state.step < state.steps,
+        seconds: started.elapsed().as_secs_f64(),
+    })
 }
 
-fn save(trainer: &Trainer, run: &Path, state: &mut State) -> Result<()> {
-    let is_best = match (state.smoothed_loss, state.best_loss) {
-        (Some(loss), Some(best)) => loss < best,
-        _ => true,
-    };
-    if is_best {
-        state.best_loss = state.smoothed_loss;
-    }
-    trainer.save(run, state, is_best)
+/// A run under way.
+struct Course<'a> {
+    trainer: &'a mut Trainer,
+    samples: &'a Arc<Samples>,
+    run: &'a Path,
+    state: State,
+    evaluator: Option<Evaluator>,
+    log: RunLog,
+    /// Step of the last checkpoint.
+    saved: usize,
+    evaluation: Option<Evaluation>,
 }
 
-fn metrics_line(step: usize, report: &StepReport, images_per_second: f64, wait_share: f64) -> serde_json::Value {
-    let mut line = serde_json::Map::new();
-    line.insert("step".into(), step.into());
-    line.insert("loss".into(), report.loss.into());
-    line.insert("loss_edge".into(), report.edge.into());
-    for (name, values) in [("loss_feature", &report.feature), ("loss_grouping", &report.grouping)] {
-        for (i, value) in values.iter().enumerate() {
-            line.insert(format!("{name}_{}", i + 1), (*value).into());
-        }
-    }
-    line.insert("learning_rate".into(), report.learning_rate.into());
-    line.insert("images_per_second".into(), images_per_second.into());
-    line.insert("wait_share".into(), wait_share.into());
-    line.insert("segments".into(), report.num_segments.into());
-    line.into()
-}
-
-/// Opens `metrics.jsonl` for appending, cut back to the lines of steps up to `step`; a half-written line is dropped.
-fn open_metrics(run: &Path, step: usize) -> Result<File> {
-    let path = run.join(METRICS_FILE);
-    let error = |e| TrainError::file("write", &path, e);
-    if path.is_file() {
-        let mut kept = Vec::new();
-        let file = File::open(&path).map_err(|e| TrainError::file("read", &path, e))?;
-        for line in BufReader::new(file).split(b'\n') {
-            let line = line.map_err(|e| TrainError::file("read", &path, e))?;
-            let value: Option<serde_json::Value> = serde_json::from_slice(&line).ok();
-            let line_step = value.as_ref().and_then(|v| v["step"].as_u64());
-            if line_step.is_some_and(|s| s <= step as u64) {
-                kept.extend_from_slice(&line);
-                kept.push(b'\n');
+impl Course<'_> {
+    fn steps(&mut self, quiet: bool, interrupt: &AtomicBool) -> Result<()> {
+        let settings = self.trainer.settings().clone();
+        let steps = settings.run.steps;
+        let spec = batch_spec(&settings);
+        let threads = loader_threads(self.trainer);
+        let mut loader = Loader::start(self.samples, &spec, self.state.step, steps, threads)?;
+        let mut progress = Progress::new("train", self.state.step as u64, steps as u64, quiet);
+        let mut profiler = Profiler::default();
+        while self.state.step < steps && !interrupt.load(Ordering::Relaxed) {
+            profiler.start();
+            let Some(batch) = loader.next() else { break };
+            let batch = batch?;
+            profiler.mark(Stage::Data);
+            let report = self.step(&batch, &mut profiler)?;
+            let times = profiler.end_step(false);
+            self.state.step = batch.step + 1;
+            let step = self.state.step;
+            let smoothed = self.state.smoothed_loss.map_or(report.loss, |old| old + SMOOTHING * (report.loss - old));
+            self.state.smoothed_loss = Some(smoothed);
+            let seconds: f64 = times.iter().map(std::time::Duration::as_secs_f64).sum();
+            self.state.seconds += seconds;
+            // Images, not views of them.
+            let images_per_second = settings.batch.images as f64 / seconds;
+            self.log.step(step, &report, images_per_second, times[Stage::Data as usize].as_secs_f64() / seconds)?;
+            progress.update(step as u64, || {
+                format!(
+                    "loss {smoothed:.3} (now {:.3}: edges {:.3}, features {:.3}, grouping {:.3}) {images_per_second:.1} images/s",
+                    report.loss,
+                    report.edge,
+                    report.feature.iter().sum::<f64>(),
+                    report.grouping.iter().sum::<f64>(),
+                )
+            });
+            let is_due = |every: usize| every > 0 && (step.is_multiple_of(every) || step == steps);
+            if is_due(settings.run.pictures_every) {
+                self.draw()?;
+            }
+            if is_due(settings.evaluation.as_ref().map_or(0, |e| e.every)) {
+                self.evaluate(quiet, interrupt)?;
+            }
+            if is_due(settings.run.checkpoint_every) {
+                self.save(step == steps)?;
             }
         }
-        write_atomically(&path, &kept)?;
+        progress.finish();
+        if self.saved != self.state.step { self.save(true) } else { Ok(()) }
     }
-    File::options().create(true).append(true).open(&path).map_err(error)
+
+    /// One update; what libtorch says when it fails becomes an error that says what to do.
+    fn step(&mut self, batch: &Batch, profiler: &mut Profiler) -> Result<StepReport> {
+        let trainer = &mut *self.trainer;
+        // Operators without a Result panic, which here can only be memory that ran out.
+        let stepped = catch_unwind(AssertUnwindSafe(|| trainer.step(batch, profiler)));
+        let error = match stepped {
+            Ok(Ok(report)) => return Ok(report),
+            Ok(Err(error)) => error,
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                TrainError::Step { message: text.unwrap_or_default().lines().next().unwrap_or_default().to_owned() }
+            }
+        };
+        Err(match error {
+            TrainError::Diverged { step, loss, .. } => {
+                TrainError::Diverged { step, loss, saved: self.save_batch(batch).ok() }
+            }
+            TrainError::Torch(error) if is_out_of_memory(&error.to_string()) => self.out_of_memory(&error.to_string()),
+            TrainError::Step { message } if is_out_of_memory(&message) => self.out_of_memory(&message),
+            other => other,
+        })
+    }
+
+    fn out_of_memory(&self, message: &str) -> TrainError {
+        let batch = &self.trainer.settings().batch;
+        TrainError::OutOfMemory {
+            images: batch.images,
+            views: batch.views,
+            crop: batch.crop,
+            device: self.trainer.compute().device_name(),
+            message: message.lines().next().unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// Saves the batch of a step that went wrong into the run folder.
+    fn save_batch(&self, batch: &Batch) -> Result<PathBuf> {
+        let folder = self.run.join(format!("diverged-{:07}", batch.step + 1));
+        std::fs::create_dir_all(&folder).map_err(|e| TrainError::file("create", &folder, e))?;
+        let settings = self.trainer.settings();
+        let (crop, cells) = (settings.batch.crop, cells(settings));
+        let views = batch.samples.len() * settings.batch.views;
+        let mut tensors = Weights::new();
+        let pixels = models::weights::Tensor { shape: vec![views, crop, crop, 3], values: batch.pixels.clone() };
+        tensors.insert("pixels".into(), pixels);
+        let edges = batch.edges.iter().map(|&region| region as f32).collect();
+        tensors.insert("edges".into(), models::weights::Tensor { shape: vec![views, cells, cells], values: edges });
+        write_safetensors(&folder.join("batch.safetensors"), &tensors)?;
+        let images: Vec<&Path> = batch.samples.iter().map(|&index| self.samples.image(index)).collect();
+        let text = json!({ "step": batch.step + 1, "images": images, "views": settings.batch.views });
+        write_atomically(&folder.join("batch.json"), format!("{text:#}\n").as_bytes())?;
+        Ok(folder)
+    }
+
+    /// Draws the pictured batch into the log.
+    fn draw(&mut self) -> Result<()> {
+        let settings = self.trainer.settings();
+        let spec = batch_spec(settings);
+        let spec = BatchSpec { images: spec.images.min(PICTURED_IMAGES), ..spec };
+        let batch = make_batch(self.samples, &spec, PICTURED_STEP / spec.images.max(1))?;
+        let pictures = tch::no_grad(|| {
+            let embeddings = self.trainer.forward(&self.trainer.images(&batch)?, Mode::Evaluate)?;
+            let objective = self.trainer.objective(&embeddings, &batch, Mode::Evaluate, &mut Profiler::default())?;
+            pictures::draw(&batch, &embeddings, &objective, spec.views, spec.size.crop)
+        })?;
+        self.log.pictures(self.state.step, &pictures);
+        self.log.report();
+        Ok(())
+    }
+
+    /// Measures the network; the best one by mIoU is kept.
+    fn evaluate(&mut self, quiet: bool, interrupt: &AtomicBool) -> Result<()> {
+        let step = self.state.step;
+        let Some(evaluator) = &mut self.evaluator else { return Ok(()) };
+        let Some(evaluation) = evaluator.run(&self.trainer.params, step, interrupt)? else { return Ok(()) };
+        if !quiet {
+            let Evaluation { miou, accuracy, images, .. } = &evaluation;
+            say(&format!(
+                "step {step}: mIoU {:.1} %, accuracy {:.1} % on {images} images",
+                100.0 * miou,
+                100.0 * accuracy
+            ));
+        }
+        self.log.evaluation(&evaluation)?;
+        self.evaluation = Some(evaluation);
+        self.save(false)?;
+        self.log.report();
+        Ok(())
+    }
+
+    /// Writes a checkpoint. Where it cannot be written for lack of space the run goes on, unless it `must` be.
+    fn save(&mut self, must: bool) -> Result<()> {
+        let state = &mut self.state;
+        if self.saved == state.step && self.evaluation.as_ref().is_none_or(|evaluation| evaluation.step != state.step) {
+            return Ok(());
+        }
+        let before = (state.best_loss, state.best_miou);
+        let evaluation = self.evaluation.as_ref().filter(|evaluation| evaluation.step == state.step);
+        let is_best = match (evaluation, self.evaluator.is_some()) {
+            // Labels say more than the loss.
+            (Some(evaluation), _) => {
+                let is_best = state.best_miou.is_none_or(|best| evaluation.miou > best);
+                if is_best {
+                    state.best_miou = Some(evaluation.miou);
+                }
+                is_best
+            }
+            (None, true) => false,
+            (None, false) => match (state.smoothed_loss, state.best_loss) {
+                (Some(loss), Some(best)) => loss < best,
+                _ => true,
+            },
+        };
+        if is_best {
+            state.best_loss = state.smoothed_loss;
+        }
+        match self.trainer.save(self.run, state, is_best) {
+            Ok(()) => {
+                self.saved = state.step;
+                Ok(())
+            }
+            Err(error) if error.is_disk_full() && !must => {
+                (state.best_loss, state.best_miou) = before;
+                say(&format!("warning: no checkpoint of step {}: {error}; the run goes on", state.step));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
-/// Median times of `steps` steps after three to warm up, and of the backbone's forward pass alone in the same run.
+/// Whether a message of libtorch says that memory ran out.
+fn is_out_of_memory(message: &str) -> bool {
+    let message = message.to_lowercase();
+    ["not enough memory", "out of memory", "can't allocate memory"].iter().any(|words| message.contains(words))
+}
+
+/// Median times of `steps` steps after three to warm up, and of the backbone alone in the same run.
 #[derive(Clone, Debug)]
 pub struct ProfileReport {
     /// Median of each stage, in milliseconds, in the order of [`Stage::ALL`].
@@ -340,6 +326,10 @@ pub struct ProfileReport {
     pub step_millis: f64,
     /// Median forward pass of the backbone and head (part of every step).
     pub forward_millis: f64,
+    /// Median of the backbone and head alone, forwards and backwards.
+    pub backbone_millis: f64,
+    /// Images a step.
+    pub images: usize,
 }
 
 impl ProfileReport {
@@ -347,16 +337,35 @@ impl ProfileReport {
     pub fn ratio(&self) -> f64 {
         self.step_millis / self.forward_millis
     }
+
+    /// Share of a step in stages that are neither the backbone's forward pass nor the backward pass.
+    pub fn outside_stages(&self) -> f64 {
+        let inside = [Stage::Forward, Stage::Backward].map(|stage| self.stages_millis[stage as usize]);
+        1.0 - inside.iter().sum::<f64>() / self.step_millis
+    }
+
+    /// Share of a step beyond the backbone alone, forwards and backwards: the strict measure, which counts the backward
+    /// pass of losses and transformers too.
+    pub fn outside_backbone(&self) -> f64 {
+        1.0 - self.backbone_millis / self.step_millis
+    }
+
+    /// Images a second.
+    pub fn images_per_second(&self) -> f64 {
+        1e3 * self.images as f64 / self.step_millis
+    }
 }
 
 /// Measures `steps` training steps. Nothing is written.
 ///
 /// # Errors
 /// As [`train`].
-pub fn profile(trainer: &mut Trainer, samples: Arc<Samples>, steps: usize) -> Result<ProfileReport> {
+pub fn profile(trainer: &mut Trainer, samples: &Arc<Samples>, steps: usize) -> Result<ProfileReport> {
     const WARM_UP: usize = 3;
-    let mut loader = Loader::start(samples, batch_spec(&trainer.settings), 0, steps + WARM_UP)?;
-    let mut profiler = Profiler::default();
+    let threads = loader_threads(trainer);
+    let mut loader = Loader::start(samples, &batch_spec(trainer.settings()), 0, steps + WARM_UP, threads)?;
+    let mut profiler = Profiler::synchronized(trainer.compute());
+    let mut alone = Vec::new();
     for step in 0..steps + WARM_UP {
         profiler.start();
         let Some(batch) = loader.next() else { break };
@@ -364,9 +373,22 @@ pub fn profile(trainer: &mut Trainer, samples: Arc<Samples>, steps: usize) -> Re
         profiler.mark(Stage::Data);
         trainer.step(&batch, &mut profiler)?;
         profiler.end_step(step >= WARM_UP);
+        // Side by side, so that a busy machine disturbs both alike.
+        let started = Instant::now();
+        trainer.backbone_alone(&batch)?;
+        if step >= WARM_UP {
+            alone.push(1e3 * started.elapsed().as_secs_f64());
+        }
     }
     let (stages_millis, step_millis) = profiler.medians_millis();
-    Ok(ProfileReport { stages_millis, step_millis, forward_millis: stages_millis[Stage::Forward as usize] })
+    alone.sort_by(f64::total_cmp);
+    Ok(ProfileReport {
+        stages_millis,
+        step_millis,
+        forward_millis: stages_millis[Stage::Forward as usize],
+        backbone_millis: alone.get(alone.len() / 2).copied().unwrap_or(0.0),
+        images: trainer.settings().batch.images,
+    })
 }
 
 /// Path of the settings of a run folder.

@@ -5,6 +5,7 @@
 
 mod arrows;
 mod bench_edges;
+mod bench_train;
 mod ci;
 mod libtorch;
 mod lints;
@@ -62,6 +63,12 @@ enum Chore {
         /// Image to use instead of the first frame of the shipped clip.
         image: Option<String>,
     },
+    /// Measure training steps part by part at several crops, and the same step in plain PyTorch.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench-train\n  cargo xtask bench-train --preset cityscapes --crops 448 \
+                            --device cuda"
+    )]
+    BenchTrain(bench_train::Options),
     /// Run the trainer (also: cargo hsg-train); fetches libtorch first.
     #[command(disable_help_flag = true, after_help = "Example: cargo hsg-train train --help")]
     HsgTrain {
@@ -89,6 +96,7 @@ fn main() -> ExitCode {
         // One fixture is written by our own code so far; `bless` is the name that stays when there are more.
         Chore::TinyModel | Chore::Bless => write_tiny_model(),
         Chore::BenchEdges { image } => bench_edges::run(image.as_deref()),
+        Chore::BenchTrain(options) => bench_train::run(&options),
         Chore::HsgTrain { arguments } => hsg_train(&arguments),
     };
     match outcome {

@@ -327,7 +327,9 @@ fn extract(
 ) -> Result<Extracted, DatasetError> {
     let source = match Source::of(video, choice) {
         Ok(source) => source,
-        Err(error) => return Ok(Extracted::left_out(format!("{}: cannot be read: {error}; left out", video.display()))),
+        Err(error) => {
+            return Ok(Extracted::left_out(format!("{}: cannot be read: {error}; left out", video.display())));
+        }
     };
     if let Some(marker) = cached(target, &source) {
         return Ok(Extracted::of(marker, true));
@@ -393,8 +395,10 @@ fn write_frames(
         .then(|| format!("only {num_decoded} of {num_promised} frames can be decoded ({reason}); these are used"));
     let marker = Marker { source, num_decoded, num_promised, problem, frames };
     let path = folder.join(MARKER);
-    let text = toml::to_string(&marker)
-        .map_err(|error| DatasetError::Write { path: path.clone(), source: std::io::Error::other(error.to_string()) })?;
+    let text = toml::to_string(&marker).map_err(|error| DatasetError::Write {
+        path: path.clone(),
+        source: std::io::Error::other(error.to_string()),
+    })?;
     write_file_atomically(&path, text.as_bytes())?;
     Ok(Ok(marker))
 }

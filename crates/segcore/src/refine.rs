@@ -507,6 +507,32 @@ pub fn reference_full_resolution(
     kmeans.run(upsampled, start, out)
 }
 
+/// Slot of every pixel of the source, `[h, w]`: that of the cell its centre falls into. `stride`: pixels of the resized
+/// frame per cell; `columns` is scratch memory. Without refinement: the protocol that published figures compare by.
+///
+/// # Panics
+/// When `segments` has fewer labels than its size says.
+pub fn upsample_nearest(
+    columns: &mut Vec<usize>,
+    &ResizePlan { source, content, .. }: &ResizePlan,
+    stride: usize,
+    segments: &SegmentMap,
+    slots: &mut [u16],
+) {
+    // (p + 1/2) · content / source / stride in integers: exact on every machine.
+    let index = |pixel: usize, source: usize, content: usize, cells: usize| {
+        ((2 * pixel + 1) * content / (2 * source * stride)).min(cells.saturating_sub(1))
+    };
+    columns.clear();
+    columns.extend((0..source.width).map(|x| index(x, source.width, content.width, segments.width)));
+    for (y, out) in slots.chunks_exact_mut(source.width.max(1)).enumerate() {
+        let row = index(y, source.height, content.height, segments.height) * segments.width;
+        for (slot, &column) in out.iter_mut().zip(columns.iter()) {
+            *slot = segments.labels[row + column];
+        }
+    }
+}
+
 /// Labels of a segment map of content size (as [`reference_full_resolution`] makes it) at source size, nearest pixel.
 ///
 /// # Errors

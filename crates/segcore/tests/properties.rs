@@ -458,3 +458,21 @@ fn preprocessing_refuses_wrong_sizes() {
     preprocessor.run(&frame.view(), &mut out).unwrap();
     assert!(out.iter().all(|&v| v == -1.0));
 }
+
+#[test]
+fn nearest_upsampling_takes_the_cell_of_the_pixel_centre() {
+    let segments = SegmentMap { height: 1, width: 3, num_slots: 3, labels: vec![0, 1, 2], ..SegmentMap::default() };
+    let upsampled = |source: (usize, usize), content: (usize, usize)| {
+        let size = |(width, height)| ImageSize { width, height };
+        let plan = ResizePlan { source: size(source), content: size(content), padded: size(content) };
+        let mut slots = vec![9; source.0 * source.1];
+        segcore::refine::upsample_nearest(&mut Vec::new(), &plan, 2, &segments, &mut slots);
+        slots
+    };
+    // Not resized, cells of 2 pixels: the last cell covers only one.
+    assert_eq!(upsampled((5, 2), (5, 2)), [0, 0, 1, 1, 2, 0, 0, 1, 1, 2]);
+    // Enlarged twofold before the network.
+    assert_eq!(upsampled((3, 1), (6, 2)), [0, 1, 2]);
+    // A remainder smaller than half a cell has no cell of its own and takes the last one.
+    assert_eq!(upsampled((7, 1), (7, 1)), [0, 0, 1, 1, 2, 2, 2]);
+}

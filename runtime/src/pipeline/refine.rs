@@ -2,7 +2,7 @@
 
 use segcore::embedding::EmbeddingMap;
 use segcore::preprocess::ResizePlan;
-use segcore::refine::{Refiner, source_from_content};
+use segcore::refine::{Refiner, source_from_content, upsample_nearest};
 use segcore::spherical_kmeans::SegmentMap;
 
 use super::StageError;
@@ -60,52 +60,5 @@ impl RefineStage {
             }
             Resolution::Reference => source_from_content(plan, segments, slots).map_err(StageError::at("refine")),
         }
-    }
-}
-
-/// Each source pixel takes the cell that its centre falls into.
-fn upsample_nearest(
-    columns: &mut Vec<usize>,
-    &ResizePlan { source, content, .. }: &ResizePlan,
-    stride: usize,
-    segments: &SegmentMap,
-    slots: &mut [u16],
-) {
-    // (p + 1/2) · content / source / stride in integers: exact on every machine.
-    let index = |pixel: usize, source: usize, content: usize, cells: usize| {
-        ((2 * pixel + 1) * content / (2 * source * stride)).min(cells.saturating_sub(1))
-    };
-    columns.clear();
-    columns.extend((0..source.width).map(|x| index(x, source.width, content.width, segments.width)));
-    for (y, out) in slots.chunks_exact_mut(source.width).enumerate() {
-        let row = index(y, source.height, content.height, segments.height) * segments.width;
-        for (slot, &column) in out.iter_mut().zip(columns.iter()) {
-            *slot = segments.labels[row + column];
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use segcore::image::ImageSize;
-
-    use super::*;
-
-    #[test]
-    fn nearest_upsampling_takes_the_cell_of_the_pixel_centre() {
-        let segments = SegmentMap { height: 1, width: 3, num_slots: 3, labels: vec![0, 1, 2], ..SegmentMap::default() };
-        let upsampled = |source: (usize, usize), content: (usize, usize)| {
-            let size = |(width, height)| ImageSize { width, height };
-            let plan = ResizePlan { source: size(source), content: size(content), padded: size(content) };
-            let mut slots = vec![9; source.0 * source.1];
-            upsample_nearest(&mut Vec::new(), &plan, 2, &segments, &mut slots);
-            slots
-        };
-        // Not resized, cells of 2 pixels: the last cell covers only one.
-        assert_eq!(upsampled((5, 2), (5, 2)), [0, 0, 1, 1, 2, 0, 0, 1, 1, 2]);
-        // Enlarged twofold before the network.
-        assert_eq!(upsampled((3, 1), (6, 2)), [0, 1, 2]);
-        // A remainder smaller than half a cell has no cell of its own and takes the last one.
-        assert_eq!(upsampled((7, 1), (7, 1)), [0, 0, 1, 1, 2, 2, 2]);
     }
 }

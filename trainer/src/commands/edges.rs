@@ -6,10 +6,11 @@ use serde_json::json;
 
 use super::{Exit, listen, needed, print_json, resolve_threads, show, start_pool};
 use crate::cli::{Common, EdgesArgs};
+use crate::data;
 use crate::edges::{EdgesDone, Extras, import_edges, make_edges, resolved};
 use crate::error::{Result, TrainError};
 use crate::progress::say;
-use crate::settings::{DataSettings, EdgeSettings, TrainSettings, dataset_kind};
+use crate::settings::{DataSettings, EdgeSettings, TrainSettings};
 
 /// Runs it.
 ///
@@ -27,7 +28,7 @@ pub fn run(args: &EdgesArgs, common: &Common) -> Result<Exit> {
     let is_needed = !is_given && (args.import.is_none() || args.dataset.is_some() || args.root.is_some());
     match &args.dataset {
         Some(dataset) => data.dataset.clone_from(dataset),
-        None if is_needed => return Err(needed("--dataset", "camvid or folder")),
+        None if is_needed => return Err(needed("--dataset", "cityscapes, kitti-step, camvid or folder")),
         None => {}
     }
     match &args.split {
@@ -59,17 +60,21 @@ pub fn run(args: &EdgesArgs, common: &Common) -> Result<Exit> {
     let quiet = common.quiet || common.json;
     let started = std::time::Instant::now();
     let signals = listen()?;
-    let done = match &args.import {
-        Some(source) => {
-            let dataset = if has_data { Some(open(&settings.data)?) } else { None };
-            import_edges(source, out, dataset.as_deref(), signals.stop())?
-        }
-        None => {
-            let dataset = open(&settings.data)?;
+    let dataset = match &args.import {
+        Some(_) if !has_data => None,
+        _ => match data::open(&settings.data, quiet, signals.stop())? {
+            Some(dataset) => Some(dataset),
+            None => return Ok(Exit::Interrupted(signals.received())),
+        },
+    };
+    let done = match (&args.import, &dataset) {
+        (Some(source), dataset) => import_edges(source, out, dataset.as_deref(), signals.stop())?,
+        (None, Some(dataset)) => {
             check_outside(out, &settings.data)?;
             let extras = Extras { preview: args.preview, ucm: args.ucm };
             make_edges(dataset.as_ref(), &settings.edges, out, extras, threads, quiet, signals.stop())?
         }
+        (None, None) => EdgesDone::default(),
     };
     report(&done, out, started.elapsed().as_secs_f64(), common)?;
     Ok(match (done.interrupted, done.skipped.is_empty()) {
@@ -92,11 +97,6 @@ fn check_outside(out: &Path, data: &DataSettings) -> Result<()> {
         got: format!("one in {}, which is searched for them", searched.display()),
         remedy: "choose another --out".into(),
     })
-}
-
-fn open(data: &DataSettings) -> Result<Box<dyn datasets::Dataset>> {
-    let root = data.root.as_deref().ok_or_else(|| needed("--root", "the folder of the data set"))?;
-    Ok(datasets::open(dataset_kind(&data.dataset)?, root, &data.split, &data.sequences)?)
 }
 
 fn report(done: &EdgesDone, out: &Path, seconds: f64, common: &Common) -> Result<()> {

@@ -14,12 +14,13 @@ use crate::augment::{MEAN, STD};
 use crate::checkpoint;
 use crate::cli::{Common, ExportArgs};
 use crate::error::{Result, TrainError};
+use crate::evaluate::MULTIPLE;
 use crate::progress::say;
+use crate::run_log::METRICS_FILE;
 use crate::settings::TrainSettings;
-use crate::train_loop::{METRICS_FILE, cells, settings_file};
+use crate::train_loop::settings_file;
+use crate::trainer::cells;
 
-/// Sides of padded network inputs are multiples of this: the output stride at test time.
-const MULTIPLE: usize = 8;
 /// Steps of the training log that a model keeps, about.
 const LOGGED_STEPS: usize = 400;
 

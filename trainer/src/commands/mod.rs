@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod edges;
+mod evaluate;
 mod export;
 mod train;
 
@@ -33,6 +34,7 @@ pub fn run(cli: &Cli) -> Result<Exit> {
     match &cli.command {
         Command::Edges(args) => edges::run(args, common),
         Command::Train(args) => train::run(args, common),
+        Command::Evaluate(args) => evaluate::run(args, common),
         Command::Export(args) => export::run(args, common),
     }
 }

@@ -4,20 +4,24 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use datasets::Dataset;
 use models::files::write_atomically;
 use serde_json::json;
-use tch::Device;
 
 use super::{Exit, listen, needed, print_json, print_text, resolve_threads, show, start_pool};
 use crate::checkpoint::{self, Rescheduled, State};
 use crate::cli::{Common, TrainArgs};
-use crate::edges::{Extras, cached_edges_folder, make_edges};
+use crate::data;
+use crate::device::Compute;
+use crate::edges::{Extras, cached_edges_folder, edge_file, make_edges};
 use crate::error::{Result, TrainError};
-use crate::loader::Samples;
+use crate::evaluate::Evaluator;
+use crate::loader::{Samples, SkippedImage};
 use crate::profile::Stage;
 use crate::progress::say;
-use crate::settings::{Overrides, TrainSettings, dataset_kind};
-use crate::train_loop::{self, Trainer, settings_file, settings_hash};
+use crate::settings::{Overrides, TrainSettings, preset_names};
+use crate::train_loop::{self, settings_file, settings_hash};
+use crate::trainer::Trainer;
 
 /// Runs it.
 ///
@@ -30,25 +34,50 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
         return show(&settings, common);
     }
     let threads = resolve_threads(settings.run.threads);
+    let compute = Compute::resolve(&settings.run.device, &settings.run.precision)?;
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     start_pool(threads);
     let quiet = common.quiet || common.json;
     let signals = listen()?;
 
     if let Some(steps) = args.profile {
-        let Some(samples) = open_samples(&mut settings, quiet, signals.stop())? else {
+        let Some(dataset) = data::open(&settings.data, quiet, signals.stop())? else {
             return Ok(Exit::Interrupted(signals.received()));
         };
-        return profile(&settings, samples, steps, threads, common.json);
+        let Some(samples) = open_samples(&settings, dataset.as_ref(), quiet, signals.stop())? else {
+            return Ok(Exit::Interrupted(signals.received()));
+        };
+        return profile(&settings, &samples, steps, threads, compute, common.json);
     }
     let out = args.out.as_deref().ok_or_else(|| needed("--out", "a run folder"))?;
-    let mut trainer = Trainer::new(&settings, Device::Cpu)?;
+    // The number of steps may depend on the data set, and what a run folder must fit depends on the number of steps.
+    let dataset = match settings.run.epochs {
+        Some(_) => data::open(&settings.data, quiet, signals.stop())?,
+        None => None,
+    };
+    if let (Some(epochs), Some(dataset)) = (settings.run.epochs, &dataset) {
+        settings.run.steps = (epochs * dataset.samples().len()).div_ceil(settings.batch.images);
+    }
+    if settings.run.epochs.is_some() && dataset.is_none() {
+        return Ok(Exit::Interrupted(signals.received()));
+    }
+    let mut trainer = Trainer::new(&settings, compute)?;
     let mut state = read_run(out, &settings, args.resume, &mut trainer)?;
     state
         .commands
         .push(std::iter::once("hsg-train".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" "));
+    let mut evaluator = None;
     let samples = if state.step < settings.run.steps {
-        match open_samples(&mut settings, quiet, signals.stop())? {
+        let dataset = match dataset {
+            Some(dataset) => Some(dataset),
+            None => data::open(&settings.data, quiet, signals.stop())?,
+        };
+        let Some(dataset) = dataset else { return Ok(Exit::Interrupted(signals.received())) };
+        if !data::check(dataset.as_ref(), settings.batch.crop, quiet, signals.stop())? {
+            return Ok(Exit::Interrupted(signals.received()));
+        }
+        evaluator = open_evaluator(&settings, compute, quiet);
+        match open_samples(&settings, dataset.as_ref(), quiet, signals.stop())? {
             Some(samples) => Some(samples),
             None => return Ok(Exit::Interrupted(signals.received())),
         }
@@ -59,8 +88,17 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
     state.images = samples.as_ref().map_or(state.images, |samples| samples.len());
     std::fs::create_dir_all(out).map_err(|e| TrainError::file("create", out, e))?;
     write_atomically(&settings_file(out), settings.to_toml()?.as_bytes())?;
+    if !quiet {
+        let BatchOf { images, views, crop } = BatchOf::from(&settings);
+        say(&format!(
+            "{}, {}: {images} images × {views} views of {crop}² a step, {} steps",
+            compute.device_name(),
+            compute.precision_name(),
+            settings.run.steps
+        ));
+    }
     let outcome = match samples {
-        Some(samples) => train_loop::train(&mut trainer, samples, out, state, quiet, signals.stop())?,
+        Some(samples) => train_loop::train(&mut trainer, &samples, out, state, evaluator, quiet, signals.stop())?,
         None => {
             // `--steps 0`, or a run that is complete.
             if checkpoint::read(out, "last")?.is_none() {
@@ -69,6 +107,8 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
             train_loop::Outcome {
                 step: state.step,
                 smoothed_loss: state.smoothed_loss,
+                evaluation: None,
+                skipped: 0,
                 interrupted: false,
                 seconds: 0.0,
             }
@@ -77,7 +117,8 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
     if common.json {
         print_json(&json!({
             "run": out, "step": outcome.step, "steps": settings.run.steps, "smoothed_loss": outcome.smoothed_loss,
-            "interrupted": outcome.interrupted, "seconds": outcome.seconds,
+            "evaluation": outcome.evaluation, "skipped": outcome.skipped, "interrupted": outcome.interrupted,
+            "seconds": outcome.seconds, "device": compute.device_name(), "precision": compute.precision_name(),
         }))?;
     } else if !quiet {
         let loss = outcome.smoothed_loss.map_or_else(String::new, |l| format!(", smoothed loss {l:.4}"));
@@ -87,7 +128,40 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
             say("interrupted; go on with the same command and --resume");
         }
     }
-    Ok(if outcome.interrupted { Exit::Interrupted(signals.received()) } else { Exit::Done })
+    Ok(match outcome {
+        _ if outcome.interrupted => Exit::Interrupted(signals.received()),
+        _ if outcome.skipped > 0 => Exit::Skipped,
+        _ => Exit::Done,
+    })
+}
+
+/// What the first line of a run says of its batches.
+struct BatchOf {
+    images: usize,
+    views: usize,
+    crop: usize,
+}
+
+impl From<&TrainSettings> for BatchOf {
+    fn from(settings: &TrainSettings) -> Self {
+        let batch = &settings.batch;
+        BatchOf { images: batch.images, views: batch.views, crop: batch.crop }
+    }
+}
+
+/// The labelled images that the network is measured on, if the settings name some and they are there: learning needs no
+/// labels, so that it goes on without.
+fn open_evaluator(settings: &TrainSettings, compute: Compute, quiet: bool) -> Option<Evaluator> {
+    let evaluation = settings.evaluation.as_ref()?;
+    match Evaluator::open(settings, evaluation, compute) {
+        Ok(evaluator) => Some(evaluator),
+        Err(error) => {
+            if !quiet {
+                say(&format!("no evaluation while training: {error}"));
+            }
+            None
+        }
+    }
 }
 
 fn resolve(args: &TrainArgs, common: &Common) -> Result<TrainSettings> {
@@ -102,7 +176,7 @@ fn resolve(args: &TrainArgs, common: &Common) -> Result<TrainSettings> {
                 what: "settings".into(),
                 expected: "--preset NAME or --config FILE.toml".into(),
                 got: "neither".into(),
-                remedy: "try --preset camvid-cpu".into(),
+                remedy: format!("presets: {}", preset_names()),
             });
         }
     };
@@ -113,37 +187,51 @@ fn resolve(args: &TrainArgs, common: &Common) -> Result<TrainSettings> {
         steps: args.steps,
         seed: args.seed,
         threads: common.threads,
+        device: args.device.clone(),
+        precision: args.precision.clone(),
+        losses: args.losses.clone(),
+        views: args.views,
     });
     Ok(settings)
 }
 
-/// Opens the data set; over-segments it first, into the cache, where no folder of edge segments is given. `None`
-/// when that was interrupted.
-fn open_samples(settings: &mut TrainSettings, quiet: bool, interrupt: &AtomicBool) -> Result<Option<Arc<Samples>>> {
-    let root = settings.data.root.clone().ok_or_else(|| needed("--root", "the folder of the data set"))?;
-    let kind = dataset_kind(&settings.data.dataset)?;
-    let dataset = datasets::open(kind, &root, &settings.data.split, &settings.data.sequences)?;
+/// Opens the images of `dataset`; over-segments them first, into the cache, where no folder of edge segments is given.
+/// `None` when that was interrupted.
+fn open_samples(
+    settings: &TrainSettings,
+    dataset: &dyn Dataset,
+    quiet: bool,
+    interrupt: &AtomicBool,
+) -> Result<Option<Arc<Samples>>> {
+    let mut unusable = Vec::new();
     let folder = match &settings.edges.folder {
         Some(folder) => folder.clone(),
         None => {
-            let folder = cached_edges_folder(dataset.as_ref(), &settings.edges)?;
+            let folder = cached_edges_folder(dataset, &settings.edges)?;
             let (edges, threads) = (&settings.edges, resolve_threads(settings.run.threads));
-            let done = make_edges(dataset.as_ref(), edges, &folder, Extras::default(), threads, quiet, interrupt)?;
+            let done = make_edges(dataset, edges, &folder, Extras::default(), threads, quiet, interrupt)?;
             if done.interrupted {
                 return Ok(None);
             }
-            if let Some(first) = done.skipped.first() {
-                return Err(TrainError::Invalid {
-                    what: format!("images of {}", root.display()),
-                    expected: "all of them to be readable".into(),
-                    got: format!("{} that are not; first: {first}", done.skipped.len()),
-                    remedy: "mend them or take them out of the data set".into(),
-                });
+            if !done.skipped.is_empty() {
+                unusable = without_edges(dataset, &folder, &done.skipped);
             }
             folder
         }
     };
-    Ok(Some(Arc::new(Samples::open(dataset.as_ref(), &folder)?)))
+    Ok(Some(Arc::new(Samples::open(dataset, &folder, &unusable)?)))
+}
+
+/// The images that could not be over-segmented, with the reasons given for them.
+fn without_edges(dataset: &dyn Dataset, folder: &Path, reasons: &[String]) -> Vec<SkippedImage> {
+    let missing = dataset.samples().iter().filter(|entry| !edge_file(folder, entry).is_file());
+    missing
+        .map(|entry| {
+            let name = entry.image.display().to_string();
+            let reason = reasons.iter().find(|reason| reason.contains(&name)).cloned().unwrap_or(name);
+            SkippedImage { image: entry.image.clone(), reason }
+        })
+        .collect()
 }
 
 /// The state to start from: step 0 for a new run folder, which is not made yet, or the last checkpoint of an existing
@@ -214,8 +302,15 @@ fn other_settings(out: &Path, settings: &TrainSettings) -> Result<TrainError> {
     })
 }
 
-fn profile(settings: &TrainSettings, samples: Arc<Samples>, steps: usize, threads: usize, json: bool) -> Result<Exit> {
-    let mut trainer = Trainer::new(settings, Device::Cpu)?;
+fn profile(
+    settings: &TrainSettings,
+    samples: &Arc<Samples>,
+    steps: usize,
+    threads: usize,
+    compute: Compute,
+    json: bool,
+) -> Result<Exit> {
+    let mut trainer = Trainer::new(settings, compute)?;
     let report = train_loop::profile(&mut trainer, samples, steps)?;
     if json {
         let stages: serde_json::Map<_, _> = Stage::ALL
@@ -224,19 +319,38 @@ fn profile(settings: &TrainSettings, samples: Arc<Samples>, steps: usize, thread
             .map(|(stage, millis)| (stage.name().to_owned(), millis.into()))
             .collect();
         print_json(&json!({
-            "steps": steps, "threads": threads, "stages_millis": stages, "step_millis": report.step_millis,
-            "forward_millis": report.forward_millis, "step_over_forward": report.ratio(),
+            "steps": steps, "threads": threads, "device": compute.device_name(), "precision": compute.precision_name(),
+            "images": settings.batch.images, "views": settings.batch.views, "crop": settings.batch.crop,
+            "stages_millis": stages, "step_millis": report.step_millis, "forward_millis": report.forward_millis,
+            "backbone_millis": report.backbone_millis, "step_over_forward": report.ratio(),
+            "outside_stages": report.outside_stages(), "outside_backbone": report.outside_backbone(),
+            "images_per_second": report.images_per_second(),
         }))?;
     } else {
         let mut text = format!(
-            "median of {steps} steps, {threads} threads, {} views of {}²\n",
+            "median of {steps} steps, {}, {}, {threads} threads, {} views of {}²\n",
+            compute.device_name(),
+            compute.precision_name(),
             settings.batch.images * settings.batch.views,
             settings.batch.crop
         );
         for (stage, millis) in Stage::ALL.iter().zip(report.stages_millis) {
             text += &format!("{:<14}{millis:>8.1} ms\n", stage.name());
         }
-        text += &format!("{:<14}{:>8.1} ms = {:.2} × forward\n", "whole step", report.step_millis, report.ratio());
+        text += &format!(
+            "{:<14}{:>8.1} ms = {:.2} × forward, {:.1} images/s\n",
+            "whole step",
+            report.step_millis,
+            report.ratio(),
+            report.images_per_second()
+        );
+        text += &format!("{:<14}{:>8.1} ms, forwards and backwards\n", "backbone alone", report.backbone_millis);
+        text += &format!(
+            "outside the backbone: {:.1} % of the step in other stages than forward and backward, {:.1} % beyond the \
+             backbone alone\n",
+            100.0 * report.outside_stages(),
+            100.0 * report.outside_backbone()
+        );
         print_text(&text)?;
     }
     Ok(Exit::Done)

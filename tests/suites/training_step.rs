@@ -1,0 +1,130 @@
+//! Parts of a training step against slower forms of themselves.
+
+use proptest::prelude::*;
+use tch::{Device, Kind, Tensor};
+use tests::training::tiny_settings;
+use trainer::device::Compute;
+use trainer::graph_module::Mode;
+use trainer::losses::pixel_segment::{Grouping, PixelSegmentSpec, PositiveSum, pixel_segment_losses};
+use trainer::losses::unit;
+use trainer::settings::TrainSettings;
+use trainer::trainer::Trainer;
+
+const CONCENTRATION: f64 = 16.0;
+
+/// Eq. 3 as it stands, with autograd's gradient: the weighted sum over the groupings.
+fn plain_losses(pixels: &Tensor, segments: &Tensor, own: &Tensor, groupings: &[(Tensor, f64)]) -> Tensor {
+    let similarity = (pixels.matmul(&segments.transpose(0, 1)) * CONCENTRATION).exp();
+    let num_segments = segments.size()[0];
+    let is_own = own.unsqueeze(1).eq_tensor(&Tensor::arange(num_segments, (Kind::Int64, Device::Cpu)).unsqueeze(0));
+    let mut total = Tensor::zeros([1], (Kind::Double, Device::Cpu));
+    for (group, weight) in groupings {
+        let same = group.index_select(0, own).unsqueeze(1).eq_tensor(&group.unsqueeze(0));
+        let others = same.logical_and(&is_own.logical_not());
+        let alone = others.any_dim(1, true).logical_not();
+        let positive = others.logical_or(&is_own.logical_and(&alone));
+        let sum = |mask: &Tensor| {
+            (&similarity * mask.to_kind(Kind::Double)).sum_dim_intlist([1i64].as_slice(), false, None::<Kind>)
+        };
+        let (positives, negatives) = (sum(&positive), sum(&same.logical_not()));
+        total = total + ((&positives + negatives) / positives).log().mean(None::<Kind>) * *weight;
+    }
+    total.sum(None::<Kind>)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
+
+    /// Whatever the chunks, the loss and its gradients are those of the formula.
+    #[test]
+    fn the_pixel_segment_loss_is_eq_3(
+        seed in 0i64..1 << 40,
+        num_pixels in 1i64..300,
+        num_segments in 1i64..40,
+        num_groups in 1i64..12,
+        chunk_bytes in prop::sample::select(vec![1usize, 5_000, 1 << 30]),
+    ) {
+        tch::manual_seed(seed);
+        let leaf = |rows| Tensor::randn([rows, 16], (Kind::Double, Device::Cpu)).set_requires_grad(true);
+        let (pixels, segments) = (leaf(num_pixels), leaf(num_segments));
+        let ids = |high, n| Tensor::randint(high, [n], (Kind::Int64, Device::Cpu));
+        let own = ids(num_segments, num_pixels);
+        let groups = [(ids(num_groups, num_segments), 1.0), (ids(3, num_segments), 0.1), (ids(2, num_segments), 0.0)];
+        let gradients = |loss: &Tensor| Tensor::run_backward(&[loss], &[&pixels, &segments], false, false);
+
+        let expected = plain_losses(&unit(&pixels, 1), &unit(&segments, 1), &own, &groups);
+        let expected_gradients = gradients(&expected);
+        let groupings = groups.each_ref().map(|(group_of_segment, weight)| Grouping { group_of_segment, weight: *weight });
+        let spec = PixelSegmentSpec {
+            concentration: CONCENTRATION,
+            sum: PositiveSum::Direct,
+            num_pixels: num_pixels as f64,
+            chunk_bytes,
+        };
+        let got = pixel_segment_losses(&unit(&pixels, 1), &unit(&segments, 1), &own, &groupings, &spec);
+        let value = |t: &Tensor| t.double_value(&[]);
+        prop_assert!((value(&got.total) - value(&expected)).abs() < 1e-9 * value(&expected).abs().max(1.0));
+        let terms: f64 = got.terms.iter().map(value).sum();
+        prop_assert!((terms - value(&expected)).abs() < 1e-9 * terms.abs().max(1.0));
+        for (got, expected) in gradients(&got.total).iter().zip(&expected_gradients) {
+            let difference = value(&(got - expected).abs().max());
+            prop_assert!(difference < 1e-9 * value(&expected.abs().max()).max(1e-3), "{difference}");
+        }
+    }
+}
+
+fn settings() -> TrainSettings {
+    let text = tiny_settings(3).to_string();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tiny.toml"), text).unwrap();
+    TrainSettings::read(&folder.path().join("tiny.toml")).unwrap()
+}
+
+/// In bf16 the features point where they do in fp32, and come back as 32-bit floats.
+#[test]
+fn half_precision_changes_little() {
+    tch::manual_seed(3);
+    let images = Tensor::randn([4, 3, 64, 64], (Kind::Float, Device::Cpu));
+    let forward = |precision| {
+        let trainer = Trainer::new(&settings(), Compute { device: Device::Cpu, precision }).unwrap();
+        trainer.forward(&images, Mode::Evaluate).unwrap()
+    };
+    let (full, half) = (forward(Kind::Float), forward(Kind::BFloat16));
+    assert_eq!(half.kind(), Kind::Float);
+    let cosine = (unit(&full, 1) * unit(&half, 1)).sum_dim_intlist([1i64].as_slice(), false, None::<Kind>);
+    let worst = cosine.min().double_value(&[]);
+    assert!(worst > 0.99, "{worst}");
+    assert!(!full.equal(&half), "nothing was rounded");
+}
+
+/// A tenth of the values is dropped, the others are scaled so that the mean stays; without dropout nothing changes.
+#[test]
+fn dropout_drops_a_tenth() {
+    use models::graph::{Graph, Op};
+    use trainer::graph_module::{GraphModule, ParamStore};
+    let mut graph = Graph::new("dropout");
+    let dims = ["batch".into(), "channels".into(), "tokens".into()];
+    let input = graph.input("x", &dims);
+    let output = graph.push("y", Op::Dropout { ratio: 0.1 }, &[&input]);
+    graph.output("y", &output, &dims);
+    let module = GraphModule::new(&graph, Device::Cpu).unwrap();
+    let params = ParamStore::new(&[], &Default::default(), "nothing", Device::Cpu).unwrap();
+    let run = |x: &Tensor, dropout| {
+        tch::manual_seed(5);
+        module.run(&params, &[("x", x)], Mode::Train { dropout }).unwrap().take("y").unwrap()
+    };
+    let x = Tensor::ones([20, 50, 100], (Kind::Float, Device::Cpu));
+    let dropped = run(&x, true).eq(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+    // 100 000 draws: four standard deviations.
+    assert!((dropped - 0.1).abs() < 0.004, "{dropped}");
+    let kept = run(&x, true).max().double_value(&[]);
+    assert!((kept - 1.0 / 0.9).abs() < 1e-6, "{kept}");
+    assert!(run(&x, false).equal(&x));
+    // Tokens that lie channels-innermost in memory, and a second draw, which must be another.
+    let strided = x.transpose(1, 2).contiguous().transpose(1, 2);
+    assert!(!strided.is_contiguous());
+    let first = run(&strided, true);
+    assert!(first.equal(&run(&strided, true)), "the same seed gives the same mask");
+    let share = first.eq(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+    assert!((share - 0.1).abs() < 0.004, "{share}");
+}

@@ -1,0 +1,213 @@
+//! The network of a run and one optimiser update. [T4–T7]
+
+use std::path::Path;
+
+use models::arch::{OutputStride, embedding_net};
+use models::params::{ParamSpec, initial_weights};
+use tch::{Kind, Tensor};
+
+use crate::base_segments::NO_REGION;
+use crate::checkpoint::{self, State};
+use crate::device::Compute;
+use crate::error::{Result, TrainError};
+use crate::graph_module::{GraphModule, Mode, ParamStore};
+use crate::loader::Batch;
+use crate::objective::{Objective, ObjectiveModule, Views};
+use crate::optimiser::Sgd;
+use crate::profile::{Profiler, Stage};
+use crate::schedule::learning_rate;
+use crate::settings::TrainSettings;
+
+/// Pixels per feature cell in training.
+const STRIDE: OutputStride = OutputStride::Train16;
+
+/// The network of a run with everything a step needs.
+pub struct Trainer {
+    embedding: GraphModule,
+    objective: ObjectiveModule,
+    optimiser: Sgd,
+    /// Parameters and running statistics.
+    pub params: ParamStore,
+    specs: Vec<ParamSpec>,
+    settings: TrainSettings,
+    compute: Compute,
+}
+
+/// One step's numbers. Loss terms are weighted, so they add up to `loss`.
+#[derive(Clone, Debug)]
+pub struct StepReport {
+    /// Total.
+    pub loss: f64,
+    /// λ_E L_f(G_e).
+    pub edge: f64,
+    /// λ_F L_f(G_l).
+    pub feature: Vec<f64>,
+    /// λ_G L_g of level l.
+    pub grouping: Vec<f64>,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Base segments in the batch.
+    pub num_segments: i64,
+}
+
+impl Trainer {
+    /// A network with the seeded initial weights of `settings`.
+    ///
+    /// # Errors
+    /// When the settings are out of range.
+    pub fn new(settings: &TrainSettings, compute: Compute) -> Result<Self> {
+        let device = compute.device;
+        let specs = settings.network.params()?;
+        let weights = initial_weights(&specs, settings.run.seed);
+        let params = ParamStore::new(&specs, &weights, "initial weights", device)?;
+        let optimiser = &settings.optimiser;
+        Ok(Trainer {
+            embedding: GraphModule::new(&embedding_net::fcn(&settings.network, STRIDE)?, device)?
+                .in_precision(compute.precision),
+            objective: ObjectiveModule::new(&settings.network, settings.objective(), device)?,
+            optimiser: Sgd::new(optimiser.momentum, optimiser.weight_decay, optimiser.transformer_factor),
+            params,
+            specs,
+            settings: settings.clone(),
+            compute,
+        })
+    }
+
+    /// Takes weights and momentum from a checkpoint.
+    ///
+    /// # Errors
+    /// When it belongs to another architecture; the message names file, tensor and shapes.
+    pub fn restore(&mut self, checkpoint: &checkpoint::Checkpoint) -> Result<()> {
+        let origin = checkpoint.folder.display().to_string();
+        self.params = ParamStore::new(&self.specs, &checkpoint.weights, &origin, self.compute.device)?;
+        self.optimiser.restore(&self.params, &checkpoint.momentum, &origin, self.compute.device)
+    }
+
+    /// Feature cells along each side of a view.
+    pub fn cells(&self) -> usize {
+        cells(&self.settings)
+    }
+
+    /// Embeddings of a batch's views, `[V, m, cells, cells]`, with gradient.
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`].
+    pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.embedding.run(&self.params, &[(embedding_net::IMAGE, images)], mode)?.take(embedding_net::EMBEDDING)
+    }
+
+    /// The pixels of a batch as `[V, 3, crop, crop]`, channels innermost in memory.
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`].
+    pub fn images(&self, batch: &Batch) -> Result<Tensor> {
+        let crop = self.settings.batch.crop as i64;
+        let images =
+            Tensor::f_from_slice(&batch.pixels)?.f_reshape([-1, crop, crop, 3])?.f_to_device(self.compute.device)?;
+        Ok(images.f_permute([0, 3, 1, 2])?)
+    }
+
+    /// The objective of a batch's embeddings.
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`].
+    pub fn objective(
+        &self,
+        embeddings: &Tensor,
+        batch: &Batch,
+        mode: Mode,
+        profiler: &mut Profiler,
+    ) -> Result<Objective> {
+        let cells = self.cells() as i64;
+        let edges =
+            Tensor::f_from_slice(&batch.edges)?.f_reshape([-1, cells, cells])?.f_to_device(self.compute.device)?;
+        let kept = edges.f_ne(NO_REGION)?;
+        let (images, views) = (batch.samples.len() as i64, self.settings.batch.views as i64);
+        let options = (Kind::Int64, self.compute.device);
+        let image_of_view = Tensor::arange(images * views, options).f_divide_scalar_mode(views, "floor")?;
+        let views = Views { edge_segments: &edges, kept: &kept, image_of_view: &image_of_view, num_images: images };
+        self.objective.run(&self.params, embeddings, &views, mode, profiler)
+    }
+
+    /// One optimiser update.
+    ///
+    /// # Errors
+    /// [`TrainError::Diverged`] when the loss is not finite (nothing is updated then); [`TrainError::Torch`].
+    pub fn step(&mut self, batch: &Batch, profiler: &mut Profiler) -> Result<StepReport> {
+        // Dropout is the only random draw inside libtorch; like all streams it depends on seed and step alone.
+        tch::manual_seed((self.settings.run.seed ^ (batch.step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)) as i64);
+        let mode = Mode::Train { dropout: true };
+        let images = self.images(batch)?;
+        let embeddings = self.forward(&images, mode)?;
+        profiler.mark(Stage::Forward);
+        let objective = self.objective(&embeddings, batch, mode, profiler)?;
+        // Gradients are handed over instead of being added up in the parameters, which would have to be cleared.
+        let learned: Vec<&Tensor> = self.params.learned().map(|(_, param)| param).collect();
+        let gradients = Tensor::f_run_backward(&[&objective.total], &learned, false, false)?;
+        let optimiser = &self.settings.optimiser;
+        let rate = learning_rate(
+            optimiser.decay,
+            optimiser.learning_rate,
+            batch.step,
+            self.settings.run.steps,
+            optimiser.warm_up_steps,
+        );
+        // Read only now: on a GPU this waits for everything that was asked for so far.
+        let number = |t: &Tensor| t.double_value(&[]);
+        let report = StepReport {
+            loss: number(&objective.total),
+            edge: number(&objective.edge),
+            feature: objective.feature.iter().map(number).collect(),
+            grouping: objective.grouping.iter().map(number).collect(),
+            learning_rate: rate,
+            num_segments: objective.base.num_segments,
+        };
+        profiler.mark(Stage::Backward);
+        if !report.loss.is_finite() {
+            return Err(TrainError::Diverged { step: batch.step + 1, loss: report.loss, saved: None });
+        }
+        self.optimiser.step(&self.params, &gradients, rate)?;
+        profiler.mark(Stage::Optimiser);
+        Ok(report)
+    }
+
+    /// Writes a checkpoint into `run`.
+    ///
+    /// # Errors
+    /// As [`checkpoint::write`].
+    pub fn save(&self, run: &Path, state: &State, is_best: bool) -> Result<()> {
+        let keep = self.settings.run.keep_checkpoints;
+        checkpoint::write(run, &self.params.to_weights()?, &self.optimiser.state()?, state, is_best, keep)
+    }
+
+    /// The settings it was made with.
+    pub fn settings(&self) -> &TrainSettings {
+        &self.settings
+    }
+
+    /// Where it computes.
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// The backbone and its head alone: forwards, and backwards from a given gradient; what a step cannot do without.
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`].
+    pub fn backbone_alone(&self, batch: &Batch) -> Result<()> {
+        let images = self.images(batch)?;
+        let embeddings = self.forward(&images, Mode::Train { dropout: true })?;
+        let gradient = embeddings.f_sign()?.f_detach()?;
+        let carrier = (&embeddings * gradient).f_sum(Kind::Float)?;
+        let own = |name: &str| name.starts_with("resnet_backbone.") || name.starts_with("conv_out.");
+        let learned: Vec<&Tensor> = self.params.learned().filter(|(n, _)| own(n)).map(|(_, param)| param).collect();
+        Tensor::f_run_backward(&[&carrier], &learned, false, false)?;
+        self.compute.synchronize();
+        Ok(())
+    }
+}
+
+/// Feature cells along each side of a view, rounded up as the network does.
+pub fn cells(settings: &TrainSettings) -> usize {
+    settings.batch.crop.div_ceil(STRIDE.pixels())
+}

@@ -1,0 +1,182 @@
+//! `cargo xtask bench-train`: where the time of a training step goes, at several crops, and the same step in plain
+//! PyTorch beside it where Python has a `torch`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::Value;
+
+use crate::libtorch;
+use crate::process::{Program, cargo, program, workspace};
+
+/// The step in plain PyTorch, written from the same specification.
+const REFERENCE: &str = "tests/fixtures/training_step/reference.py";
+/// Frames to learn from: the shipped clip, so that it runs anywhere.
+const CLIPS: &str = "assets/clips";
+
+/// What is measured.
+#[derive(Args)]
+pub struct Options {
+    /// Preset whose network, batch and losses are used
+    #[arg(long, default_value = "camvid-cpu")]
+    preset: String,
+    /// Pixels along each side of a view
+    #[arg(long, value_delimiter = ',', default_values_t = [160, 224, 320, 448])]
+    crops: Vec<u32>,
+    /// Images a step [default: the preset's]
+    #[arg(long)]
+    images: Option<u32>,
+    /// Steps measured at each crop
+    #[arg(long, default_value_t = 15)]
+    steps: u32,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Python with a torch, to run the step in plain PyTorch too
+    #[arg(long, default_value = "python3")]
+    python: PathBuf,
+}
+
+/// Measures and prints two tables.
+pub fn run(options: &Options) -> Result<()> {
+    libtorch::ensure()?;
+    cargo().args(["build", "--release", "-p", "trainer"]).run("build the trainer")?;
+    let metadata = crate::arrows::metadata()?;
+    let target = PathBuf::from(metadata["target_directory"].as_str().context("no target folder")?);
+    let folder = target.join("bench-train");
+    fs::create_dir_all(&folder).with_context(|| format!("could not create {}", folder.display()))?;
+    let trainer = target.join("release/hsg-train");
+    let edges = folder.join("edges");
+    hsg_train(&trainer)
+        .args([
+            "edges",
+            "--dataset",
+            "folder",
+            "--root",
+            CLIPS,
+            "--split",
+            ".",
+            "--detector",
+            "fast",
+            "--quiet",
+            "--out",
+        ])
+        .arg(&edges)
+        .run("over-segment the shipped clip")?;
+    let peer = has_torch(&options.python)?;
+    let mut rows = Vec::new();
+    for &crop in &options.crops {
+        let settings = folder.join(format!("{crop}.toml"));
+        fs::write(&settings, settings_of(options, crop)?).with_context(|| settings.display().to_string())?;
+        let steps = options.steps.to_string();
+        let text = hsg_train(&trainer)
+            .args(["train", "--root", CLIPS, "--json", "--profile", &steps, "--device", &options.device, "--config"])
+            .arg(&settings)
+            .arg("--edges")
+            .arg(&edges)
+            .output("measure training steps")?;
+        let ours: Value = serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))?;
+        let theirs = if peer { Some(reference(options, crop, &settings, &ours)?) } else { None };
+        rows.push((crop, ours, theirs));
+    }
+    print(&rows, options);
+    if !peer {
+        println!(
+            "\nskipped: the same step in plain PyTorch ({REFERENCE}); {} has no torch (Debian: apt install python3-torch)",
+            options.python.display()
+        );
+    }
+    Ok(())
+}
+
+fn hsg_train(trainer: &Path) -> Program {
+    program(trainer)
+}
+
+/// The preset with another crop and batch, learning from the shipped clip.
+fn settings_of(options: &Options, crop: u32) -> Result<String> {
+    let path = workspace().join(format!("trainer/configs/{}.toml", options.preset));
+    let text = fs::read_to_string(&path).with_context(|| format!("no preset {}", path.display()))?;
+    let mut settings: toml::Table = text.parse().with_context(|| path.display().to_string())?;
+    settings.remove("evaluation");
+    let data = r#"dataset = "folder"
+split = "."
+frames = { min_difference = 0.0 }"#;
+    settings.insert("data".into(), data.parse::<toml::Table>()?.into());
+    let Some(toml::Value::Table(batch)) = settings.get_mut("batch") else { bail!("{}: no [batch]", path.display()) };
+    batch.insert("crop".into(), i64::from(crop).into());
+    if let Some(images) = options.images {
+        batch.insert("images".into(), i64::from(images).into());
+    }
+    Ok(settings.to_string())
+}
+
+fn has_torch(python: &Path) -> Result<bool> {
+    if !workspace().join(REFERENCE).is_file() {
+        bail!("{REFERENCE} is missing");
+    }
+    Ok(program(python).args(["-c", "import torch"]).output("look for torch").is_ok())
+}
+
+/// Medians of the step in plain PyTorch with the same sizes.
+fn reference(options: &Options, crop: u32, settings: &Path, ours: &Value) -> Result<Value> {
+    let text = fs::read_to_string(settings).with_context(|| settings.display().to_string())?;
+    let settings: toml::Table = text.parse()?;
+    let network = &settings["network"];
+    let text_of = |value: &toml::Value| value.to_string().trim_matches('"').to_owned();
+    let number = |key: &str| ours[key].to_string();
+    let device = if options.device == "cpu" { "cpu" } else { "cuda" };
+    let line = program(&options.python)
+        .args([REFERENCE, "--json", "--bench", &options.steps.to_string(), "--device", device])
+        .args(["--backbone", &text_of(&network["backbone"]), "--width-factor", &text_of(&network["width_factor"])])
+        .args(["--crop", &crop.to_string(), "--images", &number("images"), "--views", &number("views")])
+        .args(["--threads", &number("threads")])
+        .output("measure the step in plain PyTorch")?;
+    serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))
+}
+
+fn print(rows: &[(u32, Value, Option<Value>)], options: &Options) {
+    let Some((_, first, _)) = rows.first() else { return };
+    println!(
+        "preset {}, {} images × {} views, {}, {}, {} threads; medians of {} steps in ms",
+        options.preset,
+        first["images"],
+        first["views"],
+        first["device"].as_str().unwrap_or_default(),
+        first["precision"].as_str().unwrap_or_default(),
+        first["threads"],
+        options.steps
+    );
+    let stages: Vec<&String> = first["stages_millis"].as_object().map(|o| o.keys().collect()).unwrap_or_default();
+    print!("{:<6}", "crop");
+    stages.iter().for_each(|stage| print!("{stage:>13}"));
+    println!("{:>10}{:>10}{:>12}{:>15}{:>17}", "step", "images/s", "µs/pixel", "other stages", "beyond backbone");
+    for (crop, ours, _) in rows {
+        let number = |key: &str| ours[key].as_f64().unwrap_or(f64::NAN);
+        print!("{crop:<6}");
+        stages
+            .iter()
+            .for_each(|stage| print!("{:>13.1}", ours["stages_millis"][stage.as_str()].as_f64().unwrap_or(f64::NAN)));
+        let pixels = number("images") * number("views") * f64::from(crop * crop);
+        println!(
+            "{:>10.1}{:>10.2}{:>12.3}{:>14.1}%{:>16.1}%",
+            number("step_millis"),
+            number("images_per_second"),
+            1e3 * number("step_millis") / pixels,
+            100.0 * number("outside_stages"),
+            100.0 * number("outside_backbone")
+        );
+    }
+    if rows.iter().all(|(_, _, theirs)| theirs.is_none()) {
+        return;
+    }
+    println!("\nbeside plain PyTorch ({REFERENCE})");
+    println!("{:<6}{:>12}{:>12}{:>10}", "crop", "ours", "PyTorch", "ratio");
+    for (crop, ours, theirs) in rows {
+        let Some(theirs) = theirs else { continue };
+        let millis = [ours, theirs].map(|figures| figures["step_millis"].as_f64().unwrap_or(f64::NAN));
+        println!("{crop:<6}{:>9.1} ms{:>9.1} ms{:>10.2}", millis[0], millis[1], millis[1] / millis[0]);
+    }
+}
