@@ -139,7 +139,8 @@ pub fn fit(params: &[ParamSpec], file: &TensorFile) -> Result<(Weights, FitRepor
     check_found(params, &found, file, &extra)?;
     let bytes = params.iter().map(|p| p.shape.iter().product::<usize>()).fold(0usize, usize::saturating_add);
     if bytes.saturating_mul(size_of::<f32>()) > file.size().saturating_mul(MAX_GROWTH) {
-        let what = format!("expected a file that holds {bytes} numbers, got {} bytes, used again and again", file.size());
+        let what =
+            format!("expected a file that holds {bytes} numbers, got {} bytes, used again and again", file.size());
         return Err(format_error(file.path(), what, "save the network's `state_dict()` again"));
     }
     let mut weights = Weights::new();
@@ -215,8 +216,7 @@ pub fn infer_network(file: &TensorFile) -> Result<NetworkSpec> {
     const REMEDY: &str = "give a checkpoint of a whole HSG network, and its settings with --config if they are unusual";
     // Shapes that the file holds no numbers for say nothing.
     let honest = file.tensors().iter().filter(|tensor| !tensor.is_larger_than_stored());
-    let names: BTreeMap<&str, &StoredTensor> =
-        honest.map(|tensor| (unwrap_name(&tensor.name).1, tensor)).collect();
+    let names: BTreeMap<&str, &StoredTensor> = honest.map(|tensor| (unwrap_name(&tensor.name).1, tensor)).collect();
     let fail = |what: String| format_error(file.path(), what, REMEDY);
     // First axis: outputs of a convolution, number of queries.
     let first_axis = |name: &str| names.get(name).and_then(|tensor| tensor.shape.first().copied());
@@ -224,7 +224,10 @@ pub fn infer_network(file: &TensorFile) -> Result<NetworkSpec> {
         first_axis(name).filter(|&n| n > 0).ok_or_else(|| {
             let some = file.tensors().iter().map(|tensor| format!("`{}`", tensor.name));
             let some: Vec<String> = some.collect();
-            fail(format!("expected a tensor `{name}`, which tells the network's shape; the file has {}", first_of(some.into_iter())))
+            fail(format!(
+                "expected a tensor `{name}`, which tells the network's shape; the file has {}",
+                first_of(some.into_iter())
+            ))
         })
     };
     let stage = |s: usize| format!("resnet_backbone.res{}", s + 2);
@@ -248,9 +251,8 @@ pub fn infer_network(file: &TensorFile) -> Result<NetworkSpec> {
             )));
         }
     };
-    let width_factor = width_factor(&channels).ok_or_else(|| {
-        fail(format!("expected stages whose channels double from one to the next, got {channels:?}"))
-    })?;
+    let width_factor = width_factor(&channels)
+        .ok_or_else(|| fail(format!("expected stages whose channels double from one to the next, got {channels:?}")))?;
     let embedding_dim = needed("conv_out.3.weight")?;
     let queries = |prefix: &str| first_axis(&format!("{prefix}_query_embed._query_embedding.weight"));
     let numbered: Vec<usize> = (1..).map_while(|level| queries(&format!("level{level}"))).collect();
@@ -264,7 +266,8 @@ pub fn infer_network(file: &TensorFile) -> Result<NetworkSpec> {
         }
         _ => {
             return Err(fail(
-                "expected query embeddings of `fine` and `coarse` or of `level1`, `level2`, …, got parts of both".into(),
+                "expected query embeddings of `fine` and `coarse` or of `level1`, `level2`, …, got parts of both"
+                    .into(),
             ));
         }
     };

@@ -129,7 +129,8 @@ impl TensorFile {
             Container::Safetensors => safetensors(&bytes),
         };
         let found = found.map_err(|fault| {
-            let remedy = fault.remedy.unwrap_or("fetch or save the file again; this one is cut, damaged or not a checkpoint");
+            let remedy =
+                fault.remedy.unwrap_or("fetch or save the file again; this one is cut, damaged or not a checkpoint");
             format_error(path, format!("expected a {container} file; {}", fault.what), remedy)
         })?;
         if found.tensors.is_empty() {
@@ -248,7 +249,7 @@ fn torch_zip(bytes: &[u8]) -> std::result::Result<Found, Fault> {
     let mut roots: Vec<&str> = roots.filter(|root| root.is_empty() || root.ends_with('/')).collect();
     let root = match (roots.pop(), roots.pop()) {
         (Some(root), None) => root,
-        (None, _) => return Err("it is a zip archive without an entry NAME/data.pkl".into()),
+        (None, _) => return Err(format!("it is a zip archive without an entry NAME/data.pkl{}", archive.hint()).into()),
         (Some(_), Some(_)) => return Err("it is a zip archive with more than one data.pkl".into()),
     };
     if archive.get(&format!("{root}constants.pkl")).is_some() {
@@ -265,7 +266,8 @@ fn torch_zip(bytes: &[u8]) -> std::result::Result<Found, Fault> {
     let pickle = Pickle::read(pickle)?;
     let start = bytes.as_ptr() as usize;
     list(&pickle, |key| {
-        let content = archive.get(&format!("{root}data/{key}")).ok_or_else(|| format!("the storage `{key}` is missing"))?;
+        let content = archive.get(&format!("{root}data/{key}"));
+        let content = content.ok_or_else(|| format!("the storage `{key}` is missing{}", archive.hint()))?;
         let at = content.as_ptr() as usize - start;
         Ok(at..at + content.len())
     })

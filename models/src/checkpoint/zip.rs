@@ -20,6 +20,9 @@ const ZIP64_EXTRA: u16 = 1;
 /// The entries of an archive: name → content, inside the archive's bytes.
 pub struct Archive<'a> {
     entries: HashMap<&'a str, &'a [u8]>,
+    /// An entry that is compressed or encrypted and so not among them: program text of TorchScript, or everything
+    /// where another tool packed the file again.
+    packed: Option<&'a str>,
 }
 
 impl<'a> Archive<'a> {
@@ -31,10 +34,10 @@ impl<'a> Archive<'a> {
     /// Finds all entries.
     ///
     /// # Errors
-    /// In words: cut, damaged, compressed or encrypted archives.
+    /// In words: cut and damaged archives.
     pub fn open(bytes: &'a [u8]) -> Result<Self, String> {
         let (mut at, count) = central_directory(bytes)?;
-        let mut entries = HashMap::new();
+        let (mut entries, mut packed) = (HashMap::new(), None);
         for _ in 0..count {
             let header = Fields::at(bytes, at, 46, CENTRAL_HEADER, "an entry of the central directory")?;
             let name_length = header.u16(28) as usize;
@@ -44,9 +47,9 @@ impl<'a> Archive<'a> {
             let extra = slice(bytes, at.saturating_add(46 + name_length), extra_length, "an entry's extra field")?;
             let [size, stored, offset] = sizes(&header, extra)?;
             if header.u16(10) != 0 || header.u16(8) & 1 != 0 || size != stored {
-                return Err(format!(
-                    "the entry `{name}` is compressed or encrypted, and PyTorch stores its entries plainly"
-                ));
+                packed = packed.or(Some(name));
+                at = at.saturating_add(46 + name_length + extra_length + comment_length);
+                continue;
             }
             let local = Fields::at(bytes, offset, 30, LOCAL_HEADER, "the header of an entry")?;
             let skip = 30 + local.u16(26) as usize + local.u16(28) as usize;
@@ -61,7 +64,7 @@ impl<'a> Archive<'a> {
             }
             at = at.saturating_add(46 + name_length + extra_length + comment_length);
         }
-        Ok(Archive { entries })
+        Ok(Archive { entries, packed })
     }
 
     /// The content of an entry.
@@ -69,7 +72,14 @@ impl<'a> Archive<'a> {
         self.entries.get(name).copied()
     }
 
-    /// All names, in no order.
+    /// Why an entry may be missing.
+    pub fn hint(&self) -> String {
+        self.packed.map_or_else(String::new, |name| {
+            format!("; its entry `{name}` is compressed or encrypted, and PyTorch stores what is read here plainly")
+        })
+    }
+
+    /// Names of all entries that can be read, in no order.
     pub fn names(&self) -> impl Iterator<Item = &'a str> + '_ {
         self.entries.keys().copied()
     }
