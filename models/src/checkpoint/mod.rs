@@ -287,8 +287,9 @@ fn torch_legacy(bytes: &[u8]) -> std::result::Result<Found, Fault> {
         at += pickle.length;
         Ok((pickle, at))
     };
-    let (magic, _) = next()?;
-    if !matches!(magic.value(magic.top), Value::LongInt(number) if *number == LEGACY_MAGIC) {
+    let is_magic = next()
+        .is_ok_and(|(first, _)| matches!(first.value(first.top), Value::LongInt(number) if *number == LEGACY_MAGIC));
+    if !is_magic {
         return Err(Fault {
             what: "it is a pickle, but not one that torch.save wrote".into(),
             remedy: Some("load it in PyTorch and save it with `torch.save(model.state_dict(), FILE)`"),
