@@ -38,6 +38,15 @@ pub enum Command {
         after_help = "Example: hsg-train train --preset camvid-cpu --root data/camvid --out runs/camvid --seed 1"
     )]
     Train(TrainArgs),
+    /// Make a run folder of a checkpoint that another program wrote: the authors' published ones, or safetensors
+    #[command(
+        after_help = "Examples:\n  hsg-train import model-59999.pth --out runs/published\n  \
+                      hsg-train export runs/published --out models/published\n\nFILE is what torch.save writes (both of \
+                      its formats) or a safetensors file. Names are the authors'; what stands before them (`module.`, \
+                      `embedding_model.`) is taken off, what the network has no place for is left out and listed. \
+                      Nothing in FILE is ever executed."
+    )]
+    Import(ImportArgs),
     /// Write the model folder of a run's last checkpoint
     #[command(after_help = "Example: hsg-train export runs/camvid --out models/zoo/camvid-r18")]
     Export(ExportArgs),
@@ -58,7 +67,7 @@ pub struct Common {
     /// Threads; 0 = all cores
     #[arg(long, global = true, env = "HSG_THREADS", value_name = "N")]
     pub threads: Option<usize>,
-    /// Settings file: everything for `train`, what is not typed for `edges`, the section [export] for `export`
+    /// Settings file: everything for `train` and `import`, what is not typed for `edges`, the section [export] for `export`
     #[arg(long, global = true, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
     /// Print the resolved settings and stop
@@ -114,7 +123,7 @@ pub struct EdgesArgs {
 /// `hsg-train train`
 #[derive(Args, Debug)]
 pub struct TrainArgs {
-    /// Settings that are part of the program: camvid-cpu
+    /// Settings that are part of the program: camvid-cpu or published
     #[arg(long, conflicts_with = "config")]
     pub preset: Option<String>,
     /// Folder of the data set
@@ -141,6 +150,20 @@ pub struct TrainArgs {
     /// Measure N steps (medians per part, ratio to the backbone's forward pass), write nothing
     #[arg(long, value_name = "N")]
     pub profile: Option<usize>,
+}
+
+/// `hsg-train import`
+#[derive(Args, Debug)]
+pub struct ImportArgs {
+    /// Checkpoint: .pth, .pt or .safetensors
+    pub file: PathBuf,
+    /// Run folder
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Settings that are part of the program, network included: published or camvid-cpu. Without --preset and --config
+    /// the network is read off the file, and all other settings are those of `published`
+    #[arg(long, conflicts_with = "config")]
+    pub preset: Option<String>,
 }
 
 /// `hsg-train export`

@@ -16,7 +16,10 @@ use crate::objective::ObjectiveSettings;
 use crate::schedule::Decay;
 
 /// The presets that are part of the program: name and text.
-pub const PRESETS: &[(&str, &str)] = &[("camvid-cpu", include_str!("../configs/camvid-cpu.toml"))];
+pub const PRESETS: &[(&str, &str)] = &[
+    ("camvid-cpu", include_str!("../configs/camvid-cpu.toml")),
+    ("published", include_str!("../configs/published.toml")),
+];
 
 /// Everything that decides a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 mod edges;
 mod export;
+mod import;
 mod train;
 
 use std::io::Write;
@@ -33,6 +34,7 @@ pub fn run(cli: &Cli) -> Result<Exit> {
     match &cli.command {
         Command::Edges(args) => edges::run(args, common),
         Command::Train(args) => train::run(args, common),
+        Command::Import(args) => import::run(args, common),
         Command::Export(args) => export::run(args, common),
     }
 }
