@@ -113,7 +113,7 @@ fn a_file_that_wants_to_run_a_command_runs_nothing_and_is_named() {
         assert!(file.foreign().contains("posix.system"), "{:?}", file.foreign());
         assert_eq!(all_values(&file)["weights"].values, [1.0; 3]);
         let error = fit(&tiny_network().params().unwrap(), &file).unwrap_err().to_string();
-        assert!(error.contains(name) && error.contains("missing"), "{error}");
+        assert!(error.contains(name) && error.contains("missing") && error.contains("posix.system"), "{error}");
     }
     let error = refusal("command_alone.pth");
     assert!(error.contains("`posix.system`") && error.contains("not run"), "{error}");
@@ -189,6 +189,23 @@ fn whole_networks_are_recognised_and_fit() {
     }
 }
 
+/// The authors' names: the weights of the golden training step, its two levels, as PyTorch saves them.
+#[test]
+fn the_levels_of_the_golden_training_step_come_through() {
+    let golden = fixture("../golden/hsg/training_step.safetensors");
+    let golden = all_values(&TensorFile::open(&golden).unwrap());
+    let spec = NetworkSpec { backbone: Backbone::ResNet50, width_factor: 1.0, embedding_dim: 16, groups: vec![5, 3] };
+    let mut params = spec.params().unwrap();
+    params.retain(|p| !p.name.starts_with("resnet_backbone.") && !p.name.starts_with("conv_out."));
+    let (weights, report) = fit(&params, &open("golden_levels.half.pth")).unwrap();
+    assert_eq!(report.stripped, BTreeMap::from([("embedding_model.module.".to_owned(), params.len())]));
+    for param in &params {
+        let expected = &golden[&format!("weights.{}", param.name)];
+        let rounded: Vec<f32> = expected.values.iter().map(|v| half::f16::from_f32(*v).to_f32()).collect();
+        assert_eq!(weights[&param.name], Tensor { shape: expected.shape.clone(), values: rounded }, "{}", param.name);
+    }
+}
+
 #[test]
 fn safetensors_fit_by_the_same_rules() {
     let folder = tempfile::tempdir().unwrap();
@@ -243,8 +260,10 @@ fn a_backbone_alone_and_an_optimiser_alone_say_what_is_missing() {
     assert!(error.contains("without levels") && error.contains("tiny.backbone_only.pth"), "{error}");
     let error = fit(&tiny_network().params().unwrap(), &file).unwrap_err().to_string();
     assert!(error.contains("the backbone is whole") && error.contains("without its levels"), "{error}");
-    let error = fit(&tiny_network().params().unwrap(), &open("optimiser.pth")).unwrap_err().to_string();
+    let file = open("optimiser.pth");
+    let error = fit(&tiny_network().params().unwrap(), &file).unwrap_err().to_string();
     assert!(error.contains("optimiser's state"), "{error}");
+    assert!(infer_network(&file).unwrap_err().to_string().contains("optimiser's state"));
 }
 
 /// A safetensors file with tensors of these shapes, all zero, a byte an element.

@@ -39,13 +39,11 @@ pub enum Command {
     )]
     Train(TrainArgs),
     /// Make a run folder of a checkpoint that another program wrote: the authors' published ones, or safetensors
-    #[command(
-        after_help = "Examples:\n  hsg-train import model-59999.pth --out runs/published\n  \
+    #[command(after_help = "Examples:\n  hsg-train import model-59999.pth --out runs/published\n  \
                       hsg-train export runs/published --out models/published\n\nFILE is what torch.save writes (both of \
                       its formats) or a safetensors file. Names are the authors'; what stands before them (`module.`, \
                       `embedding_model.`) is taken off, what the network has no place for is left out and listed. \
-                      Nothing in FILE is ever executed."
-    )]
+                      Nothing in FILE is ever executed.")]
     Import(ImportArgs),
     /// Write the model folder of a run's last checkpoint
     #[command(after_help = "Example: hsg-train export runs/camvid --out models/zoo/camvid-r18")]

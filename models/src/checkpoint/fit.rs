@@ -31,6 +31,13 @@ pub struct Left {
     pub element: ElementType,
 }
 
+impl Left {
+    /// Batches that a batch normalisation has seen: in every state dictionary, and of no use after training.
+    pub fn is_counter(&self) -> bool {
+        self.name.ends_with("num_batches_tracked")
+    }
+}
+
 /// What became of a file's tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FitReport {
@@ -66,8 +73,12 @@ impl std::fmt::Display for FitReport {
         if !converted.is_empty() {
             write!(f, "\nconverted to float32: {converted}")?;
         }
-        if !self.extra.is_empty() {
-            let names = self.extra.iter().map(|left| format!("{} {:?}", left.name, left.shape));
+        let (counters, extra): (Vec<&Left>, Vec<&Left>) = self.extra.iter().partition(|left| left.is_counter());
+        if !counters.is_empty() {
+            write!(f, "\nleft out: {} counters of batch normalisation (num_batches_tracked)", counters.len())?;
+        }
+        if !extra.is_empty() {
+            let names = extra.iter().map(|left| format!("{} {:?}", left.name, left.shape));
             write!(f, "\nleft out, not part of the network: {}", first_of(names))?;
         }
         if !self.foreign.is_empty() {
@@ -192,12 +203,27 @@ fn check_found(
             let names = extra.iter().map(|left| format!("`{}`", left.name));
             what += &format!("; the file has {}", first_of(names));
         }
-        let looks_like_optimiser = |left: &Left| left.name.contains("momentum_buffer") || left.name.contains("exp_avg");
-        if found.is_empty() && extra.iter().any(looks_like_optimiser) {
-            remedy = "this looks like an optimiser's state: give the file of the model beside it".to_owned();
+        if found.is_empty() && is_optimiser(file) {
+            remedy = OF_OPTIMISER.to_owned();
         }
+        what += &not_run(file);
     }
     Err(format_error(file.path(), what, remedy))
+}
+
+/// The remedy for a file of an optimiser.
+const OF_OPTIMISER: &str = "this looks like an optimiser's state: give the file of the model beside it";
+
+fn is_optimiser(file: &TensorFile) -> bool {
+    file.tensors().iter().any(|t| t.name.contains("momentum_buffer") || t.name.contains("exp_avg"))
+}
+
+/// What was left out because it would have to be run, for messages about what is missing.
+fn not_run(file: &TensorFile) -> String {
+    match file.foreign().is_empty() {
+        true => String::new(),
+        false => format!("; Python objects in it were not run, {}", first_of(file.foreign().iter().cloned())),
+    }
 }
 
 /// Of the levels, not of backbone and head.
@@ -217,7 +243,10 @@ pub fn infer_network(file: &TensorFile) -> Result<NetworkSpec> {
     // Shapes that the file holds no numbers for say nothing.
     let honest = file.tensors().iter().filter(|tensor| !tensor.is_larger_than_stored());
     let names: BTreeMap<&str, &StoredTensor> = honest.map(|tensor| (unwrap_name(&tensor.name).1, tensor)).collect();
-    let fail = |what: String| format_error(file.path(), what, REMEDY);
+    let fail = |what: String| {
+        let remedy = if is_optimiser(file) && !names.contains_key("conv_out.3.weight") { OF_OPTIMISER } else { REMEDY };
+        format_error(file.path(), what + &not_run(file), remedy)
+    };
     // First axis: outputs of a convolution, number of queries.
     let first_axis = |name: &str| names.get(name).and_then(|tensor| tensor.shape.first().copied());
     let needed = |name: &str| {
