@@ -440,7 +440,7 @@ mod training {
     #[test]
     fn every_command_of_the_trainer_has_help_with_an_example() {
         let sandbox = Sandbox::new();
-        for command in ["train", "edges", "export"] {
+        for command in ["train", "edges", "import", "export"] {
             let assert = sandbox.hsg_train().args([command, "--help"]).assert().success();
             let words =
                 predicate::str::contains(format!("hsg-train {command}")).and(predicate::str::contains("Example"));
@@ -479,6 +479,34 @@ mod training {
         let mut segment = sandbox.hsg();
         segment.arg("run").arg(root.join("train")).args(["--model", "model", "--out", "out"]).assert().code(0);
         assert_eq!(assert_whole(&sandbox.path("out")), Some(3));
+    }
+
+    /// A checkpoint as the authors' program writes it, without any settings, becomes a run and a model.
+    #[test]
+    fn import_export() {
+        let sandbox = Sandbox::new();
+        let file = tests::folders::workspace().join("tests/fixtures/torch_files/tiny.embedding_model.pth");
+        let import = |out: &str| {
+            let mut command = sandbox.hsg_train();
+            command.arg("import").arg(&file).args(["--out", out, "--json"]).assert()
+        };
+        let output = import("run").code(0);
+        let report = document(&output.get_output().stdout);
+        assert_eq!(report["network"]["groups"], serde_json::json!([3, 2]));
+        assert_eq!(report["stripped"]["embedding_model."], report["used"]);
+        assert!(Run::new(sandbox.path("run")).last_checkpoint().ends_with("0000000"));
+        import("run").code(2).stderr(predicate::str::contains("one that holds files"));
+
+        sandbox.hsg_train().args(["export", "run", "--out", "model"]).assert().code(0);
+        let card = fs::read_to_string(sandbox.path("model/CARD.md")).unwrap();
+        let sha256 = report["sha256"].as_str().unwrap();
+        assert!(card.contains("imported weights") && card.contains(sha256), "{card}");
+        sandbox.hsg().args(["inspect", "model"]).assert().code(0);
+
+        let mut other = sandbox.hsg_train();
+        other.args(["import", "--preset", "camvid-cpu", "--out", "other"]).arg(&file);
+        other.assert().code(2).stderr(predicate::str::contains("of another shape"));
+        assert!(!sandbox.path("other").exists());
     }
 
     #[test]

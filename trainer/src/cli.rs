@@ -41,6 +41,13 @@ pub enum Command {
     /// Name labelled images with a run's checkpoint: mIoU and accuracy by label retrieval
     #[command(after_help = "Example: hsg-train evaluate runs/camvid --root data/camvid --split test --all")]
     Evaluate(EvaluateArgs),
+    /// Make a run folder of a checkpoint that another program wrote: the authors' published ones, or safetensors
+    #[command(after_help = "Examples:\n  hsg-train import model-59999.pth --out runs/published\n  \
+                      hsg-train export runs/published --out models/published\n\nFILE is what torch.save writes (both of \
+                      its formats) or a safetensors file. Names are the authors'; what stands before them (`module.`, \
+                      `embedding_model.`) is taken off, what the network has no place for is left out and listed. \
+                      Nothing in FILE is ever executed.")]
+    Import(ImportArgs),
     /// Write the model folder of a run's last checkpoint
     #[command(after_help = "Example: hsg-train export runs/camvid --out models/zoo/camvid-r18")]
     Export(ExportArgs),
@@ -61,7 +68,7 @@ pub struct Common {
     /// Threads; 0 = all cores
     #[arg(long, global = true, env = "HSG_THREADS", value_name = "N")]
     pub threads: Option<usize>,
-    /// Settings file: everything for `train`, what is not typed for `edges`, the section [export] for `export`
+    /// Settings file: everything for `train` and `import`, what is not typed for `edges`, the section [export] for `export`
     #[arg(long, global = true, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
     /// Print the resolved settings and stop
@@ -117,7 +124,7 @@ pub struct EdgesArgs {
 /// `hsg-train train`
 #[derive(Args, Debug)]
 pub struct TrainArgs {
-    /// Settings that are part of the program: cityscapes, kitti-step, camvid, camvid-cpu, own-drives
+    /// Settings that are part of the program: cityscapes, kitti-step, camvid, camvid-cpu, own-drives, published
     #[arg(long, conflicts_with = "config")]
     pub preset: Option<String>,
     /// Folder of the data set
@@ -178,6 +185,20 @@ pub struct EvaluateArgs {
     /// auto (a GPU if there is one), cpu, cuda or cuda:N
     #[arg(long, env = "HSG_DEVICE")]
     pub device: Option<String>,
+}
+
+/// `hsg-train import`
+#[derive(Args, Debug)]
+pub struct ImportArgs {
+    /// Checkpoint: .pth, .pt or .safetensors
+    pub file: PathBuf,
+    /// Run folder
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Settings that are part of the program, network included: published or camvid-cpu. Without --preset and --config
+    /// the network is read off the file, and all other settings are those of `published`
+    #[arg(long, conflicts_with = "config")]
+    pub preset: Option<String>,
 }
 
 /// `hsg-train export`

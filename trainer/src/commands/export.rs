@@ -9,7 +9,7 @@ use segcore::image::ImageSize;
 use segcore::preprocess::PreprocessSpec;
 use serde_json::json;
 
-use super::{Exit, needed, print_json, show};
+use super::{Exit, import, needed, print_json, show};
 use crate::augment::{MEAN, STD};
 use crate::checkpoint;
 use crate::cli::{Common, ExportArgs};
@@ -82,7 +82,7 @@ pub fn run(args: &ExportArgs, common: &Common) -> Result<Exit> {
     let spec = ExportSpec {
         card: match &args.card {
             Some(path) => std::fs::read_to_string(path).map_err(|e| TrainError::file("read", path, e))?,
-            None => card(&name, &settings, checkpoint.state.step),
+            None => card(&name, &settings, &checkpoint.state),
         },
         training_log: training_log(&args.run, checkpoint.state.step)?,
         name,
@@ -136,12 +136,18 @@ fn integer(n: usize) -> toml::Value {
     toml::Value::Integer(i64::try_from(n).unwrap_or(i64::MAX))
 }
 
-fn card(name: &str, settings: &TrainSettings, step: usize) -> String {
-    let data = &settings.data;
+fn card(name: &str, settings: &TrainSettings, state: &checkpoint::State) -> String {
+    let (data, step) = (&settings.data, state.step);
+    let imported = state.commands.iter().find(|command| command.starts_with(import::COMMAND));
+    let start = match imported {
+        Some(command) => format!("imported weights (`{command}`)"),
+        None => "seeded initial weights".to_owned(),
+    };
     let from = match step {
-        0 => "untrained: seeded initial weights".to_owned(),
+        0 if imported.is_some() => format!("not trained by this program: {start}"),
+        0 => format!("untrained: {start}"),
         _ => format!(
-            "learned without labels from the split `{}` of `{}` in {step} steps of {} images × {} views",
+            "learned without labels from the split `{}` of `{}` in {step} steps of {} images × {} views, from {start}",
             data.split, data.dataset, settings.batch.images, settings.batch.views
         ),
     };

@@ -3,6 +3,7 @@
 mod edges;
 mod evaluate;
 mod export;
+mod import;
 mod train;
 
 use std::io::Write;
@@ -35,6 +36,7 @@ pub fn run(cli: &Cli) -> Result<Exit> {
         Command::Edges(args) => edges::run(args, common),
         Command::Train(args) => train::run(args, common),
         Command::Evaluate(args) => evaluate::run(args, common),
+        Command::Import(args) => import::run(args, common),
         Command::Export(args) => export::run(args, common),
     }
 }
