@@ -14,16 +14,21 @@ pub fn with_file_limit(sandbox: &Sandbox, kibibytes: u32, program: &Path) -> Com
     command
 }
 
-/// A file system of a few hundred kilobytes, unmounted at the end.
+/// A small file system, unmounted at the end.
 #[derive(Debug)]
 pub struct SmallDisk(pub PathBuf);
 
 impl SmallDisk {
     /// Mounts one at `folder`, which is not there yet; `None`, with a printed line, where that is not allowed.
     pub fn mount(folder: PathBuf) -> Option<Self> {
+        Self::mount_of(folder, "200k")
+    }
+
+    /// The same of another size, as `mount` writes it: `8m`.
+    pub fn mount_of(folder: PathBuf, size: &str) -> Option<Self> {
         fs::create_dir(&folder).unwrap();
         let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", "size=200k", "none"]).arg(&folder);
+        command.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(&folder);
         match command.output() {
             Ok(output) if output.status.success() => Some(Self(folder)),
             Ok(output) => {

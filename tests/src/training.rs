@@ -17,7 +17,7 @@ pub fn tiny_settings(steps: u32) -> toml::Table {
         batch = { images = 2, crop = 64 }
         kmeans = { grid_rows = 2, grid_columns = 2, rounds = 5 }
         optimiser = { warm_up_steps = 2 }
-        run = { threads = 1, checkpoint_every = 2 }
+        run = { threads = 1, checkpoint_every = 2, pictures_every = 0 }
         export = { input = [96, 64], grid = [4, 6], rounds = 10 }
     "#
     .parse()

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tests::disks::SmallDisk;
 use tests::outputs::{files, read_json};
 use tests::pictures::street_dataset;
 use tests::programs::{Sandbox, Started, hsg_train};
@@ -188,4 +189,208 @@ fn a_log_on_a_full_disk_is_no_reason_to_stop() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.contains("stdout") && !text.contains("panicked"), "{text}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_with_its_batch() {
+    let training = Training::new(40);
+    let settings = fs::read_to_string(training.sandbox.path("tiny.toml")).unwrap();
+    fs::write(
+        training.sandbox.path("tiny.toml"),
+        settings
+            .replace("learning_rate = 0.1", "learning_rate = 1e30")
+            .replace("warm_up_steps = 2", "warm_up_steps = 0"),
+    )
+    .unwrap();
+    let text = training.train("run", &[], 2);
+    let folder = files(&training.sandbox.path("run")).into_iter().find(|name| name.starts_with("diverged-"));
+    let folder = folder.unwrap_or_else(|| panic!("no batch was saved: {text}"));
+    let folder = folder.split('/').next().unwrap().to_owned();
+    assert!(text.contains(&folder) && text.contains("NaN") | text.contains("inf"), "{text}");
+    let batch = read_json(&training.sandbox.path("run").join(&folder).join("batch.json"));
+    assert_eq!(batch["images"].as_array().map(Vec::len), Some(2), "{batch}");
+    let bytes = fs::read(training.sandbox.path("run").join(&folder).join("batch.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.tensor("pixels").unwrap().shape(), [4, 64, 64, 3]);
+    assert_eq!(tensors.tensor("edges").unwrap().shape(), [4, 4, 4]);
+    // The checkpoints before it are whole.
+    training.run("run").assert_whole();
+}
+
+#[test]
+fn unreadable_images_are_left_out_until_they_are_too_many() {
+    let training = Training::new(3);
+    street_dataset(&training.root, "train", 12);
+    let broken = training.root.join("train/0001XX_000004.png");
+    let bytes = fs::read(&broken).unwrap();
+    fs::write(&broken, &bytes[..bytes.len() / 2]).unwrap();
+    let text = training.train("run", &[], 1);
+    assert!(text.contains("0001XX_000004.png"), "{text}");
+    let run = training.run("run");
+    assert_eq!(run.assert_whole(), 3);
+    assert_eq!(read_json(&run.last_checkpoint().join("state.json"))["images"], 11);
+    for index in 5..7 {
+        fs::write(training.root.join(format!("train/0001XX_{index:06}.png")), b"not a picture").unwrap();
+    }
+    let text = training.train("other", &[], 2);
+    assert!(text.contains("0001XX_00000") && text.contains("tenth"), "{text}");
+    assert!(!training.sandbox.path("other").exists());
+}
+
+#[test]
+fn a_full_disk_is_survived() {
+    let training = Training::new(100_000);
+    let Some(disk) = SmallDisk::mount_of(training.sandbox.path("small"), "8m") else { return };
+    let run = training.run("small/run");
+    let mut command = training.sandbox.command(hsg_train());
+    command.args(training.arguments("small/run", &[]));
+    let mut program = Started::new(command);
+    program.wait_until("eight steps", || run.num_lines() >= 8);
+    let mut filler = fs::File::create(disk.0.join("filler")).unwrap();
+    while std::io::Write::write(&mut filler, &[1; 4096]).is_ok_and(|n| n > 0) {}
+    // Nothing can be seen from outside while nothing can be written.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let full = run.num_lines();
+    fs::remove_file(disk.0.join("filler")).unwrap();
+    program.wait_until("it goes on", || run.num_lines() > full + 20);
+    program.send("TERM");
+    let output = program.finish();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(143), "{text}");
+    assert!(text.contains("the run goes on") && !text.contains("panicked"), "{text}");
+    let last = run.assert_whole();
+    let steps: Vec<u64> = run.metrics().iter().map(|line| line["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, (1..=last).collect::<Vec<_>>(), "a line is missing");
+}
+
+#[test]
+fn the_newest_checkpoints_and_the_best_are_kept() {
+    let training = Training::new(12);
+    street_dataset(&training.root, "val", 2);
+    let mut settings = tiny_settings(12);
+    settings["run"]["keep_checkpoints"] = 3.into();
+    settings["run"]["pictures_every"] = 6.into();
+    for (key, value) in [("every", 4), ("images", 2), ("bank_images", 3)] {
+        settings["evaluation"][key] = value.into();
+    }
+    fs::write(training.sandbox.path("tiny.toml"), settings.to_string()).unwrap();
+    training.train("run", &[], 0);
+    let run = training.sandbox.path("run");
+    let text = fs::read_to_string(run.join("evaluation.jsonl")).unwrap();
+    let evaluations: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(evaluations.iter().map(|e| e["step"].as_u64().unwrap()).collect::<Vec<_>>(), [4, 8, 12]);
+    let best = evaluations.iter().rev().max_by(|a, b| {
+        a["miou"].as_f64().unwrap().total_cmp(&b["miou"].as_f64().unwrap()).then(std::cmp::Ordering::Less)
+    });
+    let best = format!("{:07}", best.unwrap()["step"].as_u64().unwrap());
+    assert_eq!(fs::read_to_string(run.join("best")).unwrap().trim(), best);
+    let mut kept: Vec<String> = ["0000008", "0000010", "0000012"].map(str::to_owned).into();
+    if !kept.contains(&best) {
+        kept.insert(0, best);
+    }
+    let mut names: Vec<String> = fs::read_dir(run.join("checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names, kept);
+    for what in ["view0", "view1", "edges", "level1", "level2", "embedding"] {
+        image::open(run.join(format!("pictures/sample0_{what}.png"))).unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+    let report = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(report.contains("mIoU") && report.contains("</html>"), "{}", report.len());
+    assert!(files(&run).iter().any(|name| name.contains("tfevents")), "no TensorBoard events");
+    // The same figures from the command.
+    let output = training.sandbox.hsg_train().args(["evaluate", "run", "--best", "--json"]).assert().code(0);
+    let again: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    let expected = evaluations.iter().find(|e| e["step"] == again["step"]).unwrap();
+    assert_eq!((&again["miou"], &again["accuracy"]), (&expected["miou"], &expected["accuracy"]));
+}
+
+#[test]
+fn terms_of_the_loss_and_views_can_be_switched_off() {
+    let training = Training::new(2);
+    training.train("edge", &["--losses", "edge", "--views", "1"], 0);
+    for line in training.run("edge").metrics() {
+        assert!(line["loss_edge"].as_f64().unwrap() > 0.0, "{line}");
+        assert_eq!(line["loss"], line["loss_edge"], "{line}");
+    }
+    training.train("grouping", &["--losses", "edge,grouping"], 0);
+    for line in training.run("grouping").metrics() {
+        assert!(line["loss_grouping_1"].as_f64().unwrap() > 0.0, "{line}");
+        assert_eq!(line["loss_feature_1"].as_f64(), Some(0.0), "{line}");
+    }
+    // Another loss is another run.
+    let text = training.train("edge", &["--resume", "--steps", "3"], 2);
+    assert!(text.contains("batch.views") || text.contains("loss."), "{text}");
+}
+
+#[test]
+fn epochs_become_steps_of_the_data_set() {
+    let training = Training::new(0);
+    let mut settings = tiny_settings(0);
+    settings["run"]["epochs"] = 3.into();
+    fs::write(training.sandbox.path("tiny.toml"), settings.to_string()).unwrap();
+    training.train("run", &[], 0);
+    // Three images three times, two a step.
+    assert_eq!(training.run("run").assert_whole(), 5);
+    training.train("run", &["--resume"], 0);
+    assert_eq!(training.run("run").metrics().len(), 5);
+}
+
+#[test]
+fn every_preset_is_whole() {
+    let training = Training::new(0);
+    for preset in ["cityscapes", "kitti-step", "camvid", "camvid-cpu", "own-drives", "published"] {
+        let output =
+            training.sandbox.hsg_train().args(["train", "--preset", preset, "--show-settings"]).assert().code(0);
+        let text = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+        let settings: toml::Table = text.parse().unwrap();
+        assert!(settings["run"]["seed"].is_integer(), "{preset}");
+    }
+    let output = training.sandbox.hsg_train().args(["train", "--preset", "moon", "--out", "run"]).assert().code(2);
+    let text = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+    assert!(text.contains("kitti-step") && text.contains("moon"), "{text}");
+}
+
+/// A folder with a video and nothing else: frames are taken, over-segmented and learned from.
+#[test]
+fn own_drives_are_learned_from() {
+    let training = Training::new(2);
+    let drives = training.sandbox.path("drives/monday");
+    fs::create_dir_all(&drives).unwrap();
+    fs::copy(tests::folders::workspace().join("assets/clips/highway.mp4"), drives.join("trip.mp4")).unwrap();
+    let mut settings = tiny_settings(2);
+    settings["data"] = toml::Value::Table(
+        "dataset = \"folder\"\nsplit = \".\"\nframes = { min_difference = 0.0, max_per_video = 4 }".parse().unwrap(),
+    );
+    settings.remove("evaluation");
+    fs::write(training.sandbox.path("own.toml"), settings.to_string()).unwrap();
+    let mut command = training.sandbox.hsg_train();
+    let assert = command.args(["train", "--config", "own.toml", "--root", "drives", "--out", "run"]).assert().code(0);
+    let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(text.contains("trip.mp4: 4 of"), "{text}");
+    let run = training.run("run");
+    assert_eq!(run.assert_whole(), 2);
+    assert_eq!(read_json(&run.last_checkpoint().join("state.json"))["images"], 4);
+    assert_eq!(files(&training.sandbox.path("drives")), ["monday/trip.mp4"], "nothing is written beside the drives");
+}
+
+#[test]
+fn a_checkpoint_of_pytorch_becomes_a_model() {
+    let training = Training::new(0);
+    let file = tests::folders::workspace().join("tests/fixtures/torch_files/tiny.module.legacy.pth");
+    let mut command = training.sandbox.hsg_train();
+    let assert = command.arg("import").arg(&file).args(["--out", "run"]).assert().code(0);
+    let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(text.contains("module.") && text.contains("313 tensors used"), "{text}");
+    training.sandbox.hsg_train().args(["export", "run", "--out", "model"]).assert().code(0);
+    let card = fs::read_to_string(training.sandbox.path("model/CARD.md")).unwrap();
+    assert!(card.contains("import"), "{card}");
+
+    let file = tests::folders::workspace().join("tests/fixtures/torch_files/tiny.backbone_only.pth");
+    let assert = training.sandbox.hsg_train().arg("import").arg(&file).args(["--out", "other"]).assert().code(2);
+    let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(text.contains("tiny.backbone_only.pth") && text.contains("levels"), "{text}");
+    assert!(!training.sandbox.path("other").exists());
 }
