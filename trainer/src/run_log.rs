@@ -15,7 +15,7 @@ use crate::evaluate::Evaluation;
 use crate::events::EventWriter;
 use crate::pictures::Picture;
 use crate::trainer::StepReport;
-use crate::training_report;
+use crate::training_report::write_training_report;
 
 /// One JSON object a step.
 pub const METRICS_FILE: &str = "metrics.jsonl";
@@ -93,9 +93,9 @@ impl RunLog {
         let evaluations = run.join(EVALUATION_FILE);
         let evaluations = if evaluations.is_file() { Some(Lines::open(evaluations, step)?) } else { None };
         let mut log = RunLog { run: run.to_owned(), metrics, evaluations, events: None, warned: false };
-        match EventWriter::create(run, step as u64) {
+        match EventWriter::create(run, step) {
             Ok(events) => log.events = Some(events),
-            Err(error) => log.warn(&TrainError::file("create", &run.join("events"), error)),
+            Err(error) => log.warn(&error.into()),
         }
         Ok(log)
     }
@@ -155,21 +155,19 @@ impl RunLog {
         let Some(events) = &mut self.events else { return };
         for Picture { sample, what, size, png } in pictures {
             let tag = format!("sample{sample}/{what}");
-            if let Err(error) = events.image(step as u64, &tag, size.width as u32, size.height as u32, png) {
-                let error = TrainError::file("write", events.path(), error);
-                return self.warn(&error);
+            if let Err(error) = events.image(step, &tag, size.width as u32, size.height as u32, png) {
+                return self.warn(&error.into());
             }
         }
     }
 
     /// Writes `report.html` and what is waiting.
     pub fn report(&mut self) {
-        let events = self.events.as_mut().map(|events| (events.path().to_owned(), events.flush()));
-        if let Some((path, Err(error))) = events {
-            self.warn(&TrainError::file("write", &path, error));
+        if let Some(Err(error)) = self.events.as_mut().map(EventWriter::flush) {
+            self.warn(&error.into());
         }
-        if let Err(error) = training_report::write(&self.run) {
-            self.warn(&TrainError::from(error));
+        if let Err(error) = write_training_report(&self.run) {
+            self.warn(&error.into());
         }
     }
 
@@ -185,10 +183,9 @@ impl RunLog {
 
     fn scalars(&mut self, step: usize, values: &[(&str, f64)]) {
         let Some(events) = &mut self.events else { return };
-        let written = values.iter().try_for_each(|(name, value)| events.scalar(step as u64, name, *value as f32));
+        let written = values.iter().try_for_each(|(name, value)| events.scalar(step, name, *value));
         if let Err(error) = written {
-            let error = TrainError::file("write", events.path(), error);
-            self.warn(&error);
+            self.warn(&error.into());
         }
     }
 

@@ -13,19 +13,21 @@ use crate::process::{cargo, workspace};
 const ARROWS: &[(&str, &[&str])] = &[
     ("segcore", &[]),
     ("wire", &[]),
+    ("report", &[]),
     ("datasets", &["segcore", "video"]),
     ("evaluation", &["segcore"]),
     ("oversegment", &["segcore"]),
     ("retrieval", &["segcore"]),
     ("models", &["segcore"]),
     ("video", &["segcore"]),
-    ("trainer", &["segcore", "datasets", "evaluation", "oversegment", "retrieval", "models"]),
-    ("runtime", &["segcore", "video", "datasets", "evaluation", "retrieval", "wire", "models"]),
+    ("trainer", &["segcore", "datasets", "evaluation", "oversegment", "retrieval", "report", "models"]),
+    ("runtime", &["segcore", "video", "datasets", "evaluation", "retrieval", "report", "wire", "models"]),
     (
         "tests",
         &[
             "segcore",
             "wire",
+            "report",
             "datasets",
             "evaluation",
             "oversegment",
@@ -45,7 +47,7 @@ const LIBTORCH_PACKAGES: &[&str] = &["tch", "torch-sys"];
 const LIBTORCH_USERS: &[&str] = &["trainer", "tests"];
 
 /// Crates that the runtime may use from its commands only: a frame's way needs none of them.
-const COMMANDS_ONLY: &[&str] = &["datasets", "evaluation"];
+const COMMANDS_ONLY: &[&str] = &["datasets", "evaluation", "report"];
 
 /// What `cargo metadata` says of the workspace's own packages.
 pub fn metadata() -> Result<Value> {
@@ -94,7 +96,7 @@ fn faults(metadata: &Value) -> Vec<String> {
     faults
 }
 
-/// `datasets` and `evaluation` are used in runtime/src/commands/ and nowhere else in the runtime.
+/// `datasets`, `evaluation` and `report` are used in runtime/src/commands/ and nowhere else in the runtime.
 fn runtime_faults() -> Result<Vec<String>> {
     let mut faults = Vec::new();
     for file in rust_files()? {
