@@ -71,7 +71,9 @@ impl Cityscapes {
         }
         if let Some(first) = left_out.first() {
             let (num, first) = (left_out.len(), first.display());
-            log::warn!("{num} images are left out because they are not named CITY_SEQUENCE_FRAME_leftImg8bit: {first}, …");
+            log::warn!(
+                "{num} images are left out because they are not named CITY_SEQUENCE_FRAME_leftImg8bit: {first}, …"
+            );
         }
         if samples.is_empty() {
             return Err(DatasetError::EmptySplit {
@@ -120,7 +122,8 @@ impl City<'_> {
             sequences.push(Sequence { name: self.name.to_owned(), drive: self.name.to_owned(), rate_hz: None });
         }
         for (index, (file, frame)) in frames.into_iter().enumerate() {
-            let labels = self.annotation(&frame).unwrap_or_else(|| self.annotations.join(format!("{frame}{LABEL_IDS}")));
+            let labels =
+                self.annotation(&frame).unwrap_or_else(|| self.annotations.join(format!("{frame}{LABEL_IDS}")));
             self.add(&file, Some(labels), self.name, index, samples)?;
         }
         Ok(())
@@ -161,7 +164,10 @@ impl City<'_> {
 
     /// The annotation of a frame, if there is one.
     fn annotation(&self, frame: &str) -> Option<PathBuf> {
-        [LABEL_IDS, TRAIN_IDS].map(|suffix| self.annotations.join(format!("{frame}{suffix}"))).into_iter().find(|p| p.is_file())
+        [LABEL_IDS, TRAIN_IDS]
+            .map(|suffix| self.annotations.join(format!("{frame}{suffix}")))
+            .into_iter()
+            .find(|p| p.is_file())
     }
 
     fn add(

@@ -111,7 +111,9 @@ fn jpeg_size(file: &mut BufReader<File>) -> Result<ImageSize, Problem> {
             }
             _ => {
                 let length = u16::from_be_bytes(bytes(file)?);
-                let rest = length.checked_sub(2).ok_or_else(|| Problem::Content("a JPEG segment of negative length".into()))?;
+                let rest = length
+                    .checked_sub(2)
+                    .ok_or_else(|| Problem::Content("a JPEG segment of negative length".into()))?;
                 file.seek_relative(rest.into())?;
             }
         }

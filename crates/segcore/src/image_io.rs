@@ -212,7 +212,8 @@ pub fn read_gray16(path: impl AsRef<Path>) -> Result<GrayImage16, ImageFileError
 pub fn read_rgb8(path: impl AsRef<Path>) -> Result<Frame, ImageFileError> {
     let path = path.as_ref();
     let (size, pixels) = read_exact(path, png::ColorType::Rgb, png::BitDepth::Eight)?;
-    let damaged = |e: crate::image::ImageError| ImageFileError::Damaged { path: path.to_owned(), reason: e.to_string() };
+    let damaged =
+        |e: crate::image::ImageError| ImageFileError::Damaged { path: path.to_owned(), reason: e.to_string() };
     Frame::from_pixels(size, PixelFormat::Rgb8, pixels).map_err(damaged)
 }
 
