@@ -177,6 +177,23 @@ proptest! {
     }
 }
 
+/// Headers and ends of files are all that is read.
+#[test]
+fn three_thousand_images_take_less_than_ten_seconds() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = folder.path().join("0.png");
+    image_of(&first, ImageSize::new(64, 48));
+    let bytes = fs::read(&first).unwrap();
+    for index in 1..3000 {
+        fs::write(folder.path().join(format!("{index}.png")), &bytes).unwrap();
+    }
+    let data = opened(DatasetKind::Folder, folder.path(), ".", &[]);
+    let start = std::time::Instant::now();
+    let report = check(&*data, CheckOptions::default()).unwrap();
+    println!("{report} ({:?})", start.elapsed());
+    assert!(report.is_clean() && start.elapsed().as_secs() < 10);
+}
+
 /// 394 images with their annotations take well below a second.
 #[test]
 fn the_real_camvid_is_clean() {

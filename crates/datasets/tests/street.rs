@@ -196,6 +196,8 @@ fn kittis_own_folders_have_the_official_split() {
     assert_eq!(train.sequences().len(), 12);
     assert!(!sequence_names(&*train).iter().any(|name| VALIDATION.contains(name)));
     assert_has(&error(KITTI, root, "train", &["0002"]), &["`0002`", "0000, 0001, 0003"]);
+    // However it is written.
+    assert_eq!(opened(KITTI, root, "./train/", &[]).sequences().len(), 12);
     assert_eq!(sequence_names(&*opened(KITTI, root, "test", &[])), ["0000"]);
     // The maps have a folder `val`, the images do not.
     fs::create_dir(root.join("panoptic_maps/val")).unwrap();
