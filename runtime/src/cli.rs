@@ -166,7 +166,7 @@ pub struct RunArgs {
 /// A data set.
 #[derive(Args, Clone, Debug)]
 pub struct DatasetArgs {
-    /// Kind of data set: camvid or folder.
+    /// Kind of data set: cityscapes, kitti-step, camvid or folder.
     #[arg(long, value_name = "NAME", env = "HSG_DATASET")]
     pub dataset: Option<String>,
     /// Its folder.

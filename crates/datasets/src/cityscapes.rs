@@ -15,7 +15,7 @@ use segcore::hierarchy::{ClassId, TrainId};
 use segcore::label_space::LabelSpace;
 
 use crate::annotation::{AnnotationValues, IGNORE};
-use crate::files::{Listing, check_annotation_files, found_folders, without_extension};
+use crate::files::{Listing, check_annotation_files, found_folders, normal_split, without_extension};
 use crate::sequences::{Sequence, select};
 use crate::{Annotation, Dataset, DatasetError, SampleEntry};
 
@@ -39,10 +39,11 @@ pub(crate) struct Cityscapes {
 
 impl Cityscapes {
     pub(crate) fn open(root: &Path, split: &str, selection: &[String]) -> Result<Self, DatasetError> {
-        let video_split = split.strip_prefix(SEQUENCE_SPLIT);
+        let normal = normal_split(split);
+        let video_split = normal.strip_prefix(SEQUENCE_SPLIT);
         let part = if video_split.is_some() { "leftImg8bit_sequence" } else { "leftImg8bit" };
         let images = root.join(part);
-        let folder = images.join(video_split.unwrap_or(split));
+        let folder = images.join(video_split.unwrap_or(&normal));
         if !folder.is_dir() {
             return Err(DatasetError::MissingPart {
                 path: folder,
@@ -50,7 +51,7 @@ impl Cityscapes {
                 found: found_folders(if images.is_dir() { &images } else { root }),
             });
         }
-        let annotations = root.join("gtFine").join(video_split.unwrap_or(split));
+        let annotations = root.join("gtFine").join(video_split.unwrap_or(&normal));
         let mut sequences = Vec::new();
         let mut samples = Vec::new();
         let mut left_out: Vec<PathBuf> = Vec::new();
@@ -149,7 +150,8 @@ impl City<'_> {
         let mut before: Option<(String, u64)> = None;
         let (mut sequence, mut index) = (String::new(), 0);
         for (run, number, file, frame) in numbered {
-            let goes_on = before.as_ref().is_some_and(|(last_run, last)| *last_run == run && number <= last + 1);
+            let goes_on =
+                before.as_ref().is_some_and(|(last_run, last)| *last_run == run && number.saturating_sub(1) <= *last);
             if !goes_on {
                 (sequence, index) = (frame.clone(), 0);
                 let drive = self.name.to_owned();

@@ -291,8 +291,9 @@ struct Extracted {
 }
 
 impl Extracted {
-    fn of(marker: Marker, was_cached: bool) -> Self {
+    fn of(video: &Path, marker: Marker, was_cached: bool) -> Self {
         let Marker { num_decoded, num_promised, problem, frames, .. } = marker;
+        let problem = problem.map(|problem| format!("{}: {problem}", video.display()));
         Self { frames, num_decoded, num_promised, was_cached, problem }
     }
 
@@ -332,7 +333,7 @@ fn extract(
         }
     };
     if let Some(marker) = cached(target, &source) {
-        return Ok(Extracted::of(marker, true));
+        return Ok(Extracted::of(video, marker, true));
     }
     let mut reader = match VideoReader::open(video) {
         Ok(reader) => reader,
@@ -344,12 +345,7 @@ fn extract(
         Err(problem) => return Ok(Extracted::left_out(format!("{problem}; the video is left out"))),
     };
     temporary.replace(target, &marker.source)?;
-    if let Some(problem) = &marker.problem {
-        log::debug!("{}: {problem}", video.display());
-    }
-    let mut extracted = Extracted::of(marker, false);
-    extracted.problem = extracted.problem.map(|problem| format!("{}: {problem}", video.display()));
-    Ok(extracted)
+    Ok(Extracted::of(video, marker, false))
 }
 
 /// Decodes a video and writes its chosen frames and the marker into `folder`; the inner error says why there is none.
@@ -383,7 +379,7 @@ fn write_frames(
             num_kept += 1;
         }
         num_kept -= remove_frames(folder, &mut dropped)?;
-        if reader.frames_decoded() % REPORT_EVERY == 0 {
+        if reader.frames_decoded().is_multiple_of(REPORT_EVERY) {
             report(reader.frames_decoded(), num_promised, num_kept);
         }
     }

@@ -54,6 +54,15 @@ pub(crate) fn without_extension(path: &str) -> &str {
     path.rsplit_once('.').filter(|(_, extension)| !extension.contains('/')).map_or(path, |(stem, _)| stem)
 }
 
+/// `./a//b/` → `a/b`: however a split is written, it is one. Splits have been checked to stay below the root.
+pub(crate) fn normal_split(split: &str) -> String {
+    let parts = Path::new(split).components().filter_map(|part| match part {
+        std::path::Component::Normal(name) => name.to_str(),
+        _ => None,
+    });
+    parts.collect::<Vec<_>>().join("/")
+}
+
 /// Fails with the first few and the number of the files that are not there.
 pub(crate) fn check_files<'a>(
     what: &'static str,

@@ -14,7 +14,9 @@ use segcore::label_space::{Class, LabelSpace};
 use serde::Deserialize;
 
 use crate::annotation::{AnnotationValues, IGNORE};
-use crate::files::{IMAGE_EXTENSIONS, check_files, found_folders, has_extension, read_text, without_extension};
+use crate::files::{
+    IMAGE_EXTENSIONS, check_files, found_folders, has_extension, normal_split, read_text, without_extension,
+};
 use crate::sequences::{Sequence, select};
 use crate::{Annotation, Dataset, DatasetError, SampleEntry};
 
@@ -147,15 +149,8 @@ pub(crate) struct Layout {
 impl Layout {
     /// Looks through the split's folder.
     pub(crate) fn find(root: &Path, split: &str) -> Result<Self, DatasetError> {
-        // `a/./b/` and `a/b` are one split.
-        let parts: Vec<String> = Path::new(split)
-            .components()
-            .filter_map(|part| match part {
-                std::path::Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
-                _ => None,
-            })
-            .collect();
-        let folder = root.join(parts.join("/"));
+        let normal = normal_split(split);
+        let folder = root.join(&normal);
         if !folder.is_dir() {
             return Err(DatasetError::MissingPart {
                 path: folder,
@@ -163,14 +158,14 @@ impl Layout {
                 found: found_folders(root),
             });
         }
-        let annotations = if parts.is_empty() {
+        let annotations = if normal.is_empty() {
             [".annot", "annot"].map(|name| root.join(name)).into_iter().find(|path| path.is_dir())
         } else {
-            Some(root.join(format!("{}annot", parts.join("/"))))
+            Some(root.join(format!("{normal}annot")))
         };
         let mut found = Found::default();
         // The split may be a hidden folder; only what is inside it is filtered.
-        let is_root = parts.is_empty();
+        let is_root = normal.is_empty();
         found.walk(&folder, "", is_root, &mut HashSet::new())?;
         let Found { images, mut videos } = found;
         videos.sort();

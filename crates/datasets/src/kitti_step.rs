@@ -14,7 +14,7 @@ use segcore::label_space::LabelSpace;
 
 use crate::annotation::{AnnotationValues, check_size};
 use crate::cityscapes::train_id_values;
-use crate::files::{Listing, check_annotation_files, found_folders, without_extension};
+use crate::files::{Listing, check_annotation_files, found_folders, normal_split, without_extension};
 use crate::panoptic_png;
 use crate::sequences::{FrameGap, Sequence, select};
 use crate::{Annotation, Dataset, DatasetError, SampleEntry};
@@ -34,12 +34,13 @@ pub(crate) struct KittiStep {
 
 impl KittiStep {
     pub(crate) fn open(root: &Path, split: &str, selection: &[String]) -> Result<Self, DatasetError> {
-        let (folder, names) = find_sequences(root, split)?;
+        let normal = normal_split(split);
+        let (folder, names) = find_sequences(root, &normal)?;
         let mut sequences = Vec::new();
         let mut samples = Vec::new();
         let mut gaps = Vec::new();
         for name in names {
-            let annotations = annotation_folder(root, split, &name);
+            let annotations = annotation_folder(root, &normal, &name);
             let before = samples.len();
             let numbers = add_frames(&folder, &name, &annotations, &mut samples)?;
             if samples.len() > before {
