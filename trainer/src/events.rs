@@ -299,8 +299,10 @@ mod tests {
         })
     }
 
+    /// TensorFlow's `lib/hash/crc32c.h`.
     fn mask(crc: u32) -> u32 {
-        ((crc >> 15) | (crc << 17)).wrapping_add(0xa282_ead8)
+        let turned = u64::from(crc) << 17 | u64::from(crc) >> 15;
+        ((turned + 0xa282_ead8) & 0xffff_ffff) as u32
     }
 
     fn take<'a>(rest: &mut &'a [u8], count: usize) -> &'a [u8] {
