@@ -299,8 +299,10 @@ mod tests {
         })
     }
 
+    /// TensorFlow's `lib/hash/crc32c.h`.
     fn mask(crc: u32) -> u32 {
-        ((crc >> 15) | (crc << 17)).wrapping_add(0xa282_ead8)
+        let turned = u64::from(crc) << 17 | u64::from(crc) >> 15;
+        ((turned + 0xa282_ead8) & 0xffff_ffff) as u32
     }
 
     fn take<'a>(rest: &mut &'a [u8], count: usize) -> &'a [u8] {
@@ -393,7 +395,7 @@ mod tests {
         let mut writer = EventWriter::create(folder.path(), 0).unwrap();
         writer.scalar(1, "loss/total", 2.5).unwrap();
         writer.scalar(2, "loss/total", 0.0).unwrap();
-        writer.image(2, "sample0/level1", 3, 2, b"\x89PNG...").unwrap();
+        writer.image(2, "sample0/level1", 3, 2, b"\x89PNG data").unwrap();
         writer.text(2, "settings", "# hello").unwrap();
         writer.flush().unwrap();
         let events = events(writer.path());
@@ -412,7 +414,7 @@ mod tests {
         let image = message(&value(4), 4);
         assert_eq!(
             [1, 2, 3, 4].map(|number| image[&number].clone()),
-            [Field::Number(2), Field::Number(3), Field::Number(3), Field::Bytes(b"\x89PNG...".to_vec())]
+            [Field::Number(2), Field::Number(3), Field::Number(3), Field::Bytes(b"\x89PNG data".to_vec())]
         );
         assert_eq!(message(&message(&value(5), 9), 1)[&1], bytes("text"));
         let tensor = message(&value(5), 8);

@@ -510,7 +510,7 @@ mod tests {
         write(run, "metrics.jsonl", lines + "{\"step\":21,\"lo");
         write(run, "settings.toml", "[run]\nsteps = 40\n[batch]\nimages = 4\n# <b>\n");
         let evaluation = "{\"step\":10,\"miou\":0.25,\"accuracy\":0.6,\"levels\":[{\"level\":0,\"covering\":0.5,\
-                          \"nf_covering\":0.4}]}\n{\"step\":20,\"miou\":0.2,\"accuracy\":null,\"levels\":[]}\n{\"st";
+                          \"nf_covering\":0.4}]}\n{\"step\":20,\"miou\":0.2,\"accuracy\":null,\"levels\":[{\"level\":0}]}\n{\"st";
         write(run, "evaluation.jsonl", evaluation);
         write(run, "last", "0000020\n");
         write(run, "best", "0000010\n");
