@@ -329,7 +329,7 @@ fn terms_of_the_loss_and_views_can_be_switched_off() {
 fn epochs_become_steps_of_the_data_set() {
     let training = Training::new(0);
     let mut settings = tiny_settings(0);
-    settings["run"]["epochs"] = 3.into();
+    settings["run"].as_table_mut().unwrap().insert("epochs".into(), 3.into());
     fs::write(training.sandbox.path("tiny.toml"), settings.to_string()).unwrap();
     training.train("run", &[], 0);
     // Three images three times, two a step.

@@ -14,11 +14,19 @@ use crate::error::{Result, TrainError};
 use crate::progress::{Progress, say};
 use crate::settings::{DataSettings, dataset_kind};
 
+/// A data set, and how many of its videos could not be read to their end (they are named on stderr).
+pub struct Opened {
+    /// The images.
+    pub dataset: Box<dyn Dataset>,
+    /// Videos with a problem.
+    pub damaged_videos: usize,
+}
+
 /// Opens the data set; `None` when that was interrupted. Frames of videos in a folder are extracted into the cache first.
 ///
 /// # Errors
 /// No `--root`; what the data set's own checks find.
-pub fn open(data: &DataSettings, quiet: bool, interrupt: &AtomicBool) -> Result<Option<Box<dyn Dataset>>> {
+pub fn open(data: &DataSettings, quiet: bool, interrupt: &AtomicBool) -> Result<Option<Opened>> {
     let root = data.root.as_deref().ok_or_else(|| TrainError::Invalid {
         what: "--root".into(),
         expected: "the folder of the data set".into(),
@@ -27,7 +35,8 @@ pub fn open(data: &DataSettings, quiet: bool, interrupt: &AtomicBool) -> Result<
     })?;
     let kind = dataset_kind(&data.dataset)?;
     if kind != DatasetKind::Folder {
-        return Ok(Some(datasets::open(kind, root, &data.split, &data.sequences)?));
+        let dataset = datasets::open(kind, root, &data.split, &data.sequences)?;
+        return Ok(Some(Opened { dataset, damaged_videos: 0 }));
     }
     let choice = data.frames.choice();
     let cache = frames_folder(data, &choice)?;
@@ -54,7 +63,8 @@ pub fn open(data: &DataSettings, quiet: bool, interrupt: &AtomicBool) -> Result<
             say(&format!("{path}: {kept} of {decoded} frames taken{problem}"));
         }
     }
-    Ok(Some(drives.dataset))
+    let damaged_videos = drives.videos.iter().filter(|video| video.problem.is_some()).count();
+    Ok(Some(Opened { dataset: drives.dataset, damaged_videos }))
 }
 
 /// Counts, sizes and damage of the images, said on stderr; `crop` is the smallest useful size. False when interrupted.

@@ -25,6 +25,7 @@ pub mod optimiser;
 pub mod pictures;
 pub mod profile;
 pub mod progress;
+pub mod run_folder;
 pub mod run_log;
 pub mod schedule;
 pub mod settings;

@@ -14,15 +14,9 @@ use crate::error::{Result, TrainError};
 use crate::evaluate::Evaluation;
 use crate::events::EventWriter;
 use crate::pictures::Picture;
+use crate::run_folder::{EVALUATION_FILE, METRICS_FILE, PICTURES_FOLDER};
 use crate::trainer::StepReport;
 use crate::training_report::write_training_report;
-
-/// One JSON object a step.
-pub const METRICS_FILE: &str = "metrics.jsonl";
-/// One JSON object an evaluation.
-pub const EVALUATION_FILE: &str = "evaluation.jsonl";
-/// PNG files of the newest pictures.
-const PICTURES: &str = "pictures";
 
 /// A file of JSON lines, one or more a step, that survives a full disk.
 struct Lines {
@@ -142,7 +136,7 @@ impl RunLog {
 
     /// Shows pictures: the newest as files, all in the events.
     pub fn pictures(&mut self, step: usize, pictures: &[Picture]) {
-        let folder = self.run.join(PICTURES);
+        let folder = self.run.join(PICTURES_FOLDER);
         let shown =
             std::fs::create_dir_all(&folder).map_err(|e| TrainError::file("create", &folder, e)).and_then(|()| {
                 pictures.iter().try_for_each(|Picture { sample, what, png, .. }| {

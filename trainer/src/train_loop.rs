@@ -19,14 +19,11 @@ use crate::loader::{Batch, BatchSpec, Loader, Samples, Shard, make_batch};
 use crate::pictures;
 use crate::profile::{Profiler, Stage};
 use crate::progress::{Progress, say};
+use crate::run_folder::SMOOTHING;
 use crate::run_log::RunLog;
 use crate::settings::TrainSettings;
 use crate::trainer::{StepReport, Trainer, cells};
 
-/// Name of the file with the resolved settings in a run folder.
-pub const SETTINGS_FILE: &str = "settings.toml";
-/// Weight of a new step in the smoothed loss.
-const SMOOTHING: f64 = 0.01;
 /// Images whose pictures are drawn.
 const PICTURED_IMAGES: usize = 2;
 /// The step of the pictured batch: one that no run reaches, so that its views are seen by no update.
@@ -389,9 +386,4 @@ pub fn profile(trainer: &mut Trainer, samples: &Arc<Samples>, steps: usize) -> R
         backbone_millis: alone.get(alone.len() / 2).copied().unwrap_or(0.0),
         images: trainer.settings().batch.images,
     })
-}
-
-/// Path of the settings of a run folder.
-pub fn settings_file(run: &Path) -> PathBuf {
-    run.join(SETTINGS_FILE)
 }

@@ -9,17 +9,8 @@ use models::files::{file_error, read_file, write_atomically};
 use report::{LineChart, Page, Picture, Series, Table};
 use serde_json::Value;
 
-/// Name of the report in a run folder.
-pub const REPORT_FILE: &str = "report.html";
-/// One JSON object an evaluation: `step, miou, accuracy, levels [{level, covering, nf_covering}]`.
-pub const EVALUATION_FILE: &str = "evaluation.jsonl";
-/// Folder of the pictures of the latest evaluation, `sample{I}_{what}.png`.
-pub const PICTURES_FOLDER: &str = "pictures";
-/// As `train_loop` writes them; named here again because that module links libtorch and this one must not.
-const METRICS_FILE: &str = "metrics.jsonl";
-const SETTINGS_FILE: &str = "settings.toml";
-/// Weight of a new step in a smoothed curve, as in the checkpoints' smoothed loss.
-const SMOOTHING: f64 = 0.01;
+use crate::run_folder::{EVALUATION_FILE, METRICS_FILE, PICTURES_FOLDER, REPORT_FILE, SETTINGS_FILE, SMOOTHING};
+
 /// More samples would make a file that browsers open slowly.
 const MOST_SAMPLES: usize = 12;
 

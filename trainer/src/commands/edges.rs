@@ -60,13 +60,15 @@ pub fn run(args: &EdgesArgs, common: &Common) -> Result<Exit> {
     let quiet = common.quiet || common.json;
     let started = std::time::Instant::now();
     let signals = listen()?;
-    let dataset = match &args.import {
+    let opened = match &args.import {
         Some(_) if !has_data => None,
         _ => match data::open(&settings.data, quiet, signals.stop())? {
-            Some(dataset) => Some(dataset),
+            Some(opened) => Some(opened),
             None => return Ok(Exit::Interrupted(signals.received())),
         },
     };
+    let damaged_videos = opened.as_ref().map_or(0, |opened| opened.damaged_videos);
+    let dataset = opened.map(|opened| opened.dataset);
     let done = match (&args.import, &dataset) {
         (Some(source), dataset) => import_edges(source, out, dataset.as_deref(), signals.stop())?,
         (None, Some(dataset)) => {
@@ -77,7 +79,7 @@ pub fn run(args: &EdgesArgs, common: &Common) -> Result<Exit> {
         (None, None) => EdgesDone::default(),
     };
     report(&done, out, started.elapsed().as_secs_f64(), common)?;
-    Ok(match (done.interrupted, done.skipped.is_empty()) {
+    Ok(match (done.interrupted, done.skipped.is_empty() && damaged_videos == 0) {
         (true, _) => Exit::Interrupted(signals.received()),
         (false, false) => Exit::Skipped,
         (false, true) => Exit::Done,

@@ -8,8 +8,8 @@ use crate::cli::{Common, EvaluateArgs};
 use crate::device::Compute;
 use crate::error::{Result, TrainError};
 use crate::evaluate::Evaluator;
+use crate::run_folder::settings_file;
 use crate::settings::{EvaluationSettings, TrainSettings};
-use crate::train_loop::settings_file;
 use crate::trainer::Trainer;
 
 /// Runs it.

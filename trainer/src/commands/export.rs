@@ -16,9 +16,9 @@ use crate::cli::{Common, ExportArgs};
 use crate::error::{Result, TrainError};
 use crate::evaluate::MULTIPLE;
 use crate::progress::say;
-use crate::run_log::METRICS_FILE;
+use crate::run_folder::METRICS_FILE;
+use crate::run_folder::settings_file;
 use crate::settings::TrainSettings;
-use crate::train_loop::settings_file;
 use crate::trainer::cells;
 
 /// Steps of the training log that a model keeps, about.

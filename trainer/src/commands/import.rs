@@ -12,8 +12,9 @@ use crate::checkpoint::{self, State};
 use crate::cli::{Common, ImportArgs};
 use crate::error::{Result, TrainError};
 use crate::progress::say;
+use crate::run_folder::settings_file;
 use crate::settings::{Overrides, TrainSettings};
-use crate::train_loop::{settings_file, settings_hash};
+use crate::train_loop::settings_hash;
 
 /// Settings of a file that comes without any: the published recipe.
 const DEFAULT_PRESET: &str = "published";

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{Exit, listen, needed, print_json, print_text, resolve_threads, show, start_pool};
 use crate::checkpoint::{self, Rescheduled, State};
 use crate::cli::{Common, TrainArgs};
-use crate::data;
+use crate::data::{self, Opened};
 use crate::device::Compute;
 use crate::edges::{Extras, cached_edges_folder, edge_file, make_edges};
 use crate::error::{Result, TrainError};
@@ -19,8 +19,9 @@ use crate::evaluate::Evaluator;
 use crate::loader::{Samples, SkippedImage};
 use crate::profile::Stage;
 use crate::progress::say;
+use crate::run_folder::settings_file;
 use crate::settings::{Overrides, TrainSettings, preset_names};
-use crate::train_loop::{self, settings_file, settings_hash};
+use crate::train_loop::{self, settings_hash};
 use crate::trainer::Trainer;
 
 /// Runs it.
@@ -41,24 +42,24 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
     let signals = listen()?;
 
     if let Some(steps) = args.profile {
-        let Some(dataset) = data::open(&settings.data, quiet, signals.stop())? else {
+        let Some(opened) = data::open(&settings.data, quiet, signals.stop())? else {
             return Ok(Exit::Interrupted(signals.received()));
         };
-        let Some(samples) = open_samples(&settings, dataset.as_ref(), quiet, signals.stop())? else {
+        let Some(samples) = open_samples(&settings, opened.dataset.as_ref(), quiet, signals.stop())? else {
             return Ok(Exit::Interrupted(signals.received()));
         };
         return profile(&settings, &samples, steps, threads, compute, common.json);
     }
     let out = args.out.as_deref().ok_or_else(|| needed("--out", "a run folder"))?;
     // The number of steps may depend on the data set, and what a run folder must fit depends on the number of steps.
-    let dataset = match settings.run.epochs {
+    let opened = match settings.run.epochs {
         Some(_) => data::open(&settings.data, quiet, signals.stop())?,
         None => None,
     };
-    if let (Some(epochs), Some(dataset)) = (settings.run.epochs, &dataset) {
-        settings.run.steps = (epochs * dataset.samples().len()).div_ceil(settings.batch.images);
+    if let (Some(epochs), Some(opened)) = (settings.run.epochs, &opened) {
+        settings.run.steps = (epochs * opened.dataset.samples().len()).div_ceil(settings.batch.images);
     }
-    if settings.run.epochs.is_some() && dataset.is_none() {
+    if settings.run.epochs.is_some() && opened.is_none() {
         return Ok(Exit::Interrupted(signals.received()));
     }
     let mut trainer = Trainer::new(&settings, compute)?;
@@ -66,13 +67,16 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
     state
         .commands
         .push(std::iter::once("hsg-train".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" "));
-    let mut evaluator = None;
+    let (mut evaluator, mut damaged_videos) = (None, 0);
     let samples = if state.step < settings.run.steps {
-        let dataset = match dataset {
-            Some(dataset) => Some(dataset),
+        let opened = match opened {
+            Some(opened) => Some(opened),
             None => data::open(&settings.data, quiet, signals.stop())?,
         };
-        let Some(dataset) = dataset else { return Ok(Exit::Interrupted(signals.received())) };
+        let Some(Opened { dataset, damaged_videos: damaged }) = opened else {
+            return Ok(Exit::Interrupted(signals.received()));
+        };
+        damaged_videos = damaged;
         if !data::check(dataset.as_ref(), settings.batch.crop, quiet, signals.stop())? {
             return Ok(Exit::Interrupted(signals.received()));
         }
@@ -130,7 +134,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
     }
     Ok(match outcome {
         _ if outcome.interrupted => Exit::Interrupted(signals.received()),
-        _ if outcome.skipped > 0 => Exit::Skipped,
+        _ if outcome.skipped > 0 || damaged_videos > 0 => Exit::Skipped,
         _ => Exit::Done,
     })
 }
