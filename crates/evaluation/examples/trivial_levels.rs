@@ -11,8 +11,8 @@ use segcore::label_space::LabelSpace;
 /// Value of void in CamVid's annotations.
 const VOID: u8 = 11;
 
-/// Rows and columns of segments: everything one, and the grid that clustering starts from on CamVid.
-const GRIDS: [(usize, usize); 2] = [(1, 1), (12, 16)];
+/// Rows and columns of segments: all one; as many as the groups of the shipped model; the grid its clustering starts from.
+const GRIDS: [(usize, usize); 4] = [(1, 1), (2, 2), (2, 4), (12, 16)];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("{:<24} {:>8} {:>10} {:>12} {:>10}", "folder", "grid", "covering", "NFCovering", "region F");
