@@ -361,6 +361,21 @@ fn bank_build_then_eval_names_what_is_seen() {
     dataset(&mut eval, &tiny_model());
     let measured = document(&eval.assert().code(0).get_output().stdout);
     assert_eq!((&measured["miou"], &measured["accuracy"]), (&Value::Null, &Value::Null));
+    // Segments need no names.
+    let levels = measured["levels"].as_array().unwrap();
+    assert_eq!(levels.len(), 3, "{measured}");
+    for (index, level) in levels.iter().enumerate() {
+        assert_eq!(level["level"], index);
+        for figure in ["covering", "nf_covering", "region_f"] {
+            assert!(level[figure].as_f64().is_some_and(|value| value > 0.0 && value < 1.0), "{figure}: {level}");
+        }
+        assert_eq!((&level["flicker"], &level["id_stability"]), (&Value::Null, &Value::Null));
+    }
+    let mut eval = sandbox.hsg();
+    eval.arg("eval");
+    dataset(&mut eval, &tiny_model());
+    let words = predicate::str::is_match("level +segments +covering % +NFCovering % +region F %\n0 ").unwrap();
+    eval.assert().code(0).stdout(words);
 
     let named = sandbox.path("named");
     let mut build = sandbox.hsg();

@@ -9,10 +9,15 @@ use crate::overlap::Overlap;
 /// Covered pixels of each region of the annotator: its pixels times its largest intersection over union with a region of
 /// the prediction. In the order of [`Overlap::truth_regions`].
 pub fn covered_pixels(overlap: &Overlap) -> Vec<f64> {
-    let best_iou = |area: u64, pieces: &mut dyn Iterator<Item = (u64, u64)>| {
+    overlap.truth_regions().zip(best_ious(overlap)).map(|((area, _), best)| area as f64 * best).collect()
+}
+
+/// The largest intersection over union of each region of the annotator with a region of the prediction; 0 where there is
+/// none. In the order of [`Overlap::truth_regions`].
+pub(crate) fn best_ious(overlap: &Overlap) -> impl Iterator<Item = f64> + '_ {
+    overlap.truth_regions().map(|(area, pieces)| {
         pieces.map(|(predicted, common)| common as f64 / (area + predicted - common) as f64).fold(0.0, f64::max)
-    };
-    overlap.truth_regions().map(|(area, mut pieces)| area as f64 * best_iou(area, &mut pieces)).collect()
+    })
 }
 
 /// Covered pixels of one image, all annotators together.

@@ -2,25 +2,33 @@
 //!
 //! Every measure is an accumulator: `update` with one image at a time, `merge` with the accumulator of another shard,
 //! `result` at the end. Merging gives the same result as having seen all images together, in any order.
-
 //!
 //! Of labels: [`ConfusionMatrix`]. Of contours and segmentations against several annotators, at many thresholds:
 //! [`BoundaryBenchmark`], [`Covering`], [`ProbabilisticRandIndex`], [`VariationOfInformation`], and [`BsdsBenchmark`],
 //! which is all four. There the work of an image is a function of its own, whose counts `update` adds, so that images
 //! can be measured side by side.
+//!
+//! Of one level of a hierarchy against a class map: [`LevelCovering`], [`NfCovering`], [`RegionF`]. All three look at one
+//! table, the [`Overlap`] of the level's segments with [`TruthRegions`]; coarser levels' tables come from the finest one.
 
+mod assignment;
 mod boundary;
 mod bsds;
 mod confusion_matrix;
 mod contours;
 mod covering;
 mod exact_sum;
+mod image_mean;
+mod level_covering;
 mod matching;
+mod nf_covering;
 mod overlap;
 mod rand_index;
+mod region_f;
 mod regions;
 mod thinning;
 mod threshold_means;
+mod truth_regions;
 mod variation_of_information;
 
 pub use boundary::{BoundaryBenchmark, BoundaryCounts, BoundaryResult, OperatingPoint, boundary_counts};
@@ -28,11 +36,15 @@ pub use bsds::{BsdsBenchmark, BsdsCounts, BsdsResult};
 pub use confusion_matrix::{ConfusionMatrix, SemanticResult};
 pub use contours::{Annotation, ContourMap, Thresholds};
 pub use covering::{Covering, CoveringCounts, CoveringResult, covered_pixels};
+pub use level_covering::LevelCovering;
+pub use nf_covering::{NfCovering, nf_covering};
 pub use overlap::Overlap;
 pub use rand_index::{ProbabilisticRandIndex, rand_index};
+pub use region_f::{RegionF, region_f};
 pub use regions::{Regions, regions_at};
 pub use thinning::thin;
 pub use threshold_means::ThresholdMeansResult;
+pub use truth_regions::{MIN_REGION_PIXELS, TruthRegion, TruthRegions};
 pub use variation_of_information::{VariationOfInformation, variation_of_information};
 
 /// What can be wrong with the inputs of a measure.
@@ -144,6 +156,16 @@ pub enum EvaluationError {
         expected: (usize, usize),
         /// Height and width of the annotation.
         got: (usize, usize),
+    },
+    /// A choice of regions that belongs to another image.
+    #[error(
+        "the choice is of {got} regions of the ground truth, but there are {expected}: both must be of the same image"
+    )]
+    NumRegions {
+        /// Regions of the ground truth.
+        expected: usize,
+        /// Regions that the choice is of.
+        got: usize,
     },
     /// A number of thresholds that is not supported.
     #[error("{got} thresholds are not possible: expected 1 to 9999")]

@@ -105,18 +105,18 @@ fn open_components(contours: &ContourMap, threshold: f32) -> Vec<u32> {
 
 /// Sets that can be joined (union–find with path halving).
 #[derive(Default)]
-struct Forest {
+pub(crate) struct Forest {
     parents: Vec<u32>,
 }
 
 impl Forest {
-    fn add(&mut self) -> u32 {
+    pub(crate) fn add(&mut self) -> u32 {
         let id = self.parents.len() as u32;
         self.parents.push(id);
         id
     }
 
-    fn root(&mut self, mut id: u32) -> u32 {
+    pub(crate) fn root(&mut self, mut id: u32) -> u32 {
         while self.parents[id as usize] != id {
             let grandparent = self.parents[self.parents[id as usize] as usize];
             self.parents[id as usize] = grandparent;
@@ -125,7 +125,7 @@ impl Forest {
         id
     }
 
-    fn join(&mut self, a: u32, b: u32) {
+    pub(crate) fn join(&mut self, a: u32, b: u32) {
         let (a, b) = (self.root(a), self.root(b));
         self.parents[a.max(b) as usize] = a.min(b);
     }

@@ -1,7 +1,6 @@
 //! `hsg eval`: measures the deployed pipeline on labelled images. Nothing is dropped: an image or annotation that cannot
 //! be read ends the evaluation, because a figure without it would be another figure.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,6 +15,7 @@ use runtime::source::TRACKED_RATE_HZ;
 use segcore::label_space::{IGNORE, LabelSpace};
 use serde::Serialize;
 
+use super::eval_levels::{LevelEvaluation, LevelMeasures};
 use super::{ImageProgress, Outcome, deploy, open_dataset, write_json};
 use crate::printer::{Printer, table};
 use crate::settings::EvalSettings;
@@ -48,18 +48,6 @@ struct Evaluation {
 }
 
 #[derive(Default, Serialize)]
-struct LevelEvaluation {
-    level: usize,
-    covering: Option<f64>,
-    nf_covering: Option<f64>,
-    region_f: Option<f64>,
-    flicker: Option<f64>,
-    id_stability: Option<f64>,
-    /// Mean number of segments with pixels.
-    segments_mean: f64,
-}
-
-#[derive(Default, Serialize)]
 struct SegmentationAndTrackingQuality {
     stq: Option<f64>,
     aq: Option<f64>,
@@ -83,7 +71,7 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
     let mut slot = FrameSlot::default();
     let mut confusion = ConfusionMatrix::new(deployment.label_space().num_classes())?;
     let mut prediction = Vec::new();
-    let mut segments: Vec<u64> = vec![0; deployment.level_sizes().len()];
+    let mut levels = LevelMeasures::new(deployment.level_sizes().len(), &dataset.label_space());
     let mut frames = 0u64;
     let mut tracked_any = false;
     let samples = dataset.samples();
@@ -106,9 +94,7 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
         slot.output.frame.index = sample.index_in_sequence as u64;
         let truth = dataset.read_annotation(sample)?;
         processor.process(&mut slot)?;
-        for (sum, level) in segments.iter_mut().zip(&slot.output.levels) {
-            *sum += level.segments.iter().filter(|segment| segment.present).count() as u64;
-        }
+        levels.update(&slot.output, &truth)?;
         if has_classes {
             classes_of(&slot.output, &mut prediction);
             confusion.update(&truth.train_ids, &prediction, IGNORE)?;
@@ -120,7 +106,7 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
         progress.step();
     }
     drop(progress);
-    let evaluation = summarise(settings, &deployment, &*dataset, (frames, tracked_any), &confusion, &segments);
+    let evaluation = summarise(settings, &deployment, &*dataset, (frames, tracked_any), &confusion, levels.result());
     printer.text(text_report(&evaluation, deployment.label_space()))?;
     printer.document(&evaluation)?;
     if let Some(folder) = &settings.out {
@@ -184,7 +170,7 @@ fn summarise(
     dataset: &dyn Dataset,
     (frames, track): (u64, bool),
     confusion: &ConfusionMatrix,
-    segments: &[u64],
+    levels: Vec<LevelEvaluation>,
 ) -> Evaluation {
     let result = deployment.bank().is_some().then(|| confusion.result());
     let per_class = result.as_ref().map(|result| {
@@ -212,15 +198,7 @@ fn summarise(
         category_iiou: None,
         per_class,
         confusion: result.map(|_| confusion.rows().map(<[u64]>::to_vec).collect()),
-        levels: segments
-            .iter()
-            .enumerate()
-            .map(|(level, &sum)| LevelEvaluation {
-                level,
-                segments_mean: sum as f64 / frames.max(1) as f64,
-                ..LevelEvaluation::default()
-            })
-            .collect(),
+        levels,
         stq: SegmentationAndTrackingQuality::default(),
         machine: Machine::of(deployment),
     }
@@ -250,9 +228,12 @@ fn text_report(evaluation: &Evaluation, label_space: &LabelSpace) -> String {
     } else {
         text.push_str("no prototype bank: no classes to measure\n");
     }
-    let means: BTreeMap<usize, String> =
-        evaluation.levels.iter().map(|level| (level.level, format!("{:.1}", level.segments_mean))).collect();
-    let means: Vec<String> = means.into_iter().map(|(level, mean)| format!("level {level}: {mean}")).collect();
-    text.push_str(&format!("segments per frame: {}", means.join(", ")));
+    let mut rows = vec![["level", "segments", "covering %", "NFCovering %", "region F %"].map(str::to_owned).to_vec()];
+    for level in &evaluation.levels {
+        let segments = format!("{:.1}", level.segments_mean);
+        let figures = [level.covering, level.nf_covering, level.region_f].map(percent);
+        rows.push([level.level.to_string(), segments].into_iter().chain(figures).collect());
+    }
+    text.push_str(&table(&rows));
     text
 }

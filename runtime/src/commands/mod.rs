@@ -4,6 +4,7 @@ mod bank;
 mod bench;
 mod eval;
 mod eval_files;
+mod eval_levels;
 mod inspect;
 mod run;
 
