@@ -58,6 +58,14 @@ pub enum TrainError {
         /// The value.
         loss: f64,
     },
+    /// Processes that learn together cannot go on.
+    #[error("{what}; {remedy}")]
+    Ranks {
+        /// What happened.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
     /// From the networks.
     #[error(transparent)]
     Model(#[from] models::ModelError),

@@ -12,6 +12,7 @@ use models::weights::{self, Weights};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Result, TrainError};
+use crate::parallel::{self, BatchNorm, Ranks};
 
 /// How a graph is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +135,8 @@ pub struct GraphModule {
     steps: Vec<Step>,
     outputs: Vec<(String, usize)>,
     num_slots: usize,
+    /// Whose batches batch statistics are made of.
+    ranks: Ranks,
 }
 
 impl GraphModule {
@@ -195,7 +198,14 @@ impl GraphModule {
                 }
             }
         }
-        Ok(GraphModule { name: graph.name.clone(), inputs, constants, steps, outputs, num_slots })
+        let ranks = Ranks::alone();
+        Ok(GraphModule { name: graph.name.clone(), inputs, constants, steps, outputs, num_slots, ranks })
+    }
+
+    /// With batch statistics over the batches of all ranks in training; they must run the same graph at the same time.
+    #[must_use]
+    pub fn over_ranks(self, ranks: &Ranks) -> Self {
+        GraphModule { ranks: ranks.clone(), ..self }
     }
 
     /// Runs the graph; returns its outputs by name.
@@ -223,7 +233,7 @@ impl GraphModule {
                 });
             }
             let values = match &step.action {
-                Action::Node(op) => vec![apply(op, &operands, mode)?],
+                Action::Node(op) => vec![apply(op, &operands, mode, &self.ranks)?],
                 Action::Split { axis, sizes } => operands[0].f_split_with_sizes(sizes, *axis)?,
             };
             for (&slot, value) in step.outputs.iter().zip(values) {
@@ -295,7 +305,7 @@ fn complete_splits(graph: &Graph) -> BTreeMap<usize, (Action, Vec<usize>)> {
 }
 
 /// One operator; semantics as documented at [`Op`].
-fn apply(op: &Op, x: &[&Tensor], mode: Mode) -> Result<Tensor> {
+fn apply(op: &Op, x: &[&Tensor], mode: Mode, ranks: &Ranks) -> Result<Tensor> {
     let axis_of = |axis: &usize| *axis as i64;
     let list = |values: &[usize]| -> Vec<i64> { values.iter().map(|&v| v as i64).collect() };
     Ok(match op {
@@ -303,10 +313,15 @@ fn apply(op: &Op, x: &[&Tensor], mode: Mode) -> Result<Tensor> {
             x[0].f_conv2d(x[1], x.get(2).copied(), list(strides), list(pads), list(dilations), 1)?
         }
         Op::BatchNormalization { epsilon, momentum } => {
-            let normalise = |map: &Tensor| {
+            let normalise = |map: &Tensor| -> Result<Tensor> {
                 let (training, momentum, epsilon) = (mode != Mode::Evaluate, f64::from(*momentum), f64::from(*epsilon));
+                if training && !ranks.is_alone() {
+                    let [scale, bias, running_mean, running_variance] = [x[1], x[2], x[3], x[4]];
+                    let norm = BatchNorm { scale, bias, running_mean, running_variance, momentum, epsilon };
+                    return parallel::batch_norm(ranks, map, &norm);
+                }
                 let [scale, bias, mean, variance] = [x[1], x[2], x[3], x[4]].map(Some);
-                map.f_batch_norm(scale, bias, mean, variance, training, momentum, epsilon, true)
+                Ok(map.f_batch_norm(scale, bias, mean, variance, training, momentum, epsilon, true)?)
             };
             if x[0].dim() == 3 {
                 // Products with [out, in] weights leave tokens [b, c, n] with c innermost in memory: as rows [b·n, c]

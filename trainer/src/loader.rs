@@ -2,6 +2,7 @@
 //!
 //! What a batch holds depends only on the seed and the step, so a resumed run sees what an uninterrupted one would.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -102,8 +103,10 @@ impl Samples {
 /// What a batch is made of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchSpec {
-    /// Images a step.
+    /// Images a step, of all ranks together.
     pub images: usize,
+    /// Which of them this rank makes. What an image and its views are depends on its place in the whole step alone.
+    pub own: Range<usize>,
     /// Views of each image; they are adjacent in the batch.
     pub views: usize,
     /// Size of a view.
@@ -118,9 +121,9 @@ pub struct BatchSpec {
 pub struct Batch {
     /// Step, from 0.
     pub step: usize,
-    /// Normalised pixels, `[images · views, crop, crop, 3]`.
+    /// Normalised pixels, `[own images · views, crop, crop, 3]`.
     pub pixels: Vec<f32>,
-    /// Edge region of every feature cell, `[images · views, cells, cells]`, 65535 = none.
+    /// Edge region of every feature cell, `[own images · views, cells, cells]`, 65535 = none.
     pub edges: Vec<i64>,
 }
 
@@ -131,13 +134,13 @@ pub struct Batch {
 pub fn make_batch(samples: &Samples, spec: &BatchSpec, step: usize) -> Result<Batch> {
     let ViewSize { crop, cells } = spec.size;
     let (pixels_of_view, cells_of_view) = (crop * crop * 3, cells * cells);
-    let num_views = spec.images * spec.views;
+    let num_views = spec.own.len() * spec.views;
     let mut batch = Batch {
         step,
         pixels: vec![0.0; num_views * pixels_of_view],
         edges: vec![NO_REGION; num_views * cells_of_view],
     };
-    for image in 0..spec.images {
+    for image in spec.own.clone() {
         let index = sample_index(samples.len(), spec.seed, step * spec.images + image);
         let decoded;
         let sample = match &samples.in_memory {
@@ -149,8 +152,10 @@ pub fn make_batch(samples: &Samples, spec: &BatchSpec, step: usize) -> Result<Ba
         };
         let source =
             Source { width: sample.size.width, height: sample.size.height, rgb: &sample.rgb, regions: &sample.regions };
-        for view in image * spec.views..(image + 1) * spec.views {
-            let mut rng = stream(spec.seed, Purpose::View, (step * num_views + view) as u64);
+        for view in 0..spec.views {
+            let number = (step * spec.images + image) * spec.views + view;
+            let mut rng = stream(spec.seed, Purpose::View, number as u64);
+            let view = (image - spec.own.start) * spec.views + view;
             random_view(
                 &source,
                 &spec.augment,
@@ -217,7 +222,7 @@ impl Iterator for Loader {
     }
 }
 
-fn load(samples: &Samples, spec: &BatchSpec, steps: std::ops::Range<usize>, sender: &SyncSender<Result<Batch>>) {
+fn load(samples: &Samples, spec: &BatchSpec, steps: Range<usize>, sender: &SyncSender<Result<Batch>>) {
     for step in steps {
         let batch = make_batch(samples, spec, step);
         let failed = batch.is_err();

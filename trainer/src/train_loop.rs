@@ -20,6 +20,7 @@ use crate::graph_module::{GraphModule, Mode, ParamStore};
 use crate::loader::{Batch, BatchSpec, Loader, Samples};
 use crate::objective::{Objective, ObjectiveModule, Views};
 use crate::optimiser::Sgd;
+use crate::parallel::Ranks;
 use crate::profile::{Profiler, Stage};
 use crate::progress::Progress;
 use crate::schedule::learning_rate;
@@ -44,6 +45,7 @@ pub struct Trainer {
     specs: Vec<ParamSpec>,
     settings: TrainSettings,
     device: Device,
+    ranks: Ranks,
 }
 
 /// One step's numbers. Loss terms are weighted, so they add up to `loss`.
@@ -63,23 +65,48 @@ pub struct StepReport {
     pub num_segments: i64,
 }
 
+impl StepReport {
+    /// Makes it that of the global batch, the same on all ranks.
+    fn over_ranks(&mut self, ranks: &Ranks) -> Result<()> {
+        // A rank's segments are a share too: their mean times the ranks is the total.
+        let mut segments = self.num_segments as f64 * ranks.size() as f64;
+        let terms = self.feature.iter_mut().chain(&mut self.grouping);
+        let mut numbers: Vec<&mut f64> = [&mut self.loss, &mut self.edge, &mut segments].into_iter().chain(terms).collect();
+        let mut values: Vec<f64> = numbers.iter().map(|number| **number).collect();
+        ranks.mean(&mut values)?;
+        numbers.iter_mut().zip(values).for_each(|(number, value)| **number = value);
+        self.num_segments = segments.round() as i64;
+        Ok(())
+    }
+}
+
 impl Trainer {
     /// A network with the seeded initial weights of `settings`.
     ///
     /// # Errors
     /// When the settings are out of range.
     pub fn new(settings: &TrainSettings, device: Device) -> Result<Self> {
+        Self::over_ranks(settings, device, &Ranks::alone())
+    }
+
+    /// The same, learning together with the other ranks: a step's images are those of all of them.
+    ///
+    /// # Errors
+    /// When the settings are out of range, or the images of a step cannot be shared out evenly.
+    pub fn over_ranks(settings: &TrainSettings, device: Device, ranks: &Ranks) -> Result<Self> {
+        ranks.part(settings.batch.images)?;
         let specs = settings.network.params()?;
         let weights = initial_weights(&specs, settings.run.seed);
         let params = ParamStore::new(&specs, &weights, "initial weights", device)?;
         Ok(Trainer {
-            embedding: GraphModule::new(&embedding_net::fcn(&settings.network, STRIDE)?, device)?,
-            objective: ObjectiveModule::new(&settings.network, settings.objective(), device)?,
+            embedding: GraphModule::new(&embedding_net::fcn(&settings.network, STRIDE)?, device)?.over_ranks(ranks),
+            objective: ObjectiveModule::new(&settings.network, settings.objective(), device)?.over_ranks(ranks),
             optimiser: Sgd::new(settings.optimiser.momentum, settings.optimiser.weight_decay),
             params,
             specs,
             settings: settings.clone(),
             device,
+            ranks: ranks.clone(),
         })
     }
 
@@ -121,7 +148,8 @@ impl Trainer {
         let cells = self.cells() as i64;
         let edges = Tensor::f_from_slice(&batch.edges)?.f_reshape([-1, cells, cells])?.f_to_device(self.device)?;
         let kept = edges.f_ne(NO_REGION)?;
-        let (images, views) = (self.settings.batch.images as i64, self.settings.batch.views as i64);
+        let views = self.settings.batch.views as i64;
+        let images = edges.size()[0] / views;
         let options = (Kind::Int64, self.device);
         let image_of_view = Tensor::arange(images * views, options).f_divide_scalar_mode(views, "floor")?;
         let views = Views { edge_segments: &edges, kept: &kept, image_of_view: &image_of_view, num_images: images };
@@ -134,7 +162,10 @@ impl Trainer {
     /// [`TrainError::Diverged`] when the loss is not finite (nothing is updated then); [`TrainError::Torch`].
     pub fn step(&mut self, batch: &Batch, profiler: &mut Profiler) -> Result<StepReport> {
         // Dropout is the only random draw inside libtorch; like all streams it depends on seed and step alone.
-        tch::manual_seed((self.settings.run.seed ^ (batch.step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)) as i64);
+        // Ranks draw different masks.
+        let draw = (batch.step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            ^ (self.ranks.rank() as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
+        tch::manual_seed((self.settings.run.seed ^ draw) as i64);
         let images = self.images(batch)?;
         let embeddings = self.forward(&images)?;
         profiler.mark(Stage::Forward);
@@ -148,7 +179,7 @@ impl Trainer {
             self.settings.run.steps,
             optimiser.warm_up_steps,
         );
-        let report = StepReport {
+        let mut report = StepReport {
             loss: number(&objective.total),
             edge: number(&objective.edge),
             feature: objective.feature.iter().map(number).collect(),
@@ -156,12 +187,14 @@ impl Trainer {
             learning_rate: rate,
             num_segments: objective.base.num_segments,
         };
+        report.over_ranks(&self.ranks)?;
         if !report.loss.is_finite() {
             return Err(TrainError::Diverged { step: batch.step + 1, loss: report.loss });
         }
         // Gradients are handed over instead of being added up in the parameters, which would have to be cleared.
         let learned: Vec<&Tensor> = self.params.learned().map(|(_, param)| param).collect();
         let gradients = Tensor::f_run_backward(&[&objective.total], &learned, false, false)?;
+        let gradients = self.ranks.average(&learned, gradients)?;
         profiler.mark(Stage::Backward);
         self.optimiser.step(&self.params, &gradients, rate)?;
         profiler.mark(Stage::Optimiser);
@@ -182,15 +215,19 @@ pub fn cells(settings: &TrainSettings) -> usize {
     settings.batch.crop.div_ceil(STRIDE.pixels())
 }
 
-/// The batches of a run.
-pub fn batch_spec(settings: &TrainSettings) -> BatchSpec {
-    BatchSpec {
+/// The batches of a run, this rank's part of them.
+///
+/// # Errors
+/// As [`Ranks::part`].
+pub fn batch_spec(settings: &TrainSettings, ranks: &Ranks) -> Result<BatchSpec> {
+    Ok(BatchSpec {
         images: settings.batch.images,
+        own: ranks.part(settings.batch.images)?,
         views: settings.batch.views,
         size: ViewSize { crop: settings.batch.crop, cells: cells(settings) },
         augment: settings.augment.clone(),
         seed: settings.run.seed,
-    }
+    })
 }
 
 /// SHA-256 of the settings that a resumed run must share with its start.
@@ -216,7 +253,8 @@ pub struct Outcome {
 
 /// Trains into the folder `run`, from `state` (step 0 or a checkpoint's) to the last step of the settings.
 ///
-/// `interrupt` ends the run after the current step with a whole checkpoint.
+/// `interrupt` ends the run after the current step with a whole checkpoint; on any rank it ends all. Only the first rank
+/// writes.
 ///
 /// # Errors
 /// An unreadable image; a full disk; a loss that is no number. Checkpoints written before stay whole.
@@ -231,16 +269,17 @@ pub fn train(
     let settings = trainer.settings.clone();
     let steps = settings.run.steps;
     let started = Instant::now();
-    let mut metrics = open_metrics(run, state.step)?;
-    if state.step == 0 && checkpoint::read(run, "last")?.is_none() {
+    let ranks = trainer.ranks.clone();
+    let mut metrics = if ranks.is_first() { Some(open_metrics(run, state.step)?) } else { None };
+    if ranks.is_first() && state.step == 0 && checkpoint::read(run, "last")?.is_none() {
         // So that an export of an untrained network, and a run that is interrupted at once, have something.
         trainer.save(run, &state, true)?;
     }
-    let mut loader = Loader::start(samples, batch_spec(&settings), state.step, steps)?;
-    let mut progress = Progress::new("train", state.step as u64, steps as u64, quiet);
+    let mut loader = Loader::start(samples, batch_spec(&settings, &ranks)?, state.step, steps)?;
+    let mut progress = Progress::new("train", state.step as u64, steps as u64, quiet || !ranks.is_first());
     let mut profiler = Profiler::default();
     let mut saved = state.step;
-    while state.step < steps && !interrupt.load(Ordering::Relaxed) {
+    while state.step < steps && !ranks.any(interrupt.load(Ordering::Relaxed))? {
         profiler.start();
         let Some(batch) = loader.next() else { break };
         let batch = batch?;
@@ -255,10 +294,12 @@ pub fn train(
         state.seconds += seconds;
         // Images, not views of them.
         let images_per_second = settings.batch.images as f64 / seconds;
-        let line = metrics_line(state.step, &report, images_per_second, wait_share);
-        writeln!(metrics, "{line}")
-            .and_then(|()| metrics.flush())
-            .map_err(|e| TrainError::file("write", &run.join(METRICS_FILE), e))?;
+        if let Some(metrics) = &mut metrics {
+            let line = metrics_line(state.step, &report, images_per_second, wait_share);
+            writeln!(metrics, "{line}")
+                .and_then(|()| metrics.flush())
+                .map_err(|e| TrainError::file("write", &run.join(METRICS_FILE), e))?;
+        }
         progress.update(state.step as u64, || {
             format!(
                 "loss {smoothed:.3} (now {:.3}: edges {:.3}, features {:.3}, grouping {:.3}) {images_per_second:.1} images/s",
@@ -290,7 +331,8 @@ fn save(trainer: &Trainer, run: &Path, state: &mut State) -> Result<()> {
     if is_best {
         state.best_loss = state.smoothed_loss;
     }
-    trainer.save(run, state, is_best)
+    // All ranks have the same weights.
+    if trainer.ranks.is_first() { trainer.save(run, state, is_best) } else { Ok(()) }
 }
 
 fn metrics_line(step: usize, report: &StepReport, images_per_second: f64, wait_share: f64) -> serde_json::Value {
@@ -355,7 +397,8 @@ impl ProfileReport {
 /// As [`train`].
 pub fn profile(trainer: &mut Trainer, samples: Arc<Samples>, steps: usize) -> Result<ProfileReport> {
     const WARM_UP: usize = 3;
-    let mut loader = Loader::start(samples, batch_spec(&trainer.settings), 0, steps + WARM_UP)?;
+    let spec = batch_spec(&trainer.settings, &trainer.ranks)?;
+    let mut loader = Loader::start(samples, spec, 0, steps + WARM_UP)?;
     let mut profiler = Profiler::default();
     for step in 0..steps + WARM_UP {
         profiler.start();

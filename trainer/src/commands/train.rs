@@ -14,9 +14,11 @@ use crate::cli::{Common, TrainArgs};
 use crate::edges::{Extras, cached_edges_folder, make_edges};
 use crate::error::{Result, TrainError};
 use crate::loader::Samples;
+use crate::parallel::{self, Ranks};
 use crate::profile::Stage;
 use crate::progress::say;
 use crate::settings::{Overrides, TrainSettings, dataset_kind};
+use crate::signals::Signals;
 use crate::train_loop::{self, Trainer, settings_file, settings_hash};
 
 /// Runs it.
@@ -32,23 +34,35 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
     let threads = resolve_threads(settings.run.threads);
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     start_pool(threads);
-    let quiet = common.quiet || common.json;
     let signals = listen()?;
+    let ranks = parallel::connect(Device::Cpu)?;
+    // An error of one rank ends all: the others would wait for it.
+    learn(args, common, settings, &signals, &ranks).map_err(|error| ranks.stop_all(error))
+}
 
+fn learn(
+    args: &TrainArgs,
+    common: &Common,
+    mut settings: TrainSettings,
+    signals: &Signals,
+    ranks: &Ranks,
+) -> Result<Exit> {
+    let quiet = common.quiet || common.json || !ranks.is_first();
     if let Some(steps) = args.profile {
-        let Some(samples) = open_samples(&mut settings, quiet, signals.stop())? else {
+        let Some(samples) = open_samples(&mut settings, quiet, signals.stop(), ranks)? else {
             return Ok(Exit::Interrupted(signals.received()));
         };
-        return profile(&settings, samples, steps, threads, common.json);
+        return profile(&settings, samples, steps, common.json, ranks);
     }
     let out = args.out.as_deref().ok_or_else(|| needed("--out", "a run folder"))?;
-    let mut trainer = Trainer::new(&settings, Device::Cpu)?;
+    let mut trainer = Trainer::over_ranks(&settings, Device::Cpu, ranks)?;
     let mut state = read_run(out, &settings, args.resume, &mut trainer)?;
-    state
-        .commands
-        .push(std::iter::once("hsg-train".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" "));
+    // Ranks that do not see the same run folder would not start from the same weights. All have looked into it before
+    // the first one writes there.
+    ranks.agree("the step to start from", state.step as i64)?;
+    state.commands.push(command_line(ranks));
     let samples = if state.step < settings.run.steps {
-        match open_samples(&mut settings, quiet, signals.stop())? {
+        match open_samples(&mut settings, quiet, signals.stop(), ranks)? {
             Some(samples) => Some(samples),
             None => return Ok(Exit::Interrupted(signals.received())),
         }
@@ -57,13 +71,15 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
     };
     // From here on the run can go; a try that failed above has left nothing behind.
     state.images = samples.as_ref().map_or(state.images, |samples| samples.len());
-    std::fs::create_dir_all(out).map_err(|e| TrainError::file("create", out, e))?;
-    write_atomically(&settings_file(out), settings.to_toml()?.as_bytes())?;
+    if ranks.is_first() {
+        std::fs::create_dir_all(out).map_err(|e| TrainError::file("create", out, e))?;
+        write_atomically(&settings_file(out), settings.to_toml()?.as_bytes())?;
+    }
     let outcome = match samples {
         Some(samples) => train_loop::train(&mut trainer, samples, out, state, quiet, signals.stop())?,
         None => {
             // `--steps 0`, or a run that is complete.
-            if checkpoint::read(out, "last")?.is_none() {
+            if ranks.is_first() && checkpoint::read(out, "last")?.is_none() {
                 trainer.save(out, &state, true)?;
             }
             train_loop::Outcome {
@@ -74,7 +90,9 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
             }
         }
     };
-    if common.json {
+    if !ranks.is_first() {
+        // The first one says it.
+    } else if common.json {
         print_json(&json!({
             "run": out, "step": outcome.step, "steps": settings.run.steps, "smoothed_loss": outcome.smoothed_loss,
             "interrupted": outcome.interrupted, "seconds": outcome.seconds,
@@ -88,6 +106,12 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
         }
     }
     Ok(if outcome.interrupted { Exit::Interrupted(signals.received()) } else { Exit::Done })
+}
+
+/// What was typed, for the receipt; the number of ranks changes what dropout draws.
+fn command_line(ranks: &Ranks) -> String {
+    let words = std::iter::once("hsg-train".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
+    if ranks.is_alone() { words } else { format!("mpirun -n {} {words}", ranks.size()) }
 }
 
 fn resolve(args: &TrainArgs, common: &Common) -> Result<TrainSettings> {
@@ -117,9 +141,40 @@ fn resolve(args: &TrainArgs, common: &Common) -> Result<TrainSettings> {
     Ok(settings)
 }
 
+/// As [`open_samples_alone`]; the first rank over-segments, the others wait for it.
+fn open_samples(
+    settings: &mut TrainSettings,
+    quiet: bool,
+    interrupt: &AtomicBool,
+    ranks: &Ranks,
+) -> Result<Option<Arc<Samples>>> {
+    if ranks.is_alone() {
+        return open_samples_alone(settings, quiet, interrupt);
+    }
+    let mut samples = None;
+    if ranks.is_first() {
+        samples = open_samples_alone(settings, quiet, interrupt)?;
+    }
+    if ranks.any(ranks.is_first() && samples.is_none())? {
+        return Ok(None);
+    }
+    if !ranks.is_first() {
+        samples = open_samples_alone(settings, quiet, interrupt)?;
+    }
+    if ranks.any(samples.is_none())? {
+        return Ok(None);
+    }
+    ranks.agree("the number of images", samples.as_ref().map_or(0, |s| s.len()) as i64)?;
+    Ok(samples)
+}
+
 /// Opens the data set; over-segments it first, into the cache, where no folder of edge segments is given. `None`
 /// when that was interrupted.
-fn open_samples(settings: &mut TrainSettings, quiet: bool, interrupt: &AtomicBool) -> Result<Option<Arc<Samples>>> {
+fn open_samples_alone(
+    settings: &mut TrainSettings,
+    quiet: bool,
+    interrupt: &AtomicBool,
+) -> Result<Option<Arc<Samples>>> {
     let root = settings.data.root.clone().ok_or_else(|| needed("--root", "the folder of the data set"))?;
     let kind = dataset_kind(&settings.data.dataset)?;
     let dataset = datasets::open(kind, &root, &settings.data.split, &settings.data.sequences)?;
@@ -214,10 +269,19 @@ fn other_settings(out: &Path, settings: &TrainSettings) -> Result<TrainError> {
     })
 }
 
-fn profile(settings: &TrainSettings, samples: Arc<Samples>, steps: usize, threads: usize, json: bool) -> Result<Exit> {
-    let mut trainer = Trainer::new(settings, Device::Cpu)?;
+fn profile(
+    settings: &TrainSettings,
+    samples: Arc<Samples>,
+    steps: usize,
+    json: bool,
+    ranks: &Ranks,
+) -> Result<Exit> {
+    let threads = resolve_threads(settings.run.threads);
+    let mut trainer = Trainer::over_ranks(settings, Device::Cpu, ranks)?;
     let report = train_loop::profile(&mut trainer, samples, steps)?;
-    if json {
+    if !ranks.is_first() {
+        // The first one says it.
+    } else if json {
         let stages: serde_json::Map<_, _> = Stage::ALL
             .iter()
             .zip(report.stages_millis)
