@@ -47,7 +47,8 @@ fn sums_and_their_gradients(ranks: &Ranks) {
     let (rank, size) = (ranks.rank() as f64, ranks.size() as f64);
     let base = numbers(&[3, 4], 1);
     // Strides differ between the ranks, elements do not.
-    let x = if ranks.is_first() { &base * 1.0 } else { (base.transpose(0, 1).contiguous() * (rank + 1.0)).transpose(0, 1) };
+    let x =
+        if ranks.is_first() { &base * 1.0 } else { (base.transpose(0, 1).contiguous() * (rank + 1.0)).transpose(0, 1) };
     let x = x.detach().set_requires_grad(true);
     let y = ranks.sum(&x).unwrap();
     let all: f64 = (1..=ranks.size()).map(|r| r as f64).sum();
@@ -181,7 +182,8 @@ impl Step {
         let of_part = |t: &Tensor| t.narrow(0, part.start * views, (part.end - part.start) * views);
         // Smooth pictures, so that features differ between places and k-means has something to find.
         let coarse = numbers(&[images * views, 3, 8, 8], 1);
-        let pictures = coarse.upsample_bilinear2d([crop, crop], false, None, None) + numbers(&[images * views, 3, crop, crop], 2) * 0.2;
+        let pictures = coarse.upsample_bilinear2d([crop, crop], false, None, None)
+            + numbers(&[images * views, 3, crop, crop], 2) * 0.2;
         // Images have different numbers of regions; the first views of some are padded.
         let regions = (numbers(&[images * views, cells, cells], 3) * 0.5 + 0.5)
             * (Tensor::arange(images * views, CPU) + 2.0).reshape([-1, 1, 1]);
@@ -520,7 +522,12 @@ fn mpi_rank_that_is_killed_stops_all_and_checkpoints_are_whole() {
     assert!(steps >= 2, "{steps}");
     // And it can go on.
     let more = (run.num_lines() + 1).to_string();
-    training.sandbox.hsg_train().args(training.arguments(&["--out", "run", "--resume", "--steps", &more])).assert().code(0);
+    training
+        .sandbox
+        .hsg_train()
+        .args(training.arguments(&["--out", "run", "--resume", "--steps", &more]))
+        .assert()
+        .code(0);
 }
 
 /// The process of this rank that works in `folder`.

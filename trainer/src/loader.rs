@@ -249,6 +249,56 @@ mod tests {
     use super::*;
 
     #[test]
+    fn ranks_make_what_one_process_makes() {
+        let size = ImageSize { width: 40, height: 30 };
+        let decoded = |image: usize| Decoded {
+            size,
+            rgb: (0..3600).map(|i| (i * 7 + image * 31) as u8).collect(),
+            regions: (0..1200).map(|i| (i / 300 + image) as u16).collect(),
+        };
+        let entry = |i: usize| SampleEntry {
+            name: i.to_string(),
+            image: PathBuf::new(),
+            annotation: None,
+            sequence: String::new(),
+            index_in_sequence: i,
+        };
+        let entries = (0..5).map(entry).collect();
+        let samples = Samples { entries, edges: PathBuf::new(), in_memory: Some((0..5).map(decoded).collect()) };
+        let augment = AugmentSpec {
+            flip: 0.5,
+            scale: [0.5, 1.5],
+            brightness: 0.4,
+            contrast: 0.4,
+            saturation: 0.4,
+            hue: 0.1,
+            jitter: 0.8,
+            gray: 0.2,
+            blur: 0.5,
+        };
+        let spec = |own| BatchSpec {
+            images: 6,
+            own,
+            views: 2,
+            size: ViewSize { crop: 32, cells: 2 },
+            augment: augment.clone(),
+            seed: 7,
+        };
+        // Step 1 goes over the end of an epoch.
+        for step in 0..3 {
+            let whole = make(&samples, &spec(0..6), step);
+            let parts = [0..2, 2..4, 4..6].map(|own| make(&samples, &spec(own), step));
+            let pixels: Vec<f32> = parts.iter().flat_map(|part| part.pixels.iter().copied()).collect();
+            let edges: Vec<i64> = parts.iter().flat_map(|part| part.edges.iter().copied()).collect();
+            assert!(pixels == whole.pixels && edges == whole.edges, "step {step}");
+        }
+    }
+
+    fn make(samples: &Samples, spec: &BatchSpec, step: usize) -> Batch {
+        make_batch(samples, spec, step).unwrap()
+    }
+
+    #[test]
     fn an_epoch_visits_every_image_once() {
         for epoch in 0..3 {
             let mut seen: Vec<usize> = (0..10).map(|i| sample_index(10, 7, epoch * 10 + i)).collect();

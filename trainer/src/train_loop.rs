@@ -71,7 +71,8 @@ impl StepReport {
         // A rank's segments are a share too: their mean times the ranks is the total.
         let mut segments = self.num_segments as f64 * ranks.size() as f64;
         let terms = self.feature.iter_mut().chain(&mut self.grouping);
-        let mut numbers: Vec<&mut f64> = [&mut self.loss, &mut self.edge, &mut segments].into_iter().chain(terms).collect();
+        let mut numbers: Vec<&mut f64> =
+            [&mut self.loss, &mut self.edge, &mut segments].into_iter().chain(terms).collect();
         let mut values: Vec<f64> = numbers.iter().map(|number| **number).collect();
         ranks.mean(&mut values)?;
         numbers.iter_mut().zip(values).for_each(|(number, value)| **number = value);

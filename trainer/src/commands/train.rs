@@ -26,7 +26,7 @@ use crate::train_loop::{self, Trainer, settings_file, settings_hash};
 /// # Errors
 /// Settings out of range, data that cannot be read, a run folder that does not fit, as the message says.
 pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
-    let mut settings = resolve(args, common)?;
+    let settings = resolve(args, common)?;
     settings.validate()?;
     if common.show_settings {
         return show(&settings, common);
@@ -269,13 +269,7 @@ fn other_settings(out: &Path, settings: &TrainSettings) -> Result<TrainError> {
     })
 }
 
-fn profile(
-    settings: &TrainSettings,
-    samples: Arc<Samples>,
-    steps: usize,
-    json: bool,
-    ranks: &Ranks,
-) -> Result<Exit> {
+fn profile(settings: &TrainSettings, samples: Arc<Samples>, steps: usize, json: bool, ranks: &Ranks) -> Result<Exit> {
     let threads = resolve_threads(settings.run.threads);
     let mut trainer = Trainer::over_ranks(settings, Device::Cpu, ranks)?;
     let report = train_loop::profile(&mut trainer, samples, steps)?;

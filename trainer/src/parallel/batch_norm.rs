@@ -52,8 +52,8 @@ pub fn batch_norm(ranks: &Ranks, x: &Tensor, norm: &BatchNorm<'_>) -> Result<Ten
 
     tch::no_grad(|| -> Result<()> {
         let unbiased = variance.f_mul(&(&total / (&total - 1.0)))?;
-        norm.running_mean.shallow_clone().f_lerp_(&mean, norm.momentum)?;
-        norm.running_variance.shallow_clone().f_lerp_(&unbiased, norm.momentum)?;
+        let _ = norm.running_mean.shallow_clone().f_lerp_(&mean, norm.momentum)?;
+        let _ = norm.running_variance.shallow_clone().f_lerp_(&unbiased, norm.momentum)?;
         Ok(())
     })?;
 

@@ -27,6 +27,7 @@
 
 mod batch_norm;
 mod collective;
+pub mod launch;
 #[cfg(feature = "mpi")]
 mod mpi;
 #[cfg(feature = "nccl")]
@@ -307,7 +308,7 @@ impl Ranks {
         tch::no_grad(|| {
             for tensor in tensors {
                 // A tensor may have its channels innermost.
-                let flat = tensor.f_detach()?.f_reshape([-1])?.f_contiguous()?.f_copy()?;
+                let flat = copied(&tensor.f_detach()?.f_reshape([-1])?)?;
                 communicator.broadcast(&flat, 0)?;
                 tensor.detach().f_copy_(&flat.f_view(tensor.size().as_slice())?)?;
             }
@@ -353,6 +354,13 @@ fn average_bucket(communicator: &dyn Communicator, gradients: &mut [Tensor]) -> 
         *gradient = mean;
     }
     Ok(())
+}
+
+/// Its values in memory of their own, without gradient.
+fn copied(values: &Tensor) -> Result<Tensor> {
+    let mut copy = values.f_detach()?.f_empty_like()?;
+    copy.f_copy_(&values.f_detach()?)?;
+    Ok(copy)
 }
 
 /// The checks that every communicator makes: contiguous, on `device`.

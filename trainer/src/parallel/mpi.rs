@@ -10,7 +10,7 @@ use ::mpi::environment::Universe;
 use ::mpi::topology::{Communicator as _, SimpleCommunicator};
 use tch::{Device, Kind, Tensor};
 
-use super::{Communicator, Ranks, check_layout, ranks_error};
+use super::{Communicator, Ranks, check_layout, copied, ranks_error};
 use crate::error::Result;
 
 /// Elements of one MPI call; its counts are 32-bit.
@@ -50,7 +50,7 @@ pub(super) fn connect() -> Result<Ranks> {
 impl Mpi {
     fn sum<T: Equivalence + Copy>(&self, values: &Tensor) -> Result<()> {
         // MPI's own place-holder for "in place" is a macro that the binding does not have.
-        let brought = values.f_detach()?.f_copy()?;
+        let brought = copied(values)?;
         let length = values.numel();
         // SAFETY: both tensors are contiguous, on the CPU and of kind T (checked by the caller), and `length` long; they
         // do not overlap, as the first is a copy, and nobody else touches them during the call.

@@ -134,11 +134,7 @@ mod tests {
         assert_eq!(place(&[]).unwrap(), None);
         // mpirun -n 1 is one process.
         assert_eq!(place(&[("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "1")]).unwrap(), None);
-        let ompi = [
-            ("OMPI_COMM_WORLD_RANK", "3"),
-            ("OMPI_COMM_WORLD_SIZE", "4"),
-            ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
-        ];
+        let ompi = [("OMPI_COMM_WORLD_RANK", "3"), ("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_LOCAL_RANK", "1")];
         let expected = Place { rank: 3, size: 4, local_rank: 1, starter: Starter::Mpi };
         assert_eq!(place(&ompi).unwrap(), Some(expected));
         let torchrun = [("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")];

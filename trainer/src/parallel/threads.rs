@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Tensor};
 
-use super::{Communicator, Ranks, check_layout, ranks_error};
+use super::{Communicator, Ranks, check_layout, copied, ranks_error};
 use crate::error::Result;
 
 /// A rank that waits longer takes the others for gone.
@@ -103,8 +103,7 @@ impl Member {
                 let who = state.gone.map_or_else(|| "another rank".to_owned(), |rank| format!("rank {rank}"));
                 return Err(ranks_error(format!("{who} is gone"), "the first rank that stopped says why"));
             }
-            let (next, _) =
-                self.shared.changed.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner);
+            let (next, _) = self.shared.changed.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner);
             state = next;
         }
         Ok(())
@@ -126,11 +125,11 @@ impl Communicator for Member {
 
     fn all_reduce_sum(&self, values: &Tensor) -> Result<()> {
         check_layout(values, Device::Cpu)?;
-        let total = self.exchange(Some(values.f_detach()?.f_copy()?), |all| {
+        let total = self.exchange(Some(copied(values)?), |all| {
             let mut brought = all.iter().flatten();
-            let mut total = brought.next().unwrap_or(values).f_copy()?;
+            let mut total = copied(brought.next().unwrap_or(values))?;
             for values in brought {
-                total.f_add_(values)?;
+                let _ = total.f_add_(values)?;
             }
             Ok(total)
         })?;
@@ -140,9 +139,8 @@ impl Communicator for Member {
 
     fn broadcast(&self, values: &Tensor, root: usize) -> Result<()> {
         check_layout(values, Device::Cpu)?;
-        let of_root = self.exchange(Some(values.f_detach()?.f_copy()?), |all| {
-            Ok(all.get(root).and_then(Option::as_ref).unwrap_or(values).f_copy()?)
-        })?;
+        let of_root = self
+            .exchange(Some(copied(values)?), |all| copied(all.get(root).and_then(Option::as_ref).unwrap_or(values)))?;
         values.f_detach()?.f_copy_(&of_root)?;
         Ok(())
     }
