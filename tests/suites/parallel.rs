@@ -222,10 +222,9 @@ impl Step {
 fn a_step_is_that_of_one_process(ranks: &Ranks) {
     let text = tiny_settings(1).to_string();
     let mut settings: TrainSettings = toml::from_str(&text).unwrap();
-    settings.batch.crop = 96;
     compare_steps(&settings, ranks);
-    // Untrained decoders give all groups nearly the same content, and batch norm blows its rounding up; without the
-    // loss that comes from there the backbone's gradients are comparable more closely.
+    // Untrained decoders give all groups nearly the same content, and batch norm blows its rounding up: one process's
+    // gradients move by 1e-3 when its images change places. Without the loss that comes from there they agree closely.
     settings.loss.grouping = 0.0;
     compare_steps(&settings, ranks);
 }
@@ -240,13 +239,14 @@ fn compare_steps(settings: &TrainSettings, ranks: &Ranks) {
     for (i, (got, expected)) in step.terms.iter().zip(&whole.terms).enumerate() {
         assert!((got - expected).abs() <= 1e-4 * expected.abs(), "loss term {i}: {got} instead of {expected}");
     }
-    // What rounding makes of one process's gradients: the same images in another order. A bias before a batch norm has
-    // the gradient 0 and nothing but rounding in its place.
+    // What rounding makes of one process's gradients: the same images in another order.
     let reversed: Vec<i64> = all.iter().rev().copied().collect();
     let again = Step::new(settings, &Ranks::alone(), images, &reversed);
     let names: Vec<&str> = whole.params.learned().map(|(name, _)| name).collect();
     let largest = |t: &Tensor| t.abs().max().double_value(&[]);
     let is_exact = settings.loss.grouping == 0.0;
+    // A bias before a batch norm has the gradient 0 and nothing but rounding in its place.
+    let floor = 1e-6 * whole.gradients.iter().filter(|g| g.defined()).map(largest).fold(0.0, f64::max);
     let mut worst = (0f64, "");
     for (i, name) in names.iter().enumerate() {
         let (got, expected) = (&step.gradients[i], &whole.gradients[i]);
@@ -255,9 +255,9 @@ fn compare_steps(settings: &TrainSettings, ranks: &Ranks) {
             continue;
         }
         let (difference, scale) = (largest(&(got - expected)), largest(expected));
-        let rounding = if is_exact { 0.0 } else { largest(&(&again.gradients[i] - expected)) };
+        let rounding = largest(&(&again.gradients[i] - expected));
         assert!(
-            difference <= (1e-4 * scale).max(4.0 * rounding),
+            difference <= if is_exact { 1e-4 * scale } else { (2e-3 * scale).max(4.0 * rounding).max(floor) },
             "gradient of {name}: differs by {difference:.1e} of {scale:.1e}, rounding {rounding:.1e}"
         );
         if difference > worst.0 * scale && scale > 1e-3 {
@@ -267,7 +267,8 @@ fn compare_steps(settings: &TrainSettings, ranks: &Ranks) {
     println!("rank {}: of the gradients {} differs most, by {:.1e}", ranks.rank(), worst.1, worst.0);
     for ((name, got), (_, expected)) in step.params.all().zip(whole.params.all()) {
         // Activations are about 1, also where their mean is not.
-        assert_close(name, got, expected, 1e-4, 0.1);
+        let tolerance = if name.contains("transformer") { 1e-3 } else { 1e-5 };
+        assert_close(name, got, expected, tolerance, 0.1);
     }
 }
 
