@@ -272,8 +272,10 @@ fn compare_steps(settings: &TrainSettings, ranks: &Ranks) {
     }
 }
 
+type Case = fn(&Ranks);
+
 /// All of it, for ranks of any kind.
-const CASES: [(&str, fn(&Ranks)); 4] = [
+const CASES: [(&str, Case); 4] = [
     ("sums and their gradients", sums_and_their_gradients),
     ("gradients are averaged", gradients_are_averaged),
     ("batch norm", batch_norm_is_that_of_all_batches),
