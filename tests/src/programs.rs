@@ -65,18 +65,19 @@ impl Sandbox {
 /// The built `hsg`.
 pub fn hsg() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| built("runtime", "hsg"))
+    PROGRAM.get_or_init(|| built("runtime", "hsg", &[]))
 }
 
 /// The built `hsg-train`.
 pub fn hsg_train() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| built("trainer", "hsg-train"))
+    let features: &[&str] = if cfg!(feature = "mpi") { &["--features", "mpi"] } else { &[] };
+    PROGRAM.get_or_init(|| built("trainer", "hsg-train", features))
 }
 
 /// Cargo builds the programs of another package for nobody's tests. `cargo xtask test` has built them and says where;
 /// under a plain `cargo test` they are built here, so that no stale program is tested.
-fn built(package: &str, name: &str) -> PathBuf {
+fn built(package: &str, name: &str, features: &[&str]) -> PathBuf {
     if let Some(folder) = env::var_os("HSG_TEST_PROGRAMS") {
         return Path::new(&folder).join(name);
     }
@@ -86,7 +87,7 @@ fn built(package: &str, name: &str) -> PathBuf {
     let target = profile.parent().expect("TARGET/PROFILE");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(folders::workspace()).args(["build", "--quiet", "-p", package, "--bin", name, "--target-dir"]);
-    cargo.arg(target);
+    cargo.arg(target).args(features);
     if profile.ends_with("release") {
         cargo.arg("--release");
     }

@@ -6,7 +6,9 @@
 use segcore::spherical_kmeans::KmeansSpec;
 use tch::{Device, Kind, Tensor};
 
+use crate::error::Result;
 use crate::losses::unit;
+use crate::parallel::Ranks;
 
 /// "No region" in our edge-segment files and tensors: crop padding, or a pixel outside every region.
 pub const NO_REGION: i64 = 65535;
@@ -140,7 +142,7 @@ pub struct TokenSets {
     place: Tensor,
     /// Number of images.
     num_images: i64,
-    /// Tokens per image, the largest number of segments of an image.
+    /// Tokens per image, the largest number of segments of an image (of any rank).
     length: i64,
     /// 1 for a segment, 0 for padding, `[images, length]`.
     pub valid: Tensor,
@@ -150,10 +152,27 @@ impl TokenSets {
     /// From the image of every segment, `[S]` int64, which must not fall from one segment to the next (the views of
     /// an image are adjacent in a batch).
     pub fn new(image_of_segment: &Tensor, num_images: i64) -> Self {
+        let count = image_of_segment.bincount(None::<Tensor>, num_images);
+        let length = count.max().int64_value(&[]).max(1);
+        Self::with_length(image_of_segment, &count, length)
+    }
+
+    /// The same with as many tokens per image as the longest image of all ranks has: padding counts in batch norm, in
+    /// the feature mapping and in the collapse term.
+    ///
+    /// # Errors
+    /// As [`Ranks::max`].
+    pub fn over_ranks(image_of_segment: &Tensor, num_images: i64, ranks: &Ranks) -> Result<Self> {
+        let count = image_of_segment.bincount(None::<Tensor>, num_images);
+        let length = ranks.max(count.max().int64_value(&[]).max(1))?;
+        Ok(Self::with_length(image_of_segment, &count, length))
+    }
+
+    /// `count`: segments of every image, `[images]`; `length`: at least the largest of them.
+    fn with_length(image_of_segment: &Tensor, count: &Tensor, length: i64) -> Self {
         tch::no_grad(|| {
-            let count = image_of_segment.bincount(None::<Tensor>, num_images);
-            let start = count.cumsum(0, Kind::Int64) - &count;
-            let length = count.max().int64_value(&[]).max(1);
+            let num_images = count.size()[0];
+            let start = count.cumsum(0, Kind::Int64) - count;
             let device = image_of_segment.device();
             let position = Tensor::arange(image_of_segment.size()[0], (Kind::Int64, device))
                 - start.index_select(0, image_of_segment);

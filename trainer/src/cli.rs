@@ -148,6 +148,9 @@ pub struct TrainArgs {
     /// auto (a GPU if there is one), cpu, cuda or cuda:N
     #[arg(long, env = "HSG_DEVICE")]
     pub device: Option<String>,
+    /// Train on so many GPUs of this machine, a process each (cargo feature nccl); see docs/parallel.md
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub gpus: usize,
     /// Of the embedding network: auto (bf16 on a GPU), fp32 or bf16
     #[arg(long)]
     pub precision: Option<String>,

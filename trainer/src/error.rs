@@ -85,6 +85,14 @@ pub enum TrainError {
         /// libtorch's message.
         message: String,
     },
+    /// Processes that learn together cannot go on.
+    #[error("{what}; {remedy}")]
+    Ranks {
+        /// What happened.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
     /// From the networks.
     #[error(transparent)]
     Model(#[from] models::ModelError),

@@ -14,6 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Result, TrainError};
+use crate::parallel::{self, BatchNorm, Ranks};
 
 /// How a graph is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +139,8 @@ pub struct GraphModule {
     num_slots: usize,
     /// What convolutions compute in, and what flows between them.
     precision: Kind,
+    /// Whose batches batch statistics are made of.
+    ranks: Ranks,
 }
 
 impl GraphModule {
@@ -215,7 +218,14 @@ impl GraphModule {
             outputs,
             num_slots,
             precision: Kind::Float,
+            ranks: Ranks::alone(),
         })
+    }
+
+    /// With batch statistics over the batches of all ranks in training; they must run the same graph at the same time.
+    #[must_use]
+    pub fn over_ranks(self, ranks: &Ranks) -> Self {
+        GraphModule { ranks: ranks.clone(), ..self }
     }
 
     /// Runs the graph; returns its outputs by name.
@@ -264,11 +274,11 @@ impl GraphModule {
 
     fn apply(&self, op: &Op, operands: &[&Tensor], mode: Mode) -> Result<Tensor> {
         if self.precision == Kind::Float || !matches!(op, Op::Conv { .. }) {
-            return apply(op, operands, mode);
+            return apply(op, operands, mode, &self.ranks);
         }
         let rounded: Vec<Tensor> =
             operands.iter().map(|x| x.f_to_kind(self.precision)).collect::<std::result::Result<_, _>>()?;
-        apply(op, &rounded.iter().collect::<Vec<_>>(), mode)
+        apply(op, &rounded.iter().collect::<Vec<_>>(), mode, &self.ranks)
     }
 
     fn in_full_precision(&self, value: &Tensor) -> Result<Tensor> {
@@ -353,7 +363,7 @@ fn dropout(x: &Tensor, ratio: f32) -> Result<Tensor> {
 }
 
 /// One operator; semantics as documented at [`Op`].
-fn apply(op: &Op, x: &[&Tensor], mode: Mode) -> Result<Tensor> {
+fn apply(op: &Op, x: &[&Tensor], mode: Mode, ranks: &Ranks) -> Result<Tensor> {
     let axis_of = |axis: &usize| *axis as i64;
     let list = |values: &[usize]| -> Vec<i64> { values.iter().map(|&v| v as i64).collect() };
     Ok(match op {
@@ -361,10 +371,15 @@ fn apply(op: &Op, x: &[&Tensor], mode: Mode) -> Result<Tensor> {
             x[0].f_conv2d(x[1], x.get(2).copied(), list(strides), list(pads), list(dilations), 1)?
         }
         Op::BatchNormalization { epsilon, momentum } => {
-            let normalise = |map: &Tensor| {
+            let normalise = |map: &Tensor| -> Result<Tensor> {
                 let (training, momentum, epsilon) = (mode != Mode::Evaluate, f64::from(*momentum), f64::from(*epsilon));
+                if training && !ranks.is_alone() {
+                    let [scale, bias, running_mean, running_variance] = [x[1], x[2], x[3], x[4]];
+                    let norm = BatchNorm { scale, bias, running_mean, running_variance, momentum, epsilon };
+                    return parallel::batch_norm(ranks, map, &norm);
+                }
                 let [scale, bias, mean, variance] = [x[1], x[2], x[3], x[4]].map(Some);
-                map.f_batch_norm(scale, bias, mean, variance, training, momentum, epsilon, true)
+                Ok(map.f_batch_norm(scale, bias, mean, variance, training, momentum, epsilon, true)?)
             };
             if x[0].dim() == 3 {
                 // Products with [out, in] weights leave tokens [b, c, n] with c innermost in memory: as rows [b·n, c]

@@ -2,7 +2,7 @@
 //!
 //! A training image's way: `datasets` [T1] → [`edges`] [T2] → [`loader`], [`augment`] [T3] → [`graph_module`] [T4] →
 //! [`base_segments`] [T5] → [`objective`], [`losses`] [T6] → [`optimiser`], [`schedule`], [`train_loop`],
-//! [`checkpoint`] [T7] → [`commands`]`::export` [T8].
+//! [`checkpoint`], [`parallel`] [T7] → [`commands`]`::export` [T8].
 
 pub mod augment;
 pub mod base_segments;
@@ -22,6 +22,7 @@ pub mod loader;
 pub mod losses;
 pub mod objective;
 pub mod optimiser;
+pub mod parallel;
 pub mod pictures;
 pub mod profile;
 pub mod progress;

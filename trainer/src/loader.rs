@@ -3,6 +3,7 @@
 //! What a batch holds depends only on the seed and the step, so a resumed run sees what an uninterrupted one would.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -259,8 +260,10 @@ fn other_size(path: &Path, entry: &SampleEntry, got: ImageSize, expected: ImageS
 /// What a batch is made of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchSpec {
-    /// Images a step, of all processes together.
+    /// Images a step, of all ranks together.
     pub images: usize,
+    /// Which of them this rank makes. What an image and its views are depends on its place in the whole step alone.
+    pub own: Range<usize>,
     /// Views of each image; they are adjacent in the batch.
     pub views: usize,
     /// Size of a view.
@@ -269,45 +272,28 @@ pub struct BatchSpec {
     pub augment: AugmentSpec,
     /// Seed of the run.
     pub seed: u64,
-    /// Which part of every step's images this process makes.
-    pub shard: Shard,
-}
-
-/// The part of a step's images that one of several processes makes: rank r of R takes the r-th R-th of them, so that
-/// together they see what one process alone would.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shard {
-    /// This process, from 0.
-    pub rank: usize,
-    /// Number of processes.
-    pub size: usize,
-}
-
-impl Shard {
-    /// One process makes everything.
-    pub const WHOLE: Shard = Shard { rank: 0, size: 1 };
 }
 
 /// One step's input.
 pub struct Batch {
     /// Step, from 0.
     pub step: usize,
-    /// Normalised pixels, `[images · views, crop, crop, 3]`.
+    /// Normalised pixels, `[own images · views, crop, crop, 3]`.
     pub pixels: Vec<f32>,
-    /// Edge region of every feature cell, `[images · views, cells, cells]`, 65535 = none.
+    /// Edge region of every feature cell, `[own images · views, cells, cells]`, 65535 = none.
     pub edges: Vec<i64>,
     /// Position of each image among the samples.
     pub samples: Vec<usize>,
 }
 
-/// Makes the batch of a step (this process's part of it).
+/// Makes the batch of a step (this rank's part of it).
 ///
 /// # Errors
 /// Too many images that cannot be read (only when the samples do not fit into memory).
 pub fn make_batch(samples: &Samples, spec: &BatchSpec, step: usize) -> Result<Batch> {
     let ViewSize { crop, cells } = spec.size;
     let (pixels_of_view, cells_of_view) = (crop * crop * 3, cells * cells);
-    let images = spec.images / spec.shard.size;
+    let images = spec.own.len();
     let mut batch = Batch {
         step,
         pixels: vec![0.0; images * spec.views * pixels_of_view],
@@ -316,9 +302,8 @@ pub fn make_batch(samples: &Samples, spec: &BatchSpec, step: usize) -> Result<Ba
     };
     let pixels_of_image = batch.pixels.chunks_exact_mut(spec.views * pixels_of_view);
     let edges_of_image = batch.edges.chunks_exact_mut(spec.views * cells_of_view);
-    for (image, (pixels, edges)) in pixels_of_image.zip(edges_of_image).enumerate() {
-        // Streams and order count the images of all processes.
-        let position = step * spec.images + spec.shard.rank * images + image;
+    for (image, (pixels, edges)) in spec.own.clone().zip(pixels_of_image.zip(edges_of_image)) {
+        let position = step * spec.images + image;
         let index = sample_index(samples.len(), spec.seed, position);
         let (index, sample) = samples.sample(index)?;
         let (width, height) = (sample.size.width, sample.size.height);
@@ -424,6 +409,62 @@ impl Drop for Loader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranks_make_what_one_process_makes() {
+        let size = ImageSize { width: 40, height: 30 };
+        let decoded = |image: usize| Decoded {
+            size,
+            rgb: (0..3600).map(|i| (i * 7 + image * 31) as u8).collect(),
+            regions: (0..1200).map(|i| (i / 300 + image) as u16).collect(),
+        };
+        let entry = |i: usize| SampleEntry {
+            name: i.to_string(),
+            image: PathBuf::new(),
+            annotation: None,
+            sequence: String::new(),
+            index_in_sequence: i,
+        };
+        let entries = (0..5).map(entry).collect();
+        let samples = Samples {
+            entries,
+            edges: PathBuf::new(),
+            in_memory: Some((0..5).map(decoded).collect()),
+            skipped: Mutex::default(),
+            left_out: Vec::new(),
+        };
+        let augment = AugmentSpec {
+            flip: 0.5,
+            scale: [0.5, 1.5],
+            brightness: 0.4,
+            contrast: 0.4,
+            saturation: 0.4,
+            hue: 0.1,
+            jitter: 0.8,
+            gray: 0.2,
+            blur: 0.5,
+        };
+        let spec = |own| BatchSpec {
+            images: 6,
+            own,
+            views: 2,
+            size: ViewSize { crop: 32, cells: 2 },
+            augment: augment.clone(),
+            seed: 7,
+        };
+        // Step 1 goes over the end of an epoch.
+        for step in 0..3 {
+            let whole = make(&samples, &spec(0..6), step);
+            let parts = [0..2, 2..4, 4..6].map(|own| make(&samples, &spec(own), step));
+            let pixels: Vec<f32> = parts.iter().flat_map(|part| part.pixels.iter().copied()).collect();
+            let edges: Vec<i64> = parts.iter().flat_map(|part| part.edges.iter().copied()).collect();
+            assert!(pixels == whole.pixels && edges == whole.edges, "step {step}");
+        }
+    }
+
+    fn make(samples: &Samples, spec: &BatchSpec, step: usize) -> Batch {
+        make_batch(samples, spec, step).unwrap()
+    }
 
     #[test]
     fn an_epoch_visits_every_image_once() {

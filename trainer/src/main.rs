@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     match commands::run(&Cli::parse()) {
         Ok(commands::Exit::Done) => ExitCode::SUCCESS,
         Ok(commands::Exit::Skipped) => ExitCode::from(1),
+        Ok(commands::Exit::Failed) => ExitCode::from(2),
         Ok(commands::Exit::Interrupted(signal)) => ExitCode::from(signal.exit_code()),
         Err(error) => {
             say(&format!("error: {error}"));

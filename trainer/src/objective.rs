@@ -11,6 +11,7 @@ use crate::graph_module::{GraphModule, Mode, ParamStore};
 use crate::losses::goodness_of_grouping::{Neighbours, centroid_separation, collapse, modularity, neighbour_graph};
 use crate::losses::pixel_segment::{Grouping, PixelSegmentSpec, PositiveSum, pixel_segment_losses};
 use crate::losses::{CONCENTRATION, unit};
+use crate::parallel::Ranks;
 use crate::profile::{Profiler, Stage};
 
 /// Memory of one chunk of pixel–segment similarities: on a CPU it should stay in the cache.
@@ -43,7 +44,7 @@ pub struct Views<'a> {
     pub kept: &'a Tensor,
     /// Image of every view, `[V]` int64 from 0, not falling: the views of one image are adjacent.
     pub image_of_view: &'a Tensor,
-    /// Number of images.
+    /// Number of images; the same on all ranks.
     pub num_images: i64,
 }
 
@@ -51,7 +52,7 @@ pub struct Views<'a> {
 pub struct LevelOfGroups {
     /// Soft assignment P_l of the base segments, `[images, n_l, N]`, columns sum to 1.
     pub assignment: Tensor,
-    /// Arg-max of P_l for every segment as a group id (image · n_l + group), `[S]` int64.
+    /// Arg-max of P_l for every segment as a group id (image · n_l + group, images counted over all ranks), `[S]` int64.
     pub group_of_segment: Tensor,
     /// Projected centroids Z_l, `[images, m, n_l]`.
     pub centroids: Tensor,
@@ -84,6 +85,7 @@ pub struct ObjectiveModule {
     settings: ObjectiveSettings,
     transformers: Vec<GraphModule>,
     position_tables: [String; 2],
+    ranks: Ranks,
 }
 
 impl ObjectiveModule {
@@ -96,7 +98,15 @@ impl ObjectiveModule {
         for level in 0..spec.groups.len() {
             transformers.push(GraphModule::new(&clustering_transformer::training(spec, level)?, device)?);
         }
-        Ok(ObjectiveModule { settings, transformers, position_tables: spec.position_params().map(|p| p.name) })
+        let position_tables = spec.position_params().map(|p| p.name);
+        Ok(ObjectiveModule { settings, transformers, position_tables, ranks: Ranks::alone() })
+    }
+
+    /// With the images of all ranks as one batch in training: the mean of the ranks' losses is that of the global batch.
+    #[must_use]
+    pub fn over_ranks(self, ranks: &Ranks) -> Self {
+        let transformers = self.transformers.into_iter().map(|t| t.over_ranks(ranks)).collect();
+        ObjectiveModule { transformers, ranks: ranks.clone(), ..self }
     }
 
     /// Position embedding of every cell, `[1, m, h, w]`: column table first, then row table, looked up by index.
@@ -127,6 +137,9 @@ impl ObjectiveModule {
         profiler: &mut Profiler,
     ) -> Result<Objective> {
         let settings = &self.settings;
+        // One rank may look at pictures while the others wait.
+        let alone = Ranks::alone();
+        let ranks = if mode == Mode::Evaluate { &alone } else { &self.ranks };
         let size = embeddings.size();
         let (num_views, height, width) = (size[0], size[2], size[3]);
         let embeddings = unit(embeddings, 1);
@@ -139,7 +152,9 @@ impl ObjectiveModule {
         let position = position.expand([num_views, -1, -1, -1], false);
         let segment_positions = base.mean(&base.gather(&position));
         let image_of_segment = views.image_of_view.index_select(0, &base.view_of_segment);
-        let sets = TokenSets::new(&image_of_segment, views.num_images);
+        let sets = TokenSets::over_ranks(&image_of_segment, views.num_images, ranks)?;
+        let images = ranks.even_rows(views.num_images);
+        let image_number = &image_of_segment + images.before;
         let tokens = sets.scatter(&segment_features);
         let positions = sets.scatter(&segment_positions);
 
@@ -166,25 +181,29 @@ impl ObjectiveModule {
             let winner = assignment.argmax(1, false);
             level_features = outputs.take(names::CENTROID_FEATURES)?;
             level_positions = mean_position_of_groups(&positions, &winner, &sets.valid, groups);
-            let group_of_segment = sets.gather(&winner) + &image_of_segment * groups;
+            let group_of_segment = sets.gather(&winner) + &image_number * groups;
             levels.push(LevelOfGroups { assignment, group_of_segment, centroids: outputs.take(names::CENTROIDS)? });
         }
         profiler.mark(Stage::Transformers);
 
-        let edge_groups = &image_of_segment * 65536 + &base.edge_of_segment;
+        // Own pixels against the segments of all ranks.
+        let segments = ranks.rows(base.num_segments)?;
+        let all_features = ranks.gather(&segments, &segment_features)?;
+        let segment_of_pixel = &base.segment_of_pixel + segments.before;
+        let edge_groups = ranks.gather(&segments, &(&image_number * 65536 + &base.edge_of_segment))?;
+        let level_groups = levels.iter().map(|level| ranks.gather(&segments, &level.group_of_segment));
+        let level_groups: Vec<Tensor> = level_groups.collect::<Result<_>>()?;
         let mut groupings = vec![Grouping { group_of_segment: &edge_groups, weight: settings.weight_edge }];
-        groupings.extend(
-            levels
-                .iter()
-                .map(|level| Grouping { group_of_segment: &level.group_of_segment, weight: settings.weight_feature }),
-        );
+        let weight = settings.weight_feature;
+        groupings.extend(level_groups.iter().map(|group_of_segment| Grouping { group_of_segment, weight }));
         let spec = PixelSegmentSpec {
             concentration: CONCENTRATION,
             sum: settings.positive_sum,
-            num_pixels: base.kept.size()[0] as f64,
+            // Ranks keep different numbers of pixels: so divided, the mean of the ranks' losses is one over all pixels.
+            num_pixels: ranks.rows(pixels.size()[0])?.total as f64 / ranks.size() as f64,
             chunk_bytes: if pixels.device().is_cuda() { CHUNK_BYTES_CUDA } else { CHUNK_BYTES_CPU },
         };
-        let losses = pixel_segment_losses(&pixels, &segment_features, &base.segment_of_pixel, &groupings, &spec);
+        let losses = pixel_segment_losses(&pixels, &all_features, &segment_of_pixel, &groupings, &spec);
         let mut terms = losses.terms.into_iter();
         let edge = terms.next().unwrap_or_default();
         let feature: Vec<Tensor> = terms.collect();
@@ -198,14 +217,14 @@ impl ObjectiveModule {
             }
         };
         let graph = neighbour_graph(&tokens, &sets.valid, view_of_token.as_ref(), settings.neighbours);
-        let grouping: Vec<Tensor> = (levels.iter())
-            .map(|l| {
-                let goodness = modularity(&graph, &l.assignment)
-                    + collapse(&l.assignment, &sets.valid)
-                    + centroid_separation(&l.centroids);
-                goodness * settings.weight_grouping
-            })
-            .collect();
+        let mut grouping = Vec::with_capacity(levels.len());
+        for level in &levels {
+            // The same value on every rank, so its mean over them too.
+            let separation = centroid_separation(&ranks.gather(&images, &level.centroids)?);
+            let goodness =
+                modularity(&graph, &level.assignment) + collapse(&level.assignment, &sets.valid) + separation;
+            grouping.push(goodness * settings.weight_grouping);
+        }
         let total = grouping.iter().fold(losses.total, |total, term| total + term);
         profiler.mark(Stage::GroupingLosses);
         Ok(Objective { total, edge, feature, grouping, base, segment_features, tokens, valid: sets.valid, levels })

@@ -15,7 +15,8 @@ use crate::checkpoint::{self, State};
 use crate::error::{Result, TrainError};
 use crate::evaluate::{Evaluation, Evaluator};
 use crate::graph_module::Mode;
-use crate::loader::{Batch, BatchSpec, Loader, Samples, Shard, make_batch};
+use crate::loader::{Batch, BatchSpec, Loader, Samples, make_batch};
+use crate::parallel::Ranks;
 use crate::pictures;
 use crate::profile::{Profiler, Stage};
 use crate::progress::{Progress, say};
@@ -29,16 +30,19 @@ const PICTURED_IMAGES: usize = 2;
 /// The step of the pictured batch: one that no run reaches, so that its views are seen by no update.
 const PICTURED_STEP: usize = usize::MAX >> 16;
 
-/// The batches of a run.
-pub fn batch_spec(settings: &TrainSettings) -> BatchSpec {
-    BatchSpec {
+/// The batches of a run, this rank's part of them.
+///
+/// # Errors
+/// As [`Ranks::part`].
+pub fn batch_spec(settings: &TrainSettings, ranks: &Ranks) -> Result<BatchSpec> {
+    Ok(BatchSpec {
         images: settings.batch.images,
+        own: ranks.part(settings.batch.images)?,
         views: settings.batch.views,
         size: ViewSize { crop: settings.batch.crop, cells: cells(settings) },
         augment: settings.augment.clone(),
         seed: settings.run.seed,
-        shard: Shard::WHOLE,
-    }
+    })
 }
 
 /// Threads that make batches: as the settings say, else one where the CPU trains and half of the cores beside a GPU.
@@ -80,7 +84,8 @@ pub struct Outcome {
 /// Trains into the folder `run`, from `state` (step 0 or a checkpoint's) to the last step of the settings.
 ///
 /// `evaluator` measures the network every so many steps; `interrupt` ends the run after the current step with a whole
-/// checkpoint. A full disk does not end the run: it goes on, and the next checkpoint is tried again.
+/// checkpoint, on any rank all of them. Only the first rank writes and measures. A full disk does not end the run: it goes
+/// on, and the next checkpoint is tried again.
 ///
 /// # Errors
 /// Too many unreadable images; a last checkpoint that cannot be written; a loss that is no number (its batch is saved in
@@ -95,16 +100,17 @@ pub fn train(
     interrupt: &AtomicBool,
 ) -> Result<Outcome> {
     let started = Instant::now();
-    if state.step == 0 && checkpoint::read(run, "last")?.is_none() {
+    let is_first = trainer.ranks().is_first();
+    if is_first && state.step == 0 && checkpoint::read(run, "last")?.is_none() {
         // So that an export of an untrained network, and a run that is interrupted at once, have something.
         trainer.save(run, &state, true)?;
     }
-    let log = RunLog::open(run, state.step)?;
+    let log = if is_first { Some(RunLog::open(run, state.step)?) } else { None };
     let saved = state.step;
     let mut course = Course { trainer, samples, run, state, evaluator, log, saved, evaluation: None };
     course.steps(quiet, interrupt)?;
     let Course { state, log, evaluation, .. } = course;
-    log.finish()?;
+    log.map_or(Ok(()), RunLog::finish)?;
     Ok(Outcome {
         step: state.step,
         smoothed_loss: state.smoothed_loss,
@@ -122,7 +128,8 @@ struct Course<'a> {
     run: &'a Path,
     state: State,
     evaluator: Option<Evaluator>,
-    log: RunLog,
+    /// Of the first rank alone.
+    log: Option<RunLog>,
     /// Step of the last checkpoint.
     saved: usize,
     evaluation: Option<Evaluation>,
@@ -132,12 +139,13 @@ impl Course<'_> {
     fn steps(&mut self, quiet: bool, interrupt: &AtomicBool) -> Result<()> {
         let settings = self.trainer.settings().clone();
         let steps = settings.run.steps;
-        let spec = batch_spec(&settings);
+        let ranks = self.trainer.ranks().clone();
+        let spec = batch_spec(&settings, &ranks)?;
         let threads = loader_threads(self.trainer);
         let mut loader = Loader::start(self.samples, &spec, self.state.step, steps, threads)?;
-        let mut progress = Progress::new("train", self.state.step as u64, steps as u64, quiet);
+        let mut progress = Progress::new("train", self.state.step as u64, steps as u64, quiet || !ranks.is_first());
         let mut profiler = Profiler::default();
-        while self.state.step < steps && !interrupt.load(Ordering::Relaxed) {
+        while self.state.step < steps && !ranks.any(interrupt.load(Ordering::Relaxed))? {
             profiler.start();
             let Some(batch) = loader.next() else { break };
             let batch = batch?;
@@ -152,7 +160,9 @@ impl Course<'_> {
             self.state.seconds += seconds;
             // Images, not views of them.
             let images_per_second = settings.batch.images as f64 / seconds;
-            self.log.step(step, &report, images_per_second, times[Stage::Data as usize].as_secs_f64() / seconds)?;
+            if let Some(log) = &mut self.log {
+                log.step(step, &report, images_per_second, times[Stage::Data as usize].as_secs_f64() / seconds)?;
+            }
             progress.update(step as u64, || {
                 format!(
                     "loss {smoothed:.3} (now {:.3}: edges {:.3}, features {:.3}, grouping {:.3}) {images_per_second:.1} images/s",
@@ -233,24 +243,25 @@ impl Course<'_> {
 
     /// Draws the pictured batch into the log.
     fn draw(&mut self) -> Result<()> {
-        let settings = self.trainer.settings();
-        let spec = batch_spec(settings);
-        let spec = BatchSpec { images: spec.images.min(PICTURED_IMAGES), ..spec };
+        let Some(log) = &mut self.log else { return Ok(()) };
+        let spec = batch_spec(self.trainer.settings(), &Ranks::alone())?;
+        let images = spec.images.min(PICTURED_IMAGES);
+        let spec = BatchSpec { images, own: 0..images, ..spec };
         let batch = make_batch(self.samples, &spec, PICTURED_STEP / spec.images.max(1))?;
         let pictures = tch::no_grad(|| {
             let embeddings = self.trainer.forward(&self.trainer.images(&batch)?, Mode::Evaluate)?;
             let objective = self.trainer.objective(&embeddings, &batch, Mode::Evaluate, &mut Profiler::default())?;
             pictures::draw(&batch, &embeddings, &objective, spec.views, spec.size.crop)
         })?;
-        self.log.pictures(self.state.step, &pictures);
-        self.log.report();
+        log.pictures(self.state.step, &pictures);
+        log.report();
         Ok(())
     }
 
     /// Measures the network; the best one by mIoU is kept.
     fn evaluate(&mut self, quiet: bool, interrupt: &AtomicBool) -> Result<()> {
         let step = self.state.step;
-        let Some(evaluator) = &mut self.evaluator else { return Ok(()) };
+        let (Some(evaluator), Some(log)) = (&mut self.evaluator, &mut self.log) else { return Ok(()) };
         let Some(evaluation) = evaluator.run(&self.trainer.params, step, interrupt)? else { return Ok(()) };
         if !quiet {
             let Evaluation { miou, accuracy, images, .. } = &evaluation;
@@ -260,16 +271,23 @@ impl Course<'_> {
                 100.0 * accuracy
             ));
         }
-        self.log.evaluation(&evaluation)?;
+        log.evaluation(&evaluation)?;
         self.evaluation = Some(evaluation);
         self.save(false)?;
-        self.log.report();
+        if let Some(log) = &mut self.log {
+            log.report();
+        }
         Ok(())
     }
 
     /// Writes a checkpoint. Where it cannot be written for lack of space the run goes on, unless it `must` be.
     fn save(&mut self, must: bool) -> Result<()> {
         let state = &mut self.state;
+        // All ranks have the same weights.
+        if !self.trainer.ranks().is_first() {
+            self.saved = state.step;
+            return Ok(());
+        }
         if self.saved == state.step && self.evaluation.as_ref().is_none_or(|evaluation| evaluation.step != state.step) {
             return Ok(());
         }
@@ -360,7 +378,8 @@ impl ProfileReport {
 pub fn profile(trainer: &mut Trainer, samples: &Arc<Samples>, steps: usize) -> Result<ProfileReport> {
     const WARM_UP: usize = 3;
     let threads = loader_threads(trainer);
-    let mut loader = Loader::start(samples, &batch_spec(trainer.settings()), 0, steps + WARM_UP, threads)?;
+    let spec = batch_spec(trainer.settings(), trainer.ranks())?;
+    let mut loader = Loader::start(samples, &spec, 0, steps + WARM_UP, threads)?;
     let mut profiler = Profiler::synchronized(trainer.compute());
     let mut alone = Vec::new();
     for step in 0..steps + WARM_UP {

@@ -14,6 +14,7 @@ use crate::graph_module::{GraphModule, Mode, ParamStore};
 use crate::loader::Batch;
 use crate::objective::{Objective, ObjectiveModule, Views};
 use crate::optimiser::Sgd;
+use crate::parallel::Ranks;
 use crate::profile::{Profiler, Stage};
 use crate::schedule::learning_rate;
 use crate::settings::TrainSettings;
@@ -31,6 +32,7 @@ pub struct Trainer {
     specs: Vec<ParamSpec>,
     settings: TrainSettings,
     compute: Compute,
+    ranks: Ranks,
 }
 
 /// One step's numbers. Loss terms are weighted, so they add up to `loss`.
@@ -50,12 +52,37 @@ pub struct StepReport {
     pub num_segments: i64,
 }
 
+impl StepReport {
+    /// Makes it that of the global batch, the same on all ranks.
+    fn over_ranks(&mut self, ranks: &Ranks) -> Result<()> {
+        // A rank's segments are a share too: their mean times the ranks is the total.
+        let mut segments = self.num_segments as f64 * ranks.size() as f64;
+        let terms = self.feature.iter_mut().chain(&mut self.grouping);
+        let mut numbers: Vec<&mut f64> =
+            [&mut self.loss, &mut self.edge, &mut segments].into_iter().chain(terms).collect();
+        let mut values: Vec<f64> = numbers.iter().map(|number| **number).collect();
+        ranks.mean(&mut values)?;
+        numbers.iter_mut().zip(values).for_each(|(number, value)| **number = value);
+        self.num_segments = segments.round() as i64;
+        Ok(())
+    }
+}
+
 impl Trainer {
     /// A network with the seeded initial weights of `settings`.
     ///
     /// # Errors
     /// When the settings are out of range.
     pub fn new(settings: &TrainSettings, compute: Compute) -> Result<Self> {
+        Self::over_ranks(settings, compute, &Ranks::alone())
+    }
+
+    /// The same, learning together with the other ranks: a step's images are those of all of them.
+    ///
+    /// # Errors
+    /// When the settings are out of range, or the images of a step cannot be shared out evenly.
+    pub fn over_ranks(settings: &TrainSettings, compute: Compute, ranks: &Ranks) -> Result<Self> {
+        ranks.part(settings.batch.images)?;
         let device = compute.device;
         let specs = settings.network.params()?;
         let weights = initial_weights(&specs, settings.run.seed);
@@ -63,13 +90,15 @@ impl Trainer {
         let optimiser = &settings.optimiser;
         Ok(Trainer {
             embedding: GraphModule::new(&embedding_net::fcn(&settings.network, STRIDE)?, device)?
-                .in_precision(compute.precision),
-            objective: ObjectiveModule::new(&settings.network, settings.objective(), device)?,
+                .in_precision(compute.precision)
+                .over_ranks(ranks),
+            objective: ObjectiveModule::new(&settings.network, settings.objective(), device)?.over_ranks(ranks),
             optimiser: Sgd::new(optimiser.momentum, optimiser.weight_decay, optimiser.transformer_factor),
             params,
             specs,
             settings: settings.clone(),
             compute,
+            ranks: ranks.clone(),
         })
     }
 
@@ -135,7 +164,10 @@ impl Trainer {
     /// [`TrainError::Diverged`] when the loss is not finite (nothing is updated then); [`TrainError::Torch`].
     pub fn step(&mut self, batch: &Batch, profiler: &mut Profiler) -> Result<StepReport> {
         // Dropout is the only random draw inside libtorch; like all streams it depends on seed and step alone.
-        tch::manual_seed((self.settings.run.seed ^ (batch.step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)) as i64);
+        // Ranks draw different masks.
+        let draw = (batch.step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            ^ (self.ranks.rank() as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
+        tch::manual_seed((self.settings.run.seed ^ draw) as i64);
         let mode = Mode::Train { dropout: true };
         let images = self.images(batch)?;
         let embeddings = self.forward(&images, mode)?;
@@ -144,6 +176,7 @@ impl Trainer {
         // Gradients are handed over instead of being added up in the parameters, which would have to be cleared.
         let learned: Vec<&Tensor> = self.params.learned().map(|(_, param)| param).collect();
         let gradients = Tensor::f_run_backward(&[&objective.total], &learned, false, false)?;
+        let gradients = self.ranks.average(&learned, gradients)?;
         let optimiser = &self.settings.optimiser;
         let rate = learning_rate(
             optimiser.decay,
@@ -154,7 +187,7 @@ impl Trainer {
         );
         // Read only now: on a GPU this waits for everything that was asked for so far.
         let number = |t: &Tensor| t.double_value(&[]);
-        let report = StepReport {
+        let mut report = StepReport {
             loss: number(&objective.total),
             edge: number(&objective.edge),
             feature: objective.feature.iter().map(number).collect(),
@@ -162,6 +195,7 @@ impl Trainer {
             learning_rate: rate,
             num_segments: objective.base.num_segments,
         };
+        report.over_ranks(&self.ranks)?;
         profiler.mark(Stage::Backward);
         if !report.loss.is_finite() {
             return Err(TrainError::Diverged { step: batch.step + 1, loss: report.loss, saved: None });
@@ -183,6 +217,11 @@ impl Trainer {
     /// The settings it was made with.
     pub fn settings(&self) -> &TrainSettings {
         &self.settings
+    }
+
+    /// The processes that it learns together with.
+    pub fn ranks(&self) -> &Ranks {
+        &self.ranks
     }
 
     /// Where it computes.

@@ -19,7 +19,7 @@ pub fn run() -> Result<()> {
     // The release profile everywhere: what clippy's build scripts made is used by the tests.
     parts.run("clippy", || {
         cargo()
-            .args(["clippy", "--release", "--workspace", "--all-targets", "--features", "tests/torch"])
+            .args(["clippy", "--release", "--workspace", "--all-targets", "--features", suites::features()])
             .args(["--", "-D", "warnings"])
             .run("pass clippy")
     });

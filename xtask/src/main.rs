@@ -9,6 +9,7 @@ mod bench_train;
 mod ci;
 mod libtorch;
 mod lints;
+mod mpi;
 mod process;
 mod suites;
 
@@ -39,8 +40,10 @@ enum Chore {
     /// Everything a change has to pass: format, clippy, arrows, lints, tests.
     #[command(after_help = "Example: cargo xtask ci")]
     Ci,
-    /// Install into .deps/ what a part of the project needs.
-    #[command(after_help = "Example: cargo xtask deps libtorch")]
+    /// Install what a part of the project needs: into .deps/, or (mpi) as packages of the system.
+    #[command(
+        after_help = "Examples:\n  cargo xtask deps libtorch\n  cargo xtask deps mpi        says what it installs; needs root"
+    )]
     Deps {
         /// What to install.
         what: Dependency,
@@ -82,6 +85,8 @@ enum Chore {
 enum Dependency {
     /// The CPU-only libtorch that the trainer and the tests link.
     Libtorch,
+    /// Open MPI and libclang from apt, for training in several processes on CPUs (cargo feature `mpi`).
+    Mpi,
 }
 
 fn main() -> ExitCode {
@@ -91,6 +96,7 @@ fn main() -> ExitCode {
         Chore::Deps { what: Dependency::Libtorch } => {
             libtorch::ensure().map(|place| println!("libtorch is in {}", place.display()))
         }
+        Chore::Deps { what: Dependency::Mpi } => mpi::install(),
         Chore::CheckArrows => arrows::check(),
         Chore::CheckLints => lints::check(),
         // One fixture is written by our own code so far; `bless` is the name that stays when there are more.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::process::{Program, cargo};
-use crate::{arrows, libtorch};
+use crate::{arrows, libtorch, mpi};
 
 /// What cargo's own result lines add up to.
 #[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
@@ -67,7 +67,7 @@ pub fn run(filter: Option<&str>) -> Result<Counts> {
     let metadata = arrows::metadata()?;
     // The suites run the real programs. `cargo test` alone would leave those of other packages unbuilt or stale.
     cargo()
-        .args(["build", "--release", "--workspace", "--bins", "--features", "tests/torch"])
+        .args(["build", "--release", "--workspace", "--bins", "--features", features()])
         .run("build the programs")?;
     let programs = Path::new(metadata["target_directory"].as_str().context("no target folder")?).join("release");
 
@@ -88,6 +88,11 @@ pub fn run(filter: Option<&str>) -> Result<Counts> {
     Ok(counts)
 }
 
+/// The features of everything that can be built here; the suite `parallel` says what it leaves out without MPI.
+pub fn features() -> &'static str {
+    if mpi::missing().is_empty() { "tests/torch,tests/mpi" } else { "tests/torch" }
+}
+
 /// Names of the test targets of all crates, each once.
 fn suites(metadata: &Value) -> Vec<String> {
     let packages = metadata["packages"].as_array().into_iter().flatten();
@@ -101,7 +106,7 @@ fn suites(metadata: &Value) -> Vec<String> {
 
 fn run_part(targets: &[String], filter: Option<&str>, programs: &PathBuf, counts: &mut Counts) -> Result<()> {
     let mut program: Program = cargo()
-        .args(["test", "--release", "--workspace", "--features", "tests/torch", "--no-fail-fast"])
+        .args(["test", "--release", "--workspace", "--features", features(), "--no-fail-fast"])
         .args(targets)
         .env("HSG_TEST_PROGRAMS", programs);
     // The same random cases every time, so that a change is not blamed for a case that it did not touch; a plain

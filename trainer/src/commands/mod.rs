@@ -21,6 +21,8 @@ pub enum Exit {
     Done,
     /// Done, but some inputs could not be read and were left out.
     Skipped,
+    /// A process that this one started failed and has said why.
+    Failed,
     /// By Ctrl-C or SIGTERM; files are whole.
     Interrupted(Signal),
 }

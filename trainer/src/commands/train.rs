@@ -17,10 +17,12 @@ use crate::edges::{Extras, cached_edges_folder, edge_file, make_edges};
 use crate::error::{Result, TrainError};
 use crate::evaluate::Evaluator;
 use crate::loader::{Samples, SkippedImage};
+use crate::parallel::{self, Place, Ranks, launch};
 use crate::profile::Stage;
 use crate::progress::say;
 use crate::run_folder::settings_file;
 use crate::settings::{Overrides, TrainSettings, preset_names};
+use crate::signals::Signals;
 use crate::train_loop::{self, settings_hash};
 use crate::trainer::Trainer;
 
@@ -29,31 +31,79 @@ use crate::trainer::Trainer;
 /// # Errors
 /// Settings out of range, data that cannot be read, a run folder that does not fit, as the message says.
 pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
-    let mut settings = resolve(args, common)?;
+    let settings = resolve(args, common)?;
     settings.validate()?;
     if common.show_settings {
         return show(&settings, common);
     }
+    if args.gpus > 1 && !launch::is_rank() {
+        return start_ranks(args.gpus);
+    }
     let threads = resolve_threads(settings.run.threads);
-    let compute = Compute::resolve(&settings.run.device, &settings.run.precision)?;
+    let compute = Compute::resolve(&own_device(&settings.run.device)?, &settings.run.precision)?;
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     start_pool(threads);
-    let quiet = common.quiet || common.json;
     let signals = listen()?;
+    let ranks = parallel::connect(compute.device)?;
+    // An error of one rank ends all: the others would wait for it.
+    learn(args, common, settings, compute, &signals, &ranks).map_err(|error| ranks.stop_all(error))
+}
 
+/// Starts this command once a GPU and waits for all of them.
+fn start_ranks(gpus: usize) -> Result<Exit> {
+    if !cfg!(feature = "nccl") {
+        return Err(TrainError::Missing {
+            what: format!("training on {gpus} GPUs"),
+            remedy: "build it with the cargo feature: cargo build --release -p trainer --features nccl".into(),
+        });
+    }
+    let program = std::env::current_exe().map_err(|e| TrainError::file("find", Path::new("this program"), e))?;
+    let command = || {
+        let mut command = std::process::Command::new(&program);
+        command.args(std::env::args_os().skip(1));
+        command
+    };
+    let signals = listen()?;
+    Ok(match launch::ranks(gpus, command, signals.stop())? {
+        0 => Exit::Done,
+        1 => Exit::Skipped,
+        _ if signals.stop().load(std::sync::atomic::Ordering::Relaxed) => Exit::Interrupted(signals.received()),
+        _ => Exit::Failed,
+    })
+}
+
+/// The device of this process: of several on one machine, each has a GPU of its own.
+fn own_device(device: &str) -> Result<String> {
+    let place = Place::from_environment()?;
+    let is_free = device == "cuda" || (device == "auto" && tch::Cuda::is_available());
+    Ok(match place {
+        Some(place) if is_free => format!("cuda:{}", place.local_rank),
+        _ => device.to_owned(),
+    })
+}
+
+fn learn(
+    args: &TrainArgs,
+    common: &Common,
+    mut settings: TrainSettings,
+    compute: Compute,
+    signals: &Signals,
+    ranks: &Ranks,
+) -> Result<Exit> {
+    let quiet = common.quiet || common.json || !ranks.is_first();
     if let Some(steps) = args.profile {
-        let Some(opened) = data::open(&settings.data, quiet, signals.stop())? else {
+        let Some(opened) = open_data(&settings, quiet, signals.stop(), ranks)? else {
             return Ok(Exit::Interrupted(signals.received()));
         };
-        let Some(samples) = open_samples(&settings, opened.dataset.as_ref(), quiet, signals.stop())? else {
+        let Some(samples) = open_samples(&settings, opened.dataset.as_ref(), quiet, signals.stop(), ranks)? else {
             return Ok(Exit::Interrupted(signals.received()));
         };
-        return profile(&settings, &samples, steps, threads, compute, common.json);
+        return profile(&settings, &samples, steps, compute, common.json, ranks);
     }
     let out = args.out.as_deref().ok_or_else(|| needed("--out", "a run folder"))?;
     // The number of steps may depend on the data set, and what a run folder must fit depends on the number of steps.
     let opened = match settings.run.epochs {
-        Some(_) => data::open(&settings.data, quiet, signals.stop())?,
+        Some(_) => open_data(&settings, quiet, signals.stop(), ranks)?,
         None => None,
     };
     if let (Some(epochs), Some(opened)) = (settings.run.epochs, &opened) {
@@ -62,16 +112,17 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
     if settings.run.epochs.is_some() && opened.is_none() {
         return Ok(Exit::Interrupted(signals.received()));
     }
-    let mut trainer = Trainer::new(&settings, compute)?;
+    let mut trainer = Trainer::over_ranks(&settings, compute, ranks)?;
     let mut state = read_run(out, &settings, args.resume, &mut trainer)?;
-    state
-        .commands
-        .push(std::iter::once("hsg-train".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" "));
+    // Ranks that do not see the same run folder would not start from the same weights. All have looked into it before
+    // the first one writes there.
+    ranks.agree("the step to start from", state.step as i64)?;
+    state.commands.push(command_line(ranks));
     let (mut evaluator, mut damaged_videos) = (None, 0);
     let samples = if state.step < settings.run.steps {
         let opened = match opened {
             Some(opened) => Some(opened),
-            None => data::open(&settings.data, quiet, signals.stop())?,
+            None => open_data(&settings, quiet, signals.stop(), ranks)?,
         };
         let Some(Opened { dataset, damaged_videos: damaged }) = opened else {
             return Ok(Exit::Interrupted(signals.received()));
@@ -80,8 +131,8 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
         if !data::check(dataset.as_ref(), settings.batch.crop, quiet, signals.stop())? {
             return Ok(Exit::Interrupted(signals.received()));
         }
-        evaluator = open_evaluator(&settings, compute, quiet);
-        match open_samples(&settings, dataset.as_ref(), quiet, signals.stop())? {
+        evaluator = if ranks.is_first() { open_evaluator(&settings, compute, quiet) } else { None };
+        match open_samples(&settings, dataset.as_ref(), quiet, signals.stop(), ranks)? {
             Some(samples) => Some(samples),
             None => return Ok(Exit::Interrupted(signals.received())),
         }
@@ -90,8 +141,10 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
     };
     // From here on the run can go; a try that failed above has left nothing behind.
     state.images = samples.as_ref().map_or(state.images, |samples| samples.len());
-    std::fs::create_dir_all(out).map_err(|e| TrainError::file("create", out, e))?;
-    write_atomically(&settings_file(out), settings.to_toml()?.as_bytes())?;
+    if ranks.is_first() {
+        std::fs::create_dir_all(out).map_err(|e| TrainError::file("create", out, e))?;
+        write_atomically(&settings_file(out), settings.to_toml()?.as_bytes())?;
+    }
     if !quiet {
         let BatchOf { images, views, crop } = BatchOf::from(&settings);
         say(&format!(
@@ -105,7 +158,7 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
         Some(samples) => train_loop::train(&mut trainer, &samples, out, state, evaluator, quiet, signals.stop())?,
         None => {
             // `--steps 0`, or a run that is complete.
-            if checkpoint::read(out, "last")?.is_none() {
+            if ranks.is_first() && checkpoint::read(out, "last")?.is_none() {
                 trainer.save(out, &state, true)?;
             }
             train_loop::Outcome {
@@ -118,7 +171,9 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
             }
         }
     };
-    if common.json {
+    if !ranks.is_first() {
+        // The first one says it.
+    } else if common.json {
         print_json(&json!({
             "run": out, "step": outcome.step, "steps": settings.run.steps, "smoothed_loss": outcome.smoothed_loss,
             "evaluation": outcome.evaluation, "skipped": outcome.skipped, "interrupted": outcome.interrupted,
@@ -137,6 +192,43 @@ pub fn run(args: &TrainArgs, common: &Common) -> Result<Exit> {
         _ if outcome.skipped > 0 || damaged_videos > 0 => Exit::Skipped,
         _ => Exit::Done,
     })
+}
+
+/// What was typed, for the receipt; the number of ranks changes what dropout draws.
+fn command_line(ranks: &Ranks) -> String {
+    let words = std::iter::once("hsg-train".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
+    if ranks.is_alone() { words } else { format!("mpirun -n {} {words}", ranks.size()) }
+}
+
+/// As [`data::open`]; the first rank extracts the frames of videos, the others wait for it.
+fn open_data(settings: &TrainSettings, quiet: bool, interrupt: &AtomicBool, ranks: &Ranks) -> Result<Option<Opened>> {
+    first_alone(ranks, || data::open(&settings.data, quiet, interrupt))
+}
+
+/// What `make` gives: first on the first rank alone, because it writes what the others then find; `None` when that was
+/// interrupted on any.
+fn first_alone<T>(ranks: &Ranks, mut make: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+    let mut made = if ranks.is_first() { make()? } else { None };
+    if ranks.any(ranks.is_first() && made.is_none())? {
+        return Ok(None);
+    }
+    if !ranks.is_first() {
+        made = make()?;
+    }
+    Ok(if ranks.any(made.is_none())? { None } else { made })
+}
+
+/// As [`open_samples_alone`]; the first rank over-segments, the others wait for it.
+fn open_samples(
+    settings: &TrainSettings,
+    dataset: &dyn Dataset,
+    quiet: bool,
+    interrupt: &AtomicBool,
+    ranks: &Ranks,
+) -> Result<Option<Arc<Samples>>> {
+    let samples = first_alone(ranks, || open_samples_alone(settings, dataset, quiet, interrupt))?;
+    ranks.agree("the number of images", samples.as_ref().map_or(0, |s| s.len()) as i64)?;
+    Ok(samples)
 }
 
 /// What the first line of a run says of its batches.
@@ -201,7 +293,7 @@ fn resolve(args: &TrainArgs, common: &Common) -> Result<TrainSettings> {
 
 /// Opens the images of `dataset`; over-segments them first, into the cache, where no folder of edge segments is given.
 /// `None` when that was interrupted.
-fn open_samples(
+fn open_samples_alone(
     settings: &TrainSettings,
     dataset: &dyn Dataset,
     quiet: bool,
@@ -310,13 +402,16 @@ fn profile(
     settings: &TrainSettings,
     samples: &Arc<Samples>,
     steps: usize,
-    threads: usize,
     compute: Compute,
     json: bool,
+    ranks: &Ranks,
 ) -> Result<Exit> {
-    let mut trainer = Trainer::new(settings, compute)?;
+    let threads = resolve_threads(settings.run.threads);
+    let mut trainer = Trainer::over_ranks(settings, compute, ranks)?;
     let report = train_loop::profile(&mut trainer, samples, steps)?;
-    if json {
+    if !ranks.is_first() {
+        // The first one says it.
+    } else if json {
         let stages: serde_json::Map<_, _> = Stage::ALL
             .iter()
             .zip(report.stages_millis)
