@@ -341,7 +341,7 @@ fn epochs_become_steps_of_the_data_set() {
 #[test]
 fn every_preset_is_whole() {
     let training = Training::new(0);
-    for preset in ["cityscapes", "kitti-step", "camvid", "camvid-cpu", "own-drives", "published"] {
+    for preset in ["cityscapes", "kitti-step", "camvid", "camvid-cpu", "own-drives", "own-drives-cpu", "published"] {
         let output =
             training.sandbox.hsg_train().args(["train", "--preset", preset, "--show-settings"]).assert().code(0);
         let text = String::from_utf8_lossy(&output.get_output().stdout).into_owned();

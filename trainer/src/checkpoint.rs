@@ -1,7 +1,8 @@
 //! Checkpoints of a run: whole folders, written beside and renamed. [T7]
 //!
 //! `RUN/checkpoints/NNNNNNN/` holds `weights.safetensors` (all parameters and running statistics by the authors'
-//! names), `state.safetensors` (momentum buffers by parameter name) and `state.json`; `RUN/last` and `RUN/best` name
+//! names), `state.safetensors` (momentum buffers by parameter name), `state.json` and the `settings.toml` of the time;
+//! `RUN/last` and `RUN/best` name
 //! one. Kept are the last few and the best.
 
 use std::collections::BTreeSet;
@@ -12,6 +13,8 @@ use models::weights::{Weights, read_safetensors, write_safetensors};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
+use crate::run_folder::SETTINGS_FILE;
+use crate::settings::TrainSettings;
 
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMISER: &str = "state.safetensors";
@@ -94,8 +97,8 @@ pub struct Checkpoint {
     pub state: State,
 }
 
-/// Writes a checkpoint of `run` and makes it the last one (and the best one if `is_best`); the `keep` newest and the best
-/// one stay, older ones are removed.
+/// Writes a checkpoint of `run` and makes it the last one (and the best one if `is_best`); the newest, as many as the
+/// settings keep, and the best one stay, older ones are removed.
 ///
 /// # Errors
 /// When a file cannot be written (a full disk): the checkpoints that were there stay whole and named.
@@ -104,13 +107,14 @@ pub fn write(
     weights: &Weights,
     momentum: &Weights,
     state: &State,
+    settings: &TrainSettings,
     is_best: bool,
-    keep: usize,
 ) -> Result<()> {
+    let keep = settings.run.keep_checkpoints;
     let name = format!("{:07}", state.step);
     let folder = run.join("checkpoints").join(&name);
     let temporary = temporary_beside(&folder);
-    let written = fill(&temporary, weights, momentum, state).and_then(|()| {
+    let written = fill(&temporary, weights, momentum, state, settings).and_then(|()| {
         if folder.exists() {
             std::fs::remove_dir_all(&folder).map_err(|e| TrainError::file("replace", &folder, e))?;
         }
@@ -128,11 +132,12 @@ pub fn write(
     remove_old(run, named(run, "best").ok().flatten(), keep)
 }
 
-fn fill(folder: &Path, weights: &Weights, momentum: &Weights, state: &State) -> Result<()> {
+fn fill(folder: &Path, weights: &Weights, momentum: &Weights, state: &State, settings: &TrainSettings) -> Result<()> {
     let _ = std::fs::remove_dir_all(folder);
     std::fs::create_dir_all(folder).map_err(|e| TrainError::file("create", folder, e))?;
     write_safetensors(&folder.join(WEIGHTS), weights)?;
     write_safetensors(&folder.join(OPTIMISER), momentum)?;
+    write_atomically(&folder.join(SETTINGS_FILE), settings.to_toml()?.as_bytes())?;
     let json = serde_json::to_vec_pretty(state).map_err(|e| damaged(&folder.join(STATE), &e.to_string()))?;
     Ok(write_atomically(&folder.join(STATE), &json)?)
 }

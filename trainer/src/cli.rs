@@ -124,7 +124,7 @@ pub struct EdgesArgs {
 /// `hsg-train train`
 #[derive(Args, Debug)]
 pub struct TrainArgs {
-    /// Settings that are part of the program: cityscapes, kitti-step, camvid, camvid-cpu, own-drives, published
+    /// Settings that are part of the program: cityscapes, kitti-step, camvid, camvid-cpu, own-drives, own-drives-cpu, published
     #[arg(long, conflicts_with = "config")]
     pub preset: Option<String>,
     /// Folder of the data set
@@ -218,6 +218,9 @@ pub struct ExportArgs {
     /// Name of the model; the folder's name by default
     #[arg(long)]
     pub name: Option<String>,
+    /// Licence of the training frames, instead of that of the settings
+    #[arg(long, value_name = "TEXT")]
+    pub license: Option<String>,
     /// Use this file as CARD.md instead of the generated card
     #[arg(long, value_name = "FILE.md")]
     pub card: Option<PathBuf>,

@@ -294,9 +294,19 @@ pub fn make_batch(samples: &Samples, spec: &BatchSpec, step: usize) -> Result<Ba
     let ViewSize { crop, cells } = spec.size;
     let (pixels_of_view, cells_of_view) = (crop * crop * 3, cells * cells);
     let images = spec.own.len();
+    let num_pixels = images * spec.views * pixels_of_view;
+    let mut pixels = Vec::new();
+    pixels.try_reserve_exact(num_pixels).map_err(|error| TrainError::OutOfMemory {
+        images: spec.images,
+        views: spec.views,
+        crop,
+        device: "cpu".into(),
+        message: error.to_string(),
+    })?;
+    pixels.resize(num_pixels, 0.0);
     let mut batch = Batch {
         step,
-        pixels: vec![0.0; images * spec.views * pixels_of_view],
+        pixels,
         edges: vec![NO_REGION; images * spec.views * cells_of_view],
         samples: Vec::with_capacity(images),
     };

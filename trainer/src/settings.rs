@@ -22,6 +22,7 @@ pub const PRESETS: &[(&str, &str)] = &[
     ("camvid", include_str!("../configs/camvid.toml")),
     ("camvid-cpu", include_str!("../configs/camvid-cpu.toml")),
     ("own-drives", include_str!("../configs/own-drives.toml")),
+    ("own-drives-cpu", include_str!("../configs/own-drives-cpu.toml")),
     ("published", include_str!("../configs/published.toml")),
 ];
 

@@ -210,8 +210,8 @@ impl Trainer {
     /// # Errors
     /// As [`checkpoint::write`].
     pub fn save(&self, run: &Path, state: &State, is_best: bool) -> Result<()> {
-        let keep = self.settings.run.keep_checkpoints;
-        checkpoint::write(run, &self.params.to_weights()?, &self.optimiser.state()?, state, is_best, keep)
+        let (weights, momentum) = (self.params.to_weights()?, self.optimiser.state()?);
+        checkpoint::write(run, &weights, &momentum, state, &self.settings, is_best)
     }
 
     /// The settings it was made with.

@@ -173,10 +173,19 @@ fn print(rows: &[(u32, Value, Option<Value>)], options: &Options) {
         return;
     }
     println!("\nbeside plain PyTorch ({REFERENCE})");
-    println!("{:<6}{:>12}{:>12}{:>10}", "crop", "ours", "PyTorch", "ratio");
+    println!(
+        "{:<6}{:>12}{:>12}{:>10}{:>16}{:>16}",
+        "crop", "ours", "PyTorch", "ratio", "beyond backbone", "the same there"
+    );
     for (crop, ours, theirs) in rows {
         let Some(theirs) = theirs else { continue };
-        let millis = [ours, theirs].map(|figures| figures["step_millis"].as_f64().unwrap_or(f64::NAN));
-        println!("{crop:<6}{:>9.1} ms{:>9.1} ms{:>10.2}", millis[0], millis[1], millis[1] / millis[0]);
+        let number = |figures: &Value, key: &str| figures[key].as_f64().unwrap_or(f64::NAN);
+        let (ours_millis, theirs_millis) = (number(ours, "step_millis"), number(theirs, "step_ms"));
+        println!(
+            "{crop:<6}{ours_millis:>9.1} ms{theirs_millis:>9.1} ms{:>10.2}{:>15.1}%{:>15.1}%",
+            theirs_millis / ours_millis,
+            100.0 * number(ours, "outside_backbone"),
+            100.0 * number(theirs, "outside_share")
+        );
     }
 }

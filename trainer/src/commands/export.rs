@@ -33,6 +33,9 @@ pub fn run(args: &ExportArgs, common: &Common) -> Result<Exit> {
     if let Some(path) = &common.config {
         settings.export = TrainSettings::read(path)?.export;
     }
+    if let Some(license) = &args.license {
+        settings.export.license.clone_from(license);
+    }
     settings.validate()?;
     if common.show_settings {
         return show(&settings, common);

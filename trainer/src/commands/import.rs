@@ -48,7 +48,7 @@ pub fn run(args: &ImportArgs, common: &Common) -> Result<Exit> {
     std::fs::create_dir_all(out).map_err(|e| TrainError::file("create", out, e))?;
     write_atomically(&settings_file(out), settings.to_toml()?.as_bytes())?;
     // No momentum: the optimiser's state of another program is left out.
-    checkpoint::write(out, &weights, &Weights::new(), &state, true, settings.run.keep_checkpoints)?;
+    checkpoint::write(out, &weights, &Weights::new(), &state, &settings, true)?;
 
     if common.json {
         print_json(&as_json(out, &settings, &report))?;
