@@ -248,6 +248,8 @@ fn a_full_disk_is_survived() {
     program.wait_until("eight steps", || run.num_lines() >= 8);
     let mut filler = fs::File::create(disk.0.join("filler")).unwrap();
     while std::io::Write::write(&mut filler, &[1; 4096]).is_ok_and(|n| n > 0) {}
+    // An open file keeps its room.
+    drop(filler);
     // Nothing can be seen from outside while nothing can be written.
     std::thread::sleep(std::time::Duration::from_millis(1500));
     let full = run.num_lines();

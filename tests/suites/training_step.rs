@@ -27,7 +27,7 @@ fn plain_losses(pixels: &Tensor, segments: &Tensor, own: &Tensor, groupings: &[(
             (&similarity * mask.to_kind(Kind::Double)).sum_dim_intlist([1i64].as_slice(), false, None::<Kind>)
         };
         let (positives, negatives) = (sum(&positive), sum(&same.logical_not()));
-        total = total + ((&positives + negatives) / positives).log().mean(None::<Kind>) * *weight;
+        total += ((&positives + negatives) / positives).log().mean(None::<Kind>) * *weight;
     }
     total.sum(None::<Kind>)
 }

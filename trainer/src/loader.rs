@@ -140,7 +140,7 @@ impl Samples {
 
     fn refuse_if_too_few(&self, total: usize, dataset: &dyn Dataset) -> Result<()> {
         let skipped = self.left_out.len();
-        if !self.entries.is_empty() && skipped.saturating_mul(MOST_SKIPPED) <= total.max(MOST_SKIPPED) {
+        if !self.entries.is_empty() && skipped.saturating_mul(MOST_SKIPPED) <= total {
             return Ok(());
         }
         let first = self.left_out.first().map_or_else(String::new, |skipped| format!("; first: {}", skipped.reason));
@@ -229,7 +229,11 @@ impl Samples {
         }
         let number = skipped.len() + self.left_out.len();
         drop(skipped);
-        if number * MOST_SKIPPED > self.entries.len().max(MOST_SKIPPED) { Err(self.too_many_skipped()) } else { Ok(()) }
+        if number * MOST_SKIPPED > self.entries.len() + self.left_out.len() {
+            Err(self.too_many_skipped())
+        } else {
+            Ok(())
+        }
     }
 
     fn too_many_skipped(&self) -> TrainError {

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use models::files::{sha256_hex, write_atomically};
 use models::weights::{Weights, write_safetensors};
@@ -25,6 +25,8 @@ use crate::run_log::RunLog;
 use crate::settings::TrainSettings;
 use crate::trainer::{StepReport, Trainer, cells};
 
+/// Time between two warnings of checkpoints that cannot be written.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 /// Images whose pictures are drawn.
 const PICTURED_IMAGES: usize = 2;
 /// The step of the pictured batch: one that no run reaches, so that its views are seen by no update.
@@ -107,7 +109,7 @@ pub fn train(
     }
     let log = if is_first { Some(RunLog::open(run, state.step)?) } else { None };
     let saved = state.step;
-    let mut course = Course { trainer, samples, run, state, evaluator, log, saved, evaluation: None };
+    let mut course = Course { trainer, samples, run, state, evaluator, log, saved, evaluation: None, warned: None };
     course.steps(quiet, interrupt)?;
     let Course { state, log, evaluation, .. } = course;
     log.map_or(Ok(()), RunLog::finish)?;
@@ -133,6 +135,8 @@ struct Course<'a> {
     /// Step of the last checkpoint.
     saved: usize,
     evaluation: Option<Evaluation>,
+    /// When a checkpoint that could not be written was last spoken of.
+    warned: Option<Instant>,
 }
 
 impl Course<'_> {
@@ -156,7 +160,7 @@ impl Course<'_> {
             let step = self.state.step;
             let smoothed = self.state.smoothed_loss.map_or(report.loss, |old| old + SMOOTHING * (report.loss - old));
             self.state.smoothed_loss = Some(smoothed);
-            let seconds: f64 = times.iter().map(std::time::Duration::as_secs_f64).sum();
+            let seconds: f64 = times.iter().map(Duration::as_secs_f64).sum();
             self.state.seconds += seconds;
             // Images, not views of them.
             let images_per_second = settings.batch.images as f64 / seconds;
@@ -318,7 +322,10 @@ impl Course<'_> {
             }
             Err(error) if error.is_disk_full() && !must => {
                 (state.best_loss, state.best_miou) = before;
-                say(&format!("warning: no checkpoint of step {}: {error}; the run goes on", state.step));
+                if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                    self.warned = Some(Instant::now());
+                    say(&format!("warning: no checkpoint of step {}: {error}; the run goes on", state.step));
+                }
                 Ok(())
             }
             Err(error) => Err(error),

@@ -49,21 +49,14 @@ pub fn run(options: &Options) -> Result<()> {
     fs::create_dir_all(&folder).with_context(|| format!("could not create {}", folder.display()))?;
     let trainer = target.join("release/hsg-train");
     let edges = folder.join("edges");
+    let first = folder.join("edges.toml");
+    fs::write(&first, settings_of(options, options.crops.first().copied().unwrap_or(224))?)
+        .with_context(|| first.display().to_string())?;
     hsg_train(&trainer)
-        .args([
-            "edges",
-            "--dataset",
-            "folder",
-            "--root",
-            CLIPS,
-            "--split",
-            ".",
-            "--detector",
-            "fast",
-            "--quiet",
-            "--out",
-        ])
+        .args(["edges", "--root", CLIPS, "--detector", "fast", "--quiet", "--out"])
         .arg(&edges)
+        .arg("--config")
+        .arg(&first)
         .run("over-segment the shipped clip")?;
     let peer = has_torch(&options.python)?;
     let mut rows = Vec::new();
