@@ -396,3 +396,19 @@ fn a_checkpoint_of_pytorch_becomes_a_model() {
     assert!(text.contains("tiny.backbone_only.pth") && text.contains("levels"), "{text}");
     assert!(!training.sandbox.path("other").exists());
 }
+
+#[test]
+fn memory_that_runs_out_is_explained() {
+    let training = Training::new(2);
+    let mut settings = tiny_settings(2);
+    settings["batch"]["images"] = 256.into();
+    settings["batch"]["crop"] = 224.into();
+    fs::write(training.sandbox.path("tiny.toml"), settings.to_string()).unwrap();
+    let mut command = training.sandbox.command("bash");
+    command.args(["-c", "ulimit -v 2500000; exec \"$@\"", "bash"]).arg(hsg_train());
+    let output = command.args(training.arguments("run", &[])).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("out of memory") && text.contains("lower batch.images"), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+}
