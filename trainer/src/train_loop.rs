@@ -1,9 +1,10 @@
 //! A training run: batches in, steps, checkpoints and log out. [T7]
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use models::files::{sha256_hex, write_atomically};
@@ -123,6 +124,24 @@ pub fn train(
     })
 }
 
+thread_local! {
+    /// Whether a panic of this thread is caught and told as an error.
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on panics that become errors are not printed as well.
+fn keep_caught_panics_quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !CAUGHT.get() {
+                print(info)
+            }
+        }));
+    });
+}
+
 /// A run under way.
 struct Course<'a> {
     trainer: &'a mut Trainer,
@@ -195,7 +214,10 @@ impl Course<'_> {
     fn step(&mut self, batch: &Batch, profiler: &mut Profiler) -> Result<StepReport> {
         let trainer = &mut *self.trainer;
         // Operators without a Result panic, which here can only be memory that ran out.
+        keep_caught_panics_quiet();
+        CAUGHT.set(true);
         let stepped = catch_unwind(AssertUnwindSafe(|| trainer.step(batch, profiler)));
+        CAUGHT.set(false);
         let error = match stepped {
             Ok(Ok(report)) => return Ok(report),
             Ok(Err(error)) => error,
