@@ -134,6 +134,10 @@ fn edge_segments_are_made_once_and_used() {
     let text = training.train("other", &["--edges", "edges"], 2);
     assert!(text.contains("0001XX_000001.png"), "{text}");
     assert!(!training.sandbox.path("other").exists());
+    // So is one that is not there: segments of other images.
+    fs::remove_file(training.sandbox.path("edges/0001XX_000001.png")).unwrap();
+    let text = training.train("other", &["--edges", "edges"], 2);
+    assert!(text.contains("0001XX_000001.png") && text.contains("hsg-train edges"), "{text}");
 }
 
 #[test]

@@ -176,6 +176,14 @@ impl Samples {
     /// Compares the edge map of a sample with its image, by their headers.
     fn check_edges(&self, entry: &SampleEntry) -> Result<()> {
         let path = edge_file(&self.edges, entry);
+        if !path.is_file() {
+            return Err(TrainError::Invalid {
+                what: path.display().to_string(),
+                expected: format!("the edge segments of {}", entry.image.display()),
+                got: "no such file".into(),
+                remedy: "make the edge segments of these images with `hsg-train edges`, or leave --edges out".into(),
+            });
+        }
         let (size, expected) = (image_io::read_size(&path)?, image_io::read_size(&entry.image)?);
         if size == expected { Ok(()) } else { Err(other_size(&path, entry, size, expected)) }
     }

@@ -77,7 +77,7 @@ pub fn run(options: &Options) -> Result<()> {
     print(&rows, options);
     if !peer {
         println!(
-            "\nskipped: the same step in plain PyTorch ({REFERENCE}); {} has no torch (Debian: apt install python3-torch)",
+            "\nskipped: the same step in plain PyTorch ({REFERENCE}); {} has no torch; in a virtual environment: pip install torch==2.11.0 numpy, then --python VENV/bin/python",
             options.python.display()
         );
     }
