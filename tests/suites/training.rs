@@ -416,3 +416,18 @@ fn memory_that_runs_out_is_explained() {
     assert!(text.contains("out of memory") && text.contains("lower batch.images"), "{text}");
     assert!(!text.contains("panicked"), "{text}");
 }
+
+/// oneDNN's gradient of 1 × 1 convolutions with few channels crashes on CPUs with AVX-512 and several threads.
+#[test]
+fn narrow_networks_train_on_several_threads() {
+    let training = Training::new(2);
+    let mut settings = tiny_settings(2);
+    for (key, value) in [("images", 2), ("crop", 224)] {
+        settings["batch"][key] = value.into();
+    }
+    settings["network"]["embedding_dim"] = 128.into();
+    settings["run"]["threads"] = 2.into();
+    fs::write(training.sandbox.path("tiny.toml"), settings.to_string()).unwrap();
+    training.train("run", &[], 0);
+    assert_eq!(training.run("run").assert_whole(), 2);
+}

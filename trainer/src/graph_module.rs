@@ -362,11 +362,31 @@ fn dropout(x: &Tensor, ratio: f32) -> Result<Tensor> {
     Ok(x.f_mul(&mask)?)
 }
 
+/// Whether a convolution is a product per cell of very few channels, on a CPU. With AVX-512 and several threads oneDNN's
+/// gradient of such weights (`jit_avx512_common_1x1_convolution_bwd_weights`, libtorch 2.11) divides by zero or writes
+/// beyond its memory where there are fewer than 16 channels. Networks as wide as the presets' have none.
+fn is_narrow_pointwise(x: &[&Tensor], pads: &[usize]) -> bool {
+    let weight = x[1].size();
+    let is_pointwise = weight[2..] == [1, 1] && pads.iter().all(|&pad| pad == 0);
+    is_pointwise && weight[0].min(weight[1]) < 16 && x[0].device() == Device::Cpu
+}
+
+/// A 1 × 1 convolution as a matrix product over the cells that the strides leave.
+fn pointwise(x: &[&Tensor], strides: &[usize]) -> Result<Tensor> {
+    let mut cells = x[0].shallow_clone();
+    for (axis, &stride) in strides.iter().enumerate() {
+        cells = cells.f_slice(2 + axis as i64, None, None, stride as i64)?;
+    }
+    let weight = x[1].f_flatten(1, -1)?;
+    Ok(cells.f_permute([0, 2, 3, 1])?.f_linear(&weight, x.get(2).copied())?.f_permute([0, 3, 1, 2])?)
+}
+
 /// One operator; semantics as documented at [`Op`].
 fn apply(op: &Op, x: &[&Tensor], mode: Mode, ranks: &Ranks) -> Result<Tensor> {
     let axis_of = |axis: &usize| *axis as i64;
     let list = |values: &[usize]| -> Vec<i64> { values.iter().map(|&v| v as i64).collect() };
     Ok(match op {
+        Op::Conv { strides, pads, .. } if is_narrow_pointwise(x, pads) => pointwise(x, strides)?,
         Op::Conv { strides, pads, dilations } => {
             x[0].f_conv2d(x[1], x.get(2).copied(), list(strides), list(pads), list(dilations), 1)?
         }
