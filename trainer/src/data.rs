@@ -10,7 +10,7 @@ use models::files::sha256_hex;
 use segcore::image::ImageSize;
 
 use crate::edges::{cache_folder, resolved};
-use crate::error::{Result, TrainError};
+use crate::error::Result;
 use crate::progress::{Progress, say};
 use crate::settings::{DataSettings, dataset_kind};
 
@@ -27,12 +27,7 @@ pub struct Opened {
 /// # Errors
 /// No `--root`; what the data set's own checks find.
 pub fn open(data: &DataSettings, quiet: bool, interrupt: &AtomicBool) -> Result<Option<Opened>> {
-    let root = data.root.as_deref().ok_or_else(|| TrainError::Invalid {
-        what: "--root".into(),
-        expected: "the folder of the data set".into(),
-        got: "none".into(),
-        remedy: "give --root".into(),
-    })?;
+    let root = data.root()?;
     let kind = dataset_kind(&data.dataset)?;
     if kind != DatasetKind::Folder {
         let dataset = datasets::open(kind, root, &data.split, &data.sequences)?;

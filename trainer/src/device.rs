@@ -16,9 +16,6 @@ pub struct Compute {
 }
 
 impl Compute {
-    /// In 32-bit floats on the CPU.
-    pub const CPU: Compute = Compute { device: Device::Cpu, precision: Kind::Float };
-
     /// What the settings `run.device` and `run.precision` mean on this machine.
     ///
     /// # Errors

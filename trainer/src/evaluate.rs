@@ -66,12 +66,7 @@ impl Evaluator {
     /// A split that is not there, images without annotations, or classes of another data set.
     pub fn open(settings: &TrainSettings, evaluation: &EvaluationSettings, compute: Compute) -> Result<Self> {
         let data = &settings.data;
-        let root = data.root.as_deref().ok_or_else(|| TrainError::Invalid {
-            what: "--root".into(),
-            expected: "the folder of the data set".into(),
-            got: "none".into(),
-            remedy: "give --root".into(),
-        })?;
+        let root = data.root()?;
         let kind = dataset_kind(&data.dataset)?;
         let open = |split: &str, most: usize| -> Result<(Box<dyn Dataset>, Vec<SampleEntry>)> {
             let dataset = datasets::open(kind, root, split, &[])?;

@@ -79,6 +79,21 @@ pub struct DataSettings {
     pub frames: FrameSettings,
 }
 
+impl DataSettings {
+    /// The folder of the data set.
+    ///
+    /// # Errors
+    /// [`TrainError::Invalid`] when none was given.
+    pub fn root(&self) -> Result<&Path> {
+        self.root.as_deref().ok_or_else(|| TrainError::Invalid {
+            what: "--root".into(),
+            expected: "the folder of the data set".into(),
+            got: "none".into(),
+            remedy: "give --root".into(),
+        })
+    }
+}
+
 /// Which frames of a video are learned from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

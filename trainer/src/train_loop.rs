@@ -250,7 +250,9 @@ impl Course<'_> {
 
     /// Saves the batch of a step that went wrong into the run folder.
     fn save_batch(&self, batch: &Batch) -> Result<PathBuf> {
-        let folder = self.run.join(format!("diverged-{:07}", batch.step + 1));
+        let ranks = self.trainer.ranks();
+        let rank = if ranks.is_alone() { String::new() } else { format!("-rank{}", ranks.rank()) };
+        let folder = self.run.join(format!("diverged-{:07}{rank}", batch.step + 1));
         std::fs::create_dir_all(&folder).map_err(|e| TrainError::file("create", &folder, e))?;
         let settings = self.trainer.settings();
         let (crop, cells) = (settings.batch.crop, cells(settings));
@@ -314,7 +316,8 @@ impl Course<'_> {
             self.saved = state.step;
             return Ok(());
         }
-        if self.saved == state.step && self.evaluation.as_ref().is_none_or(|evaluation| evaluation.step != state.step) {
+        // An evaluation of this step has saved it already.
+        if self.saved == state.step {
             return Ok(());
         }
         let before = (state.best_loss, state.best_miou);

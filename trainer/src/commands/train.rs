@@ -131,7 +131,7 @@ fn learn(
         if !data::check(dataset.as_ref(), settings.batch.crop, quiet, signals.stop())? {
             return Ok(Exit::Interrupted(signals.received()));
         }
-        evaluator = if ranks.is_first() { open_evaluator(&settings, compute, quiet) } else { None };
+        evaluator = if ranks.is_first() { open_evaluator(&settings, compute) } else { None };
         match open_samples(&settings, dataset.as_ref(), quiet, signals.stop(), ranks)? {
             Some(samples) => Some(samples),
             None => return Ok(Exit::Interrupted(signals.received())),
@@ -247,14 +247,12 @@ impl From<&TrainSettings> for BatchOf {
 
 /// The labelled images that the network is measured on, if the settings name some and they are there: learning needs no
 /// labels, so that it goes on without.
-fn open_evaluator(settings: &TrainSettings, compute: Compute, quiet: bool) -> Option<Evaluator> {
+fn open_evaluator(settings: &TrainSettings, compute: Compute) -> Option<Evaluator> {
     let evaluation = settings.evaluation.as_ref()?;
     match Evaluator::open(settings, evaluation, compute) {
         Ok(evaluator) => Some(evaluator),
         Err(error) => {
-            if !quiet {
-                say(&format!("no evaluation while training: {error}"));
-            }
+            log::warn!("no evaluation while training: {error}");
             None
         }
     }
