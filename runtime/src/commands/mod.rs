@@ -3,8 +3,6 @@
 mod bank;
 mod bench;
 mod eval;
-mod eval_files;
-mod eval_levels;
 mod inspect;
 mod run;
 
@@ -80,7 +78,7 @@ pub fn run_program() -> anyhow::Result<Outcome> {
             }
             Some(EvalCommand::Files(args)) => {
                 let settings = EvalFilesSettings::resolve(&base, args)?;
-                if show(settings.to_config())? { Ok(Outcome::Done) } else { eval_files::run(&settings, printer) }
+                if show(settings.to_config())? { Ok(Outcome::Done) } else { eval::files::run(&settings, printer) }
             }
         },
         Command::Bank(args) => match &args.command {

@@ -1,6 +1,9 @@
 //! `hsg eval`: measures the deployed pipeline on labelled images. Nothing is dropped: an image or annotation that cannot
 //! be read ends the evaluation, because a figure without it would be another figure.
 
+pub mod files;
+mod levels;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,11 +18,11 @@ use runtime::source::TRACKED_RATE_HZ;
 use segcore::label_space::{IGNORE, LabelSpace};
 use serde::Serialize;
 
-use super::eval_levels::{LevelEvaluation, LevelMeasures};
 use super::{ImageProgress, Outcome, deploy, open_dataset, write_json};
 use crate::printer::{Printer, table};
 use crate::settings::EvalSettings;
 use crate::signals::Signals;
+use levels::{LevelEvaluation, LevelMeasures};
 
 /// The evaluation JSON; null where a measure does not apply or does not exist in this version.
 #[derive(Serialize)]

@@ -17,7 +17,7 @@ use segcore::image::ImageSize;
 use segcore::image_io::{gray_bit_depth, read_gray8, read_gray16, read_rgb, remedy_for};
 use serde::Serialize;
 
-use super::{ImageProgress, Outcome, write_json};
+use super::super::{ImageProgress, Outcome, write_json};
 use crate::printer::{Printer, table};
 use crate::settings::EvalFilesSettings;
 use crate::signals::Signals;
