@@ -4,9 +4,21 @@
 use serde::{Deserialize, Serialize};
 
 use crate::EvaluationError;
+use crate::label_pairs::LabelPairs;
 
 /// A prediction without class.
 const UNLABELLED: u8 = 255;
+
+/// Values that are train ids already.
+const IDENTITY: [u8; 256] = {
+    let mut ids = [0; 256];
+    let mut value = 0;
+    while value < 256 {
+        ids[value] = value as u8;
+        value += 1;
+    }
+    ids
+};
 
 /// Counts of (true class, predicted class) over pixels.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -94,33 +106,48 @@ impl ConfusionMatrix {
     /// # Errors
     /// When the lengths differ or a label is no class. Nothing is added then.
     pub fn update(&mut self, truth: &[u8], prediction: &[u8], ignore: u8) -> Result<(), EvaluationError> {
-        if truth.len() != prediction.len() {
-            return Err(EvaluationError::Length { expected: truth.len(), got: prediction.len() });
+        let pairs = LabelPairs::of(truth, prediction)?;
+        if let Some((t, p)) = self.first_refused(&pairs, ignore) {
+            let last_class = self.num_classes - 1;
+            let is_refused = |&(_, (&a, &b)): &(usize, (&u8, &u8))| (a, b) == (t, p);
+            let index = truth.iter().zip(prediction).enumerate().find(is_refused).map_or(0, |(index, _)| index);
+            return Err(if self.is_class(t) {
+                EvaluationError::Label { map: "prediction", index, label: p, last_class, ignore: UNLABELLED }
+            } else {
+                EvaluationError::Label { map: "ground truth", index, label: t, last_class, ignore }
+            });
         }
-        let last_class = self.num_classes - 1;
-        let is_class = |label: u8| usize::from(label) <= last_class;
-        // Checked before counting: a refused image must leave no trace.
-        for (index, (&t, &p)) in truth.iter().zip(prediction).enumerate() {
-            if t != ignore && !is_class(t) {
-                return Err(EvaluationError::Label { map: "ground truth", index, label: t, last_class, ignore });
-            }
-            if t != ignore && p != UNLABELLED && !is_class(p) {
-                return Err(EvaluationError::Label {
-                    map: "prediction",
-                    index,
-                    label: p,
-                    last_class,
-                    ignore: UNLABELLED,
-                });
-            }
-        }
-        for (&t, &p) in truth.iter().zip(prediction) {
+        self.add(&pairs, &IDENTITY, &IDENTITY, ignore);
+        Ok(())
+    }
+
+    /// As [`ConfusionMatrix::update`], with maps whose values are not train ids: `truth_ids` and `prediction_ids` have the
+    /// train id of each value; one that is no class is as `ignore` in the truth and as no class in the prediction.
+    pub fn update_pairs(&mut self, pairs: &LabelPairs, truth_ids: &[u8; 256], prediction_ids: &[u8; 256]) {
+        let only_classes = |ids: &[u8; 256]| ids.map(|id| if self.is_class(id) { id } else { UNLABELLED });
+        let (truth_ids, prediction_ids) = (only_classes(truth_ids), only_classes(prediction_ids));
+        self.add(pairs, &truth_ids, &prediction_ids, UNLABELLED);
+    }
+
+    fn is_class(&self, label: u8) -> bool {
+        usize::from(label) < self.num_classes
+    }
+
+    /// The first pair of train ids that cannot be counted.
+    fn first_refused(&self, pairs: &LabelPairs, ignore: u8) -> Option<(u8, u8)> {
+        let is_counted = |t: u8, p: u8| self.is_class(t) && (p == UNLABELLED || self.is_class(p));
+        pairs.iter().find(|&(t, p, _)| t != ignore && !is_counted(t, p)).map(|(t, p, _)| (t, p))
+    }
+
+    /// Counts pairs none of which is refused.
+    fn add(&mut self, pairs: &LabelPairs, truth_ids: &[u8; 256], prediction_ids: &[u8; 256], ignore: u8) {
+        for (t, p, count) in pairs.iter() {
+            let (t, p) = (truth_ids[usize::from(t)], prediction_ids[usize::from(p)]);
             if t != ignore {
                 let column = usize::from(p).min(self.num_classes);
-                self.counts[usize::from(t) * (self.num_classes + 1) + column] += 1;
+                self.counts[usize::from(t) * (self.num_classes + 1) + column] += count;
             }
         }
-        Ok(())
     }
 
     /// Adds everything that `other` has counted.

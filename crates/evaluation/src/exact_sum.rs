@@ -1,5 +1,7 @@
 //! A sum that does not depend on the order of its terms.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
 /// The least part of 1 that is kept: 2⁻⁴⁰, about 10⁻¹².
 const UNIT: f64 = (1u64 << 40) as f64;
 
@@ -16,11 +18,27 @@ impl ExactSum {
 
     /// Adds another sum.
     pub(crate) fn merge(&mut self, other: Self) {
-        self.0 += other.0;
+        // Sums of images never get there; one from a damaged file might.
+        self.0 = self.0.saturating_add(other.0);
     }
 
     pub(crate) fn value(self) -> f64 {
         self.0 as f64 / UNIT
+    }
+}
+
+/// Written as a string of decimal digits: no JSON reader keeps whole numbers of this size as numbers.
+impl Serialize for ExactSum {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ExactSum {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let digits = String::deserialize(deserializer)?;
+        let units = digits.parse();
+        units.map(Self).map_err(|_| D::Error::custom(format!("expected a sum as decimal digits, got `{digits}`")))
     }
 }
 

@@ -2,6 +2,9 @@
 //! Hierarchical Image Segmentation", PAMI 2011, §3.1.3, equation 6), as the HSG paper (T.-W. Ke, J.-J. Hwang, Y. Guo,
 //! X. Wang, S. X. Yu, CVPR 2022, §4) takes it from there. [`crate::Covering`] is the same over thresholds and annotators.
 
+use serde::{Deserialize, Serialize};
+
+use crate::EvaluationError;
 use crate::covering::covered_pixels;
 use crate::exact_sum::ExactSum;
 use crate::overlap::Overlap;
@@ -9,10 +12,38 @@ use crate::overlap::Overlap;
 /// 1/N · Σ over the regions R of the truth of |R| · max over the segments R' of |R ∩ R'| / |R ∪ R'|, N = pixels with
 /// truth. Over several images sums and pixels are added up before they are divided, as the benchmark of the first paper
 /// does. Large regions decide it.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "StoredCovering", into = "StoredCovering")]
 pub struct LevelCovering {
     covered: ExactSum,
     total: u64,
+}
+
+/// What is written: the fields, not yet checked against each other.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct StoredCovering {
+    covered: ExactSum,
+    total: u64,
+}
+
+impl From<LevelCovering> for StoredCovering {
+    fn from(covering: LevelCovering) -> Self {
+        Self { covered: covering.covered, total: covering.total }
+    }
+}
+
+impl TryFrom<StoredCovering> for LevelCovering {
+    type Error = EvaluationError;
+
+    fn try_from(stored: StoredCovering) -> Result<Self, EvaluationError> {
+        let (covered, total) = (stored.covered, stored.total);
+        // Each image's sum of products was rounded by itself.
+        EvaluationError::check_stored(covered.value() <= total as f64 * (1.0 + 1e-9), "covering", || {
+            format!("at most {total} covered pixels, got {}", covered.value())
+        })?;
+        Ok(Self { covered, total })
+    }
 }
 
 impl LevelCovering {

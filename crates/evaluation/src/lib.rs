@@ -14,11 +14,17 @@
 mod assignment;
 mod boundary;
 mod bsds;
+mod category_iou;
+mod cityscapes_labels;
 mod confusion_matrix;
 mod contours;
 mod covering;
 mod exact_sum;
+mod flicker;
+mod id_stability;
 mod image_mean;
+mod instance_iou;
+mod label_pairs;
 mod level_covering;
 mod matching;
 mod nf_covering;
@@ -26,6 +32,7 @@ mod overlap;
 mod rand_index;
 mod region_f;
 mod regions;
+mod stq;
 mod thinning;
 mod threshold_means;
 mod truth_regions;
@@ -33,15 +40,22 @@ mod variation_of_information;
 
 pub use boundary::{BoundaryBenchmark, BoundaryCounts, BoundaryResult, OperatingPoint, boundary_counts};
 pub use bsds::{BsdsBenchmark, BsdsCounts, BsdsResult};
+pub use category_iou::{CategoryResult, category_iou};
+pub use cityscapes_labels::{CITYSCAPES_CATEGORIES, CityscapesValues};
 pub use confusion_matrix::{ConfusionMatrix, SemanticResult};
 pub use contours::{Annotation, ContourMap, Thresholds};
 pub use covering::{Covering, CoveringCounts, CoveringResult, covered_pixels};
+pub use flicker::{Flicker, LabelChanges, same_image, same_truth};
+pub use id_stability::IdStability;
+pub use instance_iou::{InstanceIou, InstanceIouResult};
+pub use label_pairs::LabelPairs;
 pub use level_covering::LevelCovering;
 pub use nf_covering::{NfCovering, nf_covering};
 pub use overlap::Overlap;
 pub use rand_index::{ProbabilisticRandIndex, rand_index};
 pub use region_f::{RegionF, region_f};
 pub use regions::{Regions, regions_at};
+pub use stq::{PanopticLabels, SequenceResult, Stq, StqFigures, StqResult};
 pub use thinning::thin;
 pub use threshold_means::ThresholdMeansResult;
 pub use truth_regions::{MIN_REGION_PIXELS, TruthRegion, TruthRegions};
@@ -167,6 +181,28 @@ pub enum EvaluationError {
         /// Regions that the choice is of.
         got: usize,
     },
+    /// Accumulators of maps that hold different values.
+    #[error("cannot merge instance IoU of label ids with that of train ids: measure both shards the same way")]
+    OtherValues,
+    /// Accumulators of tubes of different classes.
+    #[error("cannot merge tubes of different classes: the shards belong to different label spaces")]
+    OtherThings,
+    /// Accumulators of different numbers of levels.
+    #[error("cannot add figures of {got} levels to figures of {expected}: they belong to different models")]
+    NumLevels {
+        /// Levels of the accumulator.
+        expected: usize,
+        /// Levels of what was to be added.
+        got: usize,
+    },
+    /// A stored accumulator that cannot be one.
+    #[error("a stored {what} is damaged: expected {expected}")]
+    Stored {
+        /// Which accumulator.
+        what: &'static str,
+        /// What was expected, and found.
+        expected: String,
+    },
     /// A number of thresholds that is not supported.
     #[error("{got} thresholds are not possible: expected 1 to 9999")]
     NumThresholds {
@@ -187,5 +223,10 @@ impl EvaluationError {
     /// Fails unless both numbers of thresholds are the same.
     fn check_thresholds(expected: usize, got: usize) -> Result<(), Self> {
         if expected == got { Ok(()) } else { Err(Self::OtherThresholds { expected, got }) }
+    }
+
+    /// Fails unless what was read of `what` `is_valid`.
+    fn check_stored(is_valid: bool, what: &'static str, expected: impl FnOnce() -> String) -> Result<(), Self> {
+        if is_valid { Ok(()) } else { Err(Self::Stored { what, expected: expected() }) }
     }
 }

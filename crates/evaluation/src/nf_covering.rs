@@ -1,6 +1,8 @@
 //! Normalized foreground covering (T.-W. Ke, J.-J. Hwang, Y. Guo, X. Wang, S. X. Yu, "Unsupervised Hierarchical Semantic
 //! Segmentation with Multiview Cosegmentation and Clustering Transformers", CVPR 2022, §4, equation 10).
 
+use serde::{Deserialize, Serialize};
+
 use crate::EvaluationError;
 use crate::covering::best_ious;
 use crate::image_mean::ImageMean;
@@ -22,7 +24,7 @@ pub fn nf_covering(overlap: &Overlap, is_foreground: &[bool]) -> Result<Option<f
 }
 
 /// [`nf_covering`] over images: the mean over those that have foreground.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct NfCovering(ImageMean);
 
 impl NfCovering {

@@ -2,6 +2,8 @@
 //! an equation. The definition here: F-measures of pairs and their best one-to-one assignment as in P. Ochs, J. Malik,
 //! T. Brox, "Segmentation of Moving Objects by Long Term Video Analysis", PAMI 2014, averaged over the regions of the truth.
 
+use serde::{Deserialize, Serialize};
+
 use crate::EvaluationError;
 use crate::assignment::largest_total;
 use crate::image_mean::ImageMean;
@@ -54,7 +56,7 @@ pub fn region_f(overlap: &Overlap, is_wanted: &[bool]) -> Result<Option<f64>, Ev
 }
 
 /// [`region_f`] over images: the mean over those that have regions.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct RegionF(ImageMean);
 
 impl RegionF {
