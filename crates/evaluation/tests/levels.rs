@@ -1,6 +1,8 @@
 //! Measures of one level of a hierarchy against a class map: hand-made cases, definitions written out pixel by pixel, and
 //! their laws.
 
+mod common;
+
 use evaluation::{
     EvaluationError, LevelCovering, MIN_REGION_PIXELS, NfCovering, Overlap, RegionF, TruthRegions, nf_covering,
     region_f,
@@ -198,6 +200,20 @@ fn measures(overlap: &Overlap, truth: &TruthRegions) -> [Option<f64>; 3] {
     [covering(overlap), nf.unwrap(), f.unwrap()]
 }
 
+#[test]
+fn damaged_shards_are_refused() {
+    let mut covering = LevelCovering::default();
+    covering.update(&Overlap::of_labels(&[0, 1], 2, &truth(&["01"])).unwrap());
+    let text = serde_json::to_string(&covering).unwrap();
+    // 2 pixels in units of 2⁻⁴⁰: too large for JSON's numbers once there are many.
+    assert_eq!(text, r#"{"covered":"2199023255552","total":2}"#);
+    for damaged in [text.replace(":2}", ":1}"), text.replace("\"2", "\"-2"), text.replace("\"2", "\"x")] {
+        assert!(serde_json::from_str::<LevelCovering>(&damaged).is_err(), "{damaged}");
+    }
+    let message = serde_json::from_str::<RegionF>(r#"{"sum":"2199023255552","num_images":1}"#).unwrap_err().to_string();
+    assert!(message.contains("at most 1, the number of images, got 2"), "{message}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -293,8 +309,9 @@ proptest! {
             seen
         };
         let (a, b) = all_images.split_at(cut.min(all_images.len()));
-        let mut merged = see(b);
-        let first = see(a);
+        // Shards are written and read again.
+        let mut merged: All = common::stored(&see(b));
+        let first: All = common::stored(&see(a));
         merged.0.merge(&first.0);
         merged.1.merge(&first.1);
         merged.2.merge(&first.2);

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use common::{assert_near, fixture, json, oracle};
 use evaluation::{
-    CITYSCAPES_CATEGORIES, CityscapesValues, ConfusionMatrix, InstanceIou, LabelPairs, PanopticLabels, Stq, category_iou,
+    CITYSCAPES_CATEGORIES, CityscapesValues, ConfusionMatrix, InstanceIou, LabelPairs, PanopticLabels, Stq,
+    category_iou,
 };
 use segcore::image_io::{read_gray8, read_gray16, read_rgb8};
 use segcore::label_space::LabelSpace;
