@@ -184,7 +184,10 @@ pub struct DatasetArgs {
 #[derive(Args, Clone, Debug)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "Example:\n  hsg eval --dataset camvid --root data/camvid --split val --model camvid-r18"
+    after_help = "Examples:\n  hsg eval --dataset camvid --root data/camvid --split val --model camvid-r18 --out figures\n  \
+                  hsg eval --dataset kitti-step --root kitti --split val --shard 1/4 --out part1\n\n\
+                  OUT gets report.html (open it first), evaluation.json, frames.jsonl (figures of each frame) and \
+                  shard.json (sums, for `hsg eval merge`)."
 )]
 pub struct EvalArgs {
     /// Measure something else than the deployed model.
@@ -196,10 +199,14 @@ pub struct EvalArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub compute: ComputeArgs,
-    /// Write evaluation.json here.
+    /// Write the report and the figures here.
     #[arg(long, value_name = "DIR", env = "HSG_OUT")]
     pub out: Option<PathBuf>,
-    /// Write the predicted classes here, 8-bit PNG of train ids, under the images' own names.
+    /// Measure only part I of N, 1/N to N/N; whole sequences stay together. Needs --out; `hsg eval merge` adds the parts.
+    #[arg(long, value_name = "I/N", env = "HSG_SHARD")]
+    pub shard: Option<String>,
+    /// Write the predictions here in the data set's own format: Cityscapes label ids, KITTI-STEP panoptic PNG, CamVid and
+    /// folder class values.
     #[arg(long, value_name = "DIR", env = "HSG_SAVE_PREDICTIONS")]
     pub save_predictions: Option<PathBuf>,
     /// Stop after this many frames.
@@ -212,6 +219,21 @@ pub struct EvalArgs {
 pub enum EvalCommand {
     /// Measure prediction files of any program, without a model.
     Files(EvalFilesArgs),
+    /// Add up the parts that `hsg eval --shard` measured.
+    Merge(EvalMergeArgs),
+}
+
+/// Arguments of `hsg eval merge`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  hsg eval merge part1 part2 part3 part4 --out figures\n\n\
+    The result is what one evaluation of everything gives, file by file.")]
+pub struct EvalMergeArgs {
+    /// The folders that `hsg eval --shard I/N --out DIR` wrote, all N of them, in any order.
+    #[arg(value_name = "DIR", required = true)]
+    pub parts: Vec<PathBuf>,
+    /// Write the report and the figures here.
+    #[arg(long, value_name = "DIR", env = "HSG_OUT")]
+    pub out: Option<PathBuf>,
 }
 
 /// Arguments of `hsg eval files`.

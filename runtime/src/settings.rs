@@ -89,6 +89,8 @@ struct EvalSection {
     save_predictions: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     frames: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<String>,
     /// `hsg eval files`.
     #[serde(skip_serializing_if = "Option::is_none")]
     files: Option<EvalFilesSection>,
@@ -404,6 +406,44 @@ impl RunSettings {
     }
 }
 
+/// Part `index` of `of` of an evaluation; 1 of 1 is all of it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shard {
+    /// 1 to `of`.
+    pub index: u32,
+    /// Number of parts.
+    pub of: u32,
+}
+
+impl Shard {
+    /// Everything in one part.
+    pub const WHOLE: Self = Self { index: 1, of: 1 };
+}
+
+impl std::fmt::Display for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
+    }
+}
+
+impl std::str::FromStr for Shard {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let parts = text.split_once('/').and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)));
+        match parts {
+            Some((index, of)) if (1..=of).contains(&index) && of <= MAX_SHARDS => Ok(Self { index, of }),
+            _ => {
+                bail!("--shard: expected I/N with I from 1 to N (at most {MAX_SHARDS}), for example 2/8, got `{text}`")
+            }
+        }
+    }
+}
+
+/// Most parts of an evaluation.
+const MAX_SHARDS: u32 = 100_000;
+
 /// Settings of `hsg eval`.
 #[derive(Clone, Debug)]
 pub struct EvalSettings {
@@ -413,12 +453,14 @@ pub struct EvalSettings {
     pub model: ModelSettings,
     /// How frames are computed.
     pub compute: ComputeSettings,
-    /// Where `evaluation.json` goes.
+    /// Where report and figures go.
     pub out: Option<PathBuf>,
     /// Where predictions go.
     pub save_predictions: Option<PathBuf>,
     /// Number of frames.
     pub frames: Option<u64>,
+    /// Which part of them.
+    pub shard: Shard,
 }
 
 impl EvalSettings {
@@ -428,13 +470,20 @@ impl EvalSettings {
     /// When a value is missing or out of range.
     pub fn resolve(base: &Base, args: &EvalArgs) -> anyhow::Result<Self> {
         let file = base.file.eval.clone().unwrap_or_default();
+        let shard = args.shard.clone().or(file.shard).map_or(Ok(Shard::WHOLE), |text| text.parse())?;
+        let out = args.out.clone().or(file.out);
+        ensure!(
+            shard == Shard::WHOLE || out.is_some(),
+            "--shard {shard}: a part is of use only when it is kept; name its folder with --out"
+        );
         Ok(Self {
             dataset: base.dataset(&args.dataset, (file.dataset, file.root, file.split, file.sequences), "eval")?,
             model: base.model(&args.model)?,
             compute: base.compute(&args.compute)?,
-            out: args.out.clone().or(file.out),
+            out,
             save_predictions: args.save_predictions.clone().or(file.save_predictions),
             frames: positive(args.frames.or(file.frames), "frames")?,
+            shard,
         })
     }
 
@@ -450,6 +499,7 @@ impl EvalSettings {
                 out: self.out.clone(),
                 save_predictions: self.save_predictions.clone(),
                 frames: self.frames,
+                shard: Some(self.shard.to_string()),
                 files: None,
             }),
             ..common_config(&self.model, Some(self.compute))
@@ -731,7 +781,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 7 + 8 + (7 + 6) + 8 + 3, "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 7 + 8 + (8 + 6) + 8 + 3, "{value}");
     }
 
     #[test]
@@ -749,6 +799,15 @@ mod tests {
         ] {
             let error = format!("{:#}", run_settings(file, typed).unwrap_err());
             assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn shards_are_counted_from_one() {
+        assert_eq!("2/8".parse::<Shard>().unwrap(), Shard { index: 2, of: 8 });
+        for text in ["0/4", "5/4", "4", "1/0", "a/b", "-1/2", "1/100001", ""] {
+            let error = text.parse::<Shard>().unwrap_err().to_string();
+            assert!(error.contains("from 1 to N") && error.contains(&format!("`{text}`")), "{error}");
         }
     }
 

@@ -22,8 +22,8 @@ pub fn street(index: u32) -> RgbImage {
     })
 }
 
-/// What is at a pixel of [`street`], as an index into [`CLASSES`].
-fn thing(index: u32, x: u32, y: u32) -> usize {
+/// What is at a pixel of [`street`]: 0 sky, 1 building, 2 road, 3 car.
+pub fn thing(index: u32, x: u32, y: u32) -> usize {
     let car = 10 + 4 * index % (SIZE.0 - 30);
     if (car..car + 18).contains(&x) && (40..50).contains(&y) {
         3

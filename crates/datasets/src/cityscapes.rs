@@ -5,6 +5,8 @@
 //! * Labels: `ROOT/gtFine/SPLIT/CITY/*_gtFine_labelIds.png`, else `*_gtFine_labelTrainIds.png`. The 34 label ids of the
 //!   official table become the 19 train ids of the evaluation, the others 255; a value outside the table is refused, as
 //!   the official scripts do (the licence plate, id −1, is never drawn).
+//! * Instances: `*_gtFine_instanceIds.png` beside them, where it is there: label id · 1000 + n for the n-th object (from
+//!   0) of a class, the bare label id for groups and everything else. Here object n has the instance id n + 1.
 //! * The split `sequence/SPLIT` is the video around each labelled frame, `ROOT/leftImg8bit_sequence/SPLIT`: consecutive
 //!   frame numbers of a city are a sequence of 17 Hz, named by its first frame, its drive the city. Only one frame of 30
 //!   has labels, so commands that need the labels of every image refuse it.
@@ -12,6 +14,7 @@
 use std::path::{Path, PathBuf};
 
 use segcore::hierarchy::{ClassId, TrainId};
+use segcore::image::ImageSize;
 use segcore::label_space::LabelSpace;
 
 use crate::annotation::{AnnotationValues, IGNORE};
@@ -22,6 +25,9 @@ use crate::{Annotation, Dataset, DatasetError, SampleEntry};
 const IMAGE_SUFFIX: &str = "_leftImg8bit";
 const LABEL_IDS: &str = "_gtFine_labelIds.png";
 const TRAIN_IDS: &str = "_gtFine_labelTrainIds.png";
+const INSTANCE_IDS: &str = "_gtFine_instanceIds.png";
+/// Values from here on are single objects.
+const FIRST_OBJECT: u16 = 1000;
 /// What a split of videos begins with.
 const SEQUENCE_SPLIT: &str = "sequence/";
 /// Rate of the videos, frames per second.
@@ -191,6 +197,28 @@ impl City<'_> {
     }
 }
 
+/// Instance ids of a sample; `None` where their file is missing.
+fn read_instances(entry: &SampleEntry, size: ImageSize) -> Result<Option<Vec<u16>>, DatasetError> {
+    let stem = |path: &Path| {
+        let path = path.to_str()?;
+        Some(path.strip_suffix(LABEL_IDS).or_else(|| path.strip_suffix(TRAIN_IDS))?.to_owned())
+    };
+    let Some(path) = entry.annotation.as_deref().and_then(stem).map(|stem| PathBuf::from(stem + INSTANCE_IDS)) else {
+        return Ok(None);
+    };
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let mut map = segcore::image_io::read_gray16(&path)?;
+    if map.size != size {
+        return Err(DatasetError::AnnotationSize { path, image: entry.image.clone(), expected: size, got: map.size });
+    }
+    for value in &mut map.pixels {
+        *value = if *value >= FIRST_OBJECT { *value % FIRST_OBJECT + 1 } else { 0 };
+    }
+    Ok(Some(map.pixels))
+}
+
 impl Dataset for Cityscapes {
     fn name(&self) -> &str {
         "cityscapes"
@@ -218,6 +246,8 @@ impl Dataset for Cityscapes {
 
     fn read_annotation(&self, entry: &SampleEntry) -> Result<Annotation, DatasetError> {
         let has_train_ids = entry.annotation.as_deref().and_then(Path::to_str).is_some_and(|p| p.ends_with(TRAIN_IDS));
-        if has_train_ids { self.train_ids.read(entry) } else { self.label_ids.read(entry) }
+        let mut annotation = if has_train_ids { self.train_ids.read(entry) } else { self.label_ids.read(entry) }?;
+        annotation.instance_ids = read_instances(entry, annotation.size)?;
+        Ok(annotation)
     }
 }

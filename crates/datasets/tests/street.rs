@@ -43,6 +43,21 @@ fn cityscapes_has_cities_as_sequences() {
 }
 
 #[test]
+fn cityscapes_objects_are_counted_from_one() {
+    let folder = cityscapes();
+    let path = folder.path().join("gtFine/train/ulm/ulm_000001_000019_gtFine_instanceIds.png");
+    let mut values = [7u16; 24];
+    // Two cars, a group of cars, a caravan.
+    values[..4].copy_from_slice(&[26_000, 26_013, 26, 29_001]);
+    segcore::image_io::write_gray16(&path, SIZE, &values).unwrap();
+    let data = opened(CITYSCAPES, folder.path(), "train", &["ulm"]);
+    let read = || data.read_annotation(&data.samples()[0]);
+    assert_eq!(read().unwrap().instance_ids.unwrap()[..5], [1, 14, 0, 2, 0]);
+    segcore::image_io::write_gray16(&path, ImageSize::new(2, 1), &values[..2]).unwrap();
+    assert_has(&read().unwrap_err().to_string(), &["instanceIds.png", "2×1"]);
+}
+
+#[test]
 fn cityscapes_train_ids_are_read_as_they_are() {
     let folder = cityscapes();
     let root = folder.path().join("gtFine/train/ulm/ulm_000001_000019_gtFine");

@@ -90,8 +90,8 @@ impl TruthRegions {
         self.regions.iter().map(|region| region.num_pixels >= min_pixels && is_wanted(region.train_id)).collect()
     }
 
-    /// The stretches of each region.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = &[(u32, u32)]> + '_ {
+    /// The stretches of each region, in the order of [`TruthRegions::regions`]: first pixel (row-major) and length.
+    pub fn runs(&self) -> impl Iterator<Item = &[(u32, u32)]> + '_ {
         self.regions.iter().map(|region| region.runs.as_slice())
     }
 }

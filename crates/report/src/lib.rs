@@ -19,6 +19,7 @@
 
 mod chart;
 mod escape;
+mod heat_map;
 mod page;
 pub mod palette;
 mod picture;
@@ -26,6 +27,7 @@ mod scale;
 mod table;
 
 pub use chart::{LineChart, Series};
+pub use heat_map::HeatMap;
 pub use page::{Page, Section};
 pub use picture::{Picture, ReportError};
 pub use table::Table;

@@ -2,6 +2,7 @@
 
 use crate::chart::LineChart;
 use crate::escape::escape;
+use crate::heat_map::HeatMap;
 use crate::palette::{DARK, LIGHT, Palette};
 use crate::picture::Picture;
 use crate::table::Table;
@@ -158,6 +159,12 @@ impl Section {
             self.html += "</div>\n";
             self.has_slider = true;
         }
+        self
+    }
+
+    /// Adds a table of shares.
+    pub fn heat_map(&mut self, map: &HeatMap) -> &mut Self {
+        self.html += &map.to_html();
         self
     }
 

@@ -76,6 +76,13 @@ pub fn run_program() -> anyhow::Result<Outcome> {
                 let settings = EvalSettings::resolve(&base, args)?;
                 if show(settings.to_config())? { Ok(Outcome::Done) } else { eval::run(&settings, printer) }
             }
+            Some(EvalCommand::Merge(args)) => {
+                if show(ConfigFile::default())? {
+                    Ok(Outcome::Done)
+                } else {
+                    eval::merge::run(args, printer)
+                }
+            }
             Some(EvalCommand::Files(args)) => {
                 let settings = EvalFilesSettings::resolve(&base, args)?;
                 if show(settings.to_config())? { Ok(Outcome::Done) } else { eval::files::run(&settings, printer) }

@@ -1,6 +1,6 @@
 //! `summary.json`: what a run reports. All commands use these words.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::publish::StageHistograms;
 use super::stats::{Distribution, cpu_name, cpu_seconds, peak_rss_bytes};
@@ -45,7 +45,8 @@ pub struct Summary {
 }
 
 /// The backend of a run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct BackendSummary {
     /// Its name.
     pub name: String,
@@ -102,7 +103,8 @@ pub struct LevelSummary {
 }
 
 /// The machine a run was made on.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Machine {
     /// Processor.
     pub cpu: String,

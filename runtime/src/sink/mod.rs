@@ -19,6 +19,7 @@ use segcore::image::{Frame, ImageSize, PixelFormat};
 pub use error::SinkError;
 pub use files::{FileSinks, FileSinksSpec};
 pub use folder::{DiskBudget, OutputFolder, subfolder_name};
+pub use palette::track_color;
 pub use save::SaveKinds;
 pub use stream::{Publisher, class_table_hash};
 

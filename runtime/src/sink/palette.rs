@@ -9,7 +9,7 @@ const TONES: [(f64, f64); 3] = [(0.72, 0.16), (0.56, 0.14), (0.85, 0.11)];
 ///
 /// Hues follow the golden ratio in OKLCh (B. Ottosson, "A perceptual color space for image processing", 2020), in which
 /// equal steps look about equally far apart.
-pub(super) fn track_color(track_id: u32) -> [u8; 3] {
+pub fn track_color(track_id: u32) -> [u8; 3] {
     let hue = (0.08 + f64::from(track_id) * HUE_STEP).fract() * std::f64::consts::TAU;
     let (lightness, chroma) = TONES[track_id as usize % TONES.len()];
     rgb_from_oklab(lightness, chroma * hue.cos(), chroma * hue.sin())

@@ -1,65 +1,57 @@
 //! `hsg eval`: measures the deployed pipeline on labelled images. Nothing is dropped: an image or annotation that cannot
 //! be read ends the evaluation, because a figure without it would be another figure.
+//!
+//! `plan.rs` says which samples a shard has → here each goes through the pipeline → `meter.rs` compares it with its
+//! annotation and the frame before, into `sums.rs` (levels: `levels.rs`, instances: `instances.rs`), and `worst.rs` keeps
+//! the frames to look at (`pictures.rs`) → `shard_file.rs` writes everything: figures (`evaluation.rs`), the page
+//! (`report.rs`), and what `merge.rs` puts together. `predictions.rs` writes class maps for the official tools.
+//! `files/` measures prediction files of any program.
 
+mod evaluation;
 pub mod files;
+mod instances;
 mod levels;
+pub mod merge;
+mod meter;
+mod pictures;
+mod plan;
+mod predictions;
+mod report;
+mod shard_file;
+mod sums;
+mod worst;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use anyhow::{Context as _, bail, ensure};
-use datasets::{Dataset, DatasetKind};
-use evaluation::ConfusionMatrix;
+use datasets::{Annotation, Dataset, DatasetError, DatasetKind, FrameGap, SampleEntry};
 use runtime::pipeline::slot::FrameSlot;
 use runtime::pipeline::summary::{BackendSummary, Machine};
-use runtime::pipeline::{Deployment, Processor};
-use runtime::sink::{NO_SEGMENT, SegmentedFrame};
+use runtime::pipeline::{Deployment, Processor, Resolution};
 use runtime::source::TRACKED_RATE_HZ;
-use segcore::label_space::{IGNORE, LabelSpace};
-use serde::Serialize;
+use segcore::image::Frame;
+use segcore::label_space::LabelSpace;
 
-use super::{ImageProgress, Outcome, deploy, open_dataset, write_json};
-use crate::printer::{Printer, table};
-use crate::settings::EvalSettings;
-use crate::signals::Signals;
-use levels::{LevelEvaluation, LevelMeasures};
+use self::evaluation::Identity;
+use self::meter::{MeasuredSample, Meter, classes_of};
+use self::pictures::Drawing;
+use self::predictions::PredictionWriter;
+use self::shard_file::ShardFile;
+use self::worst::WorstFrames;
+use super::{ImageProgress, Outcome, deploy, open_dataset};
+use crate::printer::Printer;
+use crate::settings::{EvalSettings, Shard};
+use crate::signals::{Signal, Signals};
 
-/// The evaluation JSON; null where a measure does not apply or does not exist in this version.
-#[derive(Serialize)]
-struct Evaluation {
-    dataset: String,
-    split: String,
-    frames: u64,
-    model: String,
-    backend: BackendSummary,
-    precision: String,
-    /// How labels got to pixels: refined, nearest or reference.
-    resolution: &'static str,
-    /// Whether sequences of at least 5 Hz were tracked.
-    track: bool,
-    miou: Option<f64>,
-    accuracy: Option<f64>,
-    category_miou: Option<f64>,
-    iiou: Option<f64>,
-    category_iiou: Option<f64>,
-    per_class: Option<serde_json::Map<String, serde_json::Value>>,
-    /// Pixels: rows = truth, columns = prediction, the last column = no class.
-    confusion: Option<Vec<Vec<u64>>>,
-    levels: Vec<LevelEvaluation>,
-    stq: SegmentationAndTrackingQuality,
-    machine: Machine,
-}
-
-#[derive(Default, Serialize)]
-struct SegmentationAndTrackingQuality {
-    stq: Option<f64>,
-    aq: Option<f64>,
-    sq: Option<f64>,
-}
+/// Samples that are read ahead.
+const READ_AHEAD: usize = 2;
 
 pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let dataset = open_dataset(&settings.dataset)?;
+    let kind: DatasetKind = settings.dataset.dataset.parse()?;
     let deployment = deploy(&settings.model, printer)?;
     let has_classes = deployment.bank().is_some();
     if has_classes {
@@ -70,53 +62,183 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
         "--save-predictions: the model {} has no prototype bank, so there are no classes to save; make one with `hsg bank build`",
         deployment.manifest().name
     );
-    let mut processor = Processor::new(Arc::clone(&deployment), settings.compute.processor(false))?;
-    let mut slot = FrameSlot::default();
-    let mut confusion = ConfusionMatrix::new(deployment.label_space().num_classes())?;
-    let mut prediction = Vec::new();
-    let mut levels = LevelMeasures::new(deployment.level_sizes().len(), &dataset.label_space());
-    let mut frames = 0u64;
-    let mut tracked_any = false;
-    let samples = dataset.samples();
-    let wanted = settings.frames.map_or(samples.len(), |frames| samples.len().min(frames as usize));
-    let mut progress = ImageProgress::new(printer, dataset.split(), wanted as u64);
-    let mut sequence: Option<&str> = None;
-    for sample in &samples[..wanted] {
-        if let Some(signal) = signals.received() {
-            return Ok(Outcome::Interrupted(signal));
-        }
-        if sequence != Some(&sample.sequence) {
-            let fast = dataset.rate_hz(&sample.sequence).is_some_and(|rate| rate >= TRACKED_RATE_HZ);
-            let tracking = settings.compute.track && fast;
-            tracked_any |= tracking;
-            slot.output.stream.clone_from(&sample.sequence);
-            processor.restart(tracking);
-            sequence = Some(&sample.sequence);
-        }
-        slot.output.frame = dataset.read_image(sample)?;
-        slot.output.frame.index = sample.index_in_sequence as u64;
-        let truth = dataset.read_annotation(sample)?;
-        processor.process(&mut slot)?;
-        levels.update(&slot.output, &truth)?;
-        if has_classes {
-            classes_of(&slot.output, &mut prediction);
-            confusion.update(&truth.train_ids, &prediction, IGNORE)?;
-            if let Some(folder) = &settings.save_predictions {
-                save_prediction(folder, &sample.name, &slot.output, &prediction)?;
-            }
-        }
-        frames += 1;
-        progress.step();
+    let label_space = dataset.label_space();
+    let wanted = settings.frames.map_or(dataset.samples().len(), |frames| dataset.samples().len().min(frames as usize));
+    let plan = plan::samples_of(&*dataset, wanted, settings.shard);
+    let identity = identity(settings, &deployment, &*dataset, wanted, label_space.clone())?;
+    if plan.is_empty() {
+        printer.status(format!("part {}: there are fewer sequences than parts, so this one is empty", settings.shard));
     }
-    drop(progress);
-    let evaluation = summarise(settings, &deployment, &*dataset, (frames, tracked_any), &confusion, levels.result());
-    printer.text(text_report(&evaluation, deployment.label_space()))?;
+    let mut measuring = Measuring {
+        dataset: &*dataset,
+        processor: Processor::new(Arc::clone(&deployment), settings.compute.processor(false))?,
+        track: settings.compute.track,
+        meter: Meter::new(kind, &label_space, has_classes, deployment.level_sizes().len())?,
+        worst: WorstFrames::default(),
+        draws: settings.out.is_some(),
+        palette: label_space.palette(),
+        writer: settings.save_predictions.as_deref().map(|folder| PredictionWriter::new(folder, kind, &label_space)),
+        has_classes,
+        slot: FrameSlot::default(),
+        prediction: Vec::new(),
+        sequence: None,
+    };
+    if let Some(signal) = measuring.run(&plan, &signals, printer)? {
+        return Ok(Outcome::Interrupted(signal));
+    }
+    let missing_frames = identity.missing_frames;
+    let file = ShardFile::new(settings.shard, identity, measuring.meter.finish(), measuring.worst.finish());
+    let evaluation = file.evaluation();
+    printer.text(evaluation.to_text())?;
     printer.document(&evaluation)?;
     if let Some(folder) = &settings.out {
-        write_json(&folder.join("evaluation.json"), &evaluation)?;
-        printer.status(format!("figures: {}", folder.join("evaluation.json").display()));
+        let report = file.write(folder)?;
+        printer.status(format!("report: {}", report.display()));
+        if settings.shard != Shard::WHOLE {
+            let of = settings.shard.of;
+            printer
+                .status(format!("part {} of {of}; put all together with `hsg eval merge DIR…`", settings.shard.index));
+        }
     }
-    Ok(Outcome::Done)
+    Ok(if missing_frames > 0 { Outcome::Incomplete } else { Outcome::Done })
+}
+
+/// An evaluation that goes on.
+struct Measuring<'a> {
+    dataset: &'a dyn Dataset,
+    processor: Processor,
+    /// Whether videos are tracked.
+    track: bool,
+    meter: Meter,
+    worst: WorstFrames,
+    /// Whether a report will show pictures.
+    draws: bool,
+    palette: [[u8; 3]; 256],
+    writer: Option<PredictionWriter>,
+    has_classes: bool,
+    slot: FrameSlot,
+    prediction: Vec<u8>,
+    /// The sequence of the last sample, and whether it is a video.
+    sequence: Option<(String, bool)>,
+}
+
+/// A sample read from disk.
+type Read = Result<(Frame, Annotation), DatasetError>;
+
+impl Measuring<'_> {
+    /// Measures the samples of `plan`, unless a signal comes first.
+    fn run(&mut self, plan: &[usize], signals: &Signals, printer: Printer) -> anyhow::Result<Option<Signal>> {
+        let dataset = self.dataset;
+        let mut progress = ImageProgress::new(printer, dataset.split(), plan.len() as u64);
+        std::thread::scope(|scope| {
+            let (sender, receiver): (_, Receiver<Read>) = sync_channel(READ_AHEAD);
+            let read = move || {
+                for &index in plan {
+                    let sample = &dataset.samples()[index];
+                    let read =
+                        dataset.read_image(sample).and_then(|frame| Ok((frame, dataset.read_annotation(sample)?)));
+                    let failed = read.is_err();
+                    // Nobody listens any more: the evaluation has ended early.
+                    if sender.send(read).is_err() || failed {
+                        break;
+                    }
+                }
+            };
+            std::thread::Builder::new()
+                .name("hsg-read".to_owned())
+                .spawn_scoped(scope, read)
+                .context("cannot start a thread")?;
+            for &index in plan {
+                if let Some(signal) = signals.received() {
+                    return Ok(Some(signal));
+                }
+                let (frame, truth) = receiver.recv().context("the thread that reads images has ended")??;
+                self.measure(index, frame, &truth)?;
+                progress.step();
+            }
+            Ok(None)
+        })
+    }
+
+    fn measure(&mut self, index: usize, frame: Frame, truth: &Annotation) -> anyhow::Result<()> {
+        let sample = &self.dataset.samples()[index];
+        let is_next = self.sequence.as_ref().is_some_and(|(name, _)| *name == sample.sequence);
+        if !is_next {
+            let is_video = self.dataset.rate_hz(&sample.sequence).is_some_and(|rate| rate >= TRACKED_RATE_HZ);
+            let tracking = self.track && is_video;
+            self.slot.output.stream.clone_from(&sample.sequence);
+            self.processor.restart(tracking);
+            self.meter.begin_sequence(is_video, tracking);
+            self.sequence = Some((sample.sequence.clone(), is_video));
+        } else if self.is_after_gap(sample) {
+            self.meter.skip_gap();
+        }
+        let is_video = self.sequence.as_ref().is_some_and(|(_, is_video)| *is_video);
+        self.slot.output.frame = frame;
+        self.slot.output.frame.index = sample.index_in_sequence as u64;
+        self.processor.process(&mut self.slot)?;
+        let output = &self.slot.output;
+        if self.has_classes {
+            classes_of(output, &mut self.prediction);
+        }
+        let prediction = self.has_classes.then_some(self.prediction.as_slice());
+        let measured = MeasuredSample { index, name: &sample.name, sequence: &sample.sequence };
+        let figures = self
+            .meter
+            .update(&measured, output, truth, prediction)
+            .with_context(|| format!("image {}", sample.image.display()))?;
+        if self.draws {
+            let drawing = Drawing { frame: output, truth, prediction, palette: &self.palette };
+            self.worst.offer(&figures, sample.index_in_sequence, is_video, || drawing.pictures())?;
+        }
+        if let (Some(writer), Some(prediction)) = (&mut self.writer, prediction) {
+            writer.write(&sample.name, output.size, prediction, self.meter.instance_ids())?;
+        }
+        Ok(())
+    }
+}
+
+impl Measuring<'_> {
+    /// Whether frames are missing right before `sample`.
+    fn is_after_gap(&self, sample: &SampleEntry) -> bool {
+        let number = || sample.image.file_stem()?.to_str()?.parse::<u64>().ok();
+        let is_its = |gap: &FrameGap| gap.sequence == sample.sequence && Some(gap.before) == number();
+        self.dataset.gaps().iter().any(is_its)
+    }
+}
+
+/// What is measured and how.
+fn identity(
+    settings: &EvalSettings,
+    deployment: &Deployment,
+    dataset: &dyn Dataset,
+    wanted: usize,
+    label_space: LabelSpace,
+) -> anyhow::Result<Identity> {
+    let names: Vec<&str> = dataset.samples()[..wanted].iter().map(|sample| sample.name.as_str()).collect();
+    let manifest = deployment.manifest();
+    Ok(Identity {
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        dataset: dataset.name().to_owned(),
+        split: dataset.split().to_owned(),
+        samples: wanted,
+        samples_sha256: models::files::sha256_hex(names.join("\n").as_bytes()),
+        model: manifest.name.clone(),
+        model_hash: deployment.folder().model_hash().to_owned(),
+        bank_sha256: deployment.bank().and_then(|_| manifest.files.get(models::manifest::BANK).cloned()),
+        backend: BackendSummary::of(deployment),
+        precision: deployment.spec().precision.to_string(),
+        resolution: match settings.compute.resolution() {
+            Resolution::Refined => "refined",
+            Resolution::Nearest => "nearest",
+            Resolution::Reference => "reference",
+        }
+        .to_owned(),
+        track: settings.compute.track,
+        label_space,
+        missing_frames: dataset.gaps().iter().map(FrameGap::num_missing).sum(),
+        machine: Machine::of(deployment),
+    })
 }
 
 /// A bank knows the classes of one label space; comparing its ids with those of another would be nonsense.
@@ -146,97 +268,4 @@ pub(super) fn same_label_space(deployment: &Deployment, dataset: &dyn Dataset, r
         data.name,
         data.name
     );
-}
-
-/// Train id of every pixel; [`IGNORE`] where it has none.
-fn classes_of(frame: &SegmentedFrame, classes: &mut Vec<u8>) {
-    let segments = frame.levels.first().map_or(&[][..], |level| &level.segments);
-    classes.clear();
-    classes.extend(frame.slots.iter().map(|&slot| match slot {
-        NO_SEGMENT => IGNORE,
-        slot => segments.get(usize::from(slot)).and_then(|segment| segment.train_id).unwrap_or(IGNORE),
-    }));
-}
-
-fn save_prediction(folder: &Path, name: &str, frame: &SegmentedFrame, prediction: &[u8]) -> anyhow::Result<()> {
-    let path = folder.join(format!("{name}.png"));
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)
-            .with_context(|| format!("cannot make the folder {}; check its permissions", parent.display()))?;
-    }
-    Ok(segcore::image_io::write_gray8(&path, frame.size, prediction)?)
-}
-
-fn summarise(
-    settings: &EvalSettings,
-    deployment: &Deployment,
-    dataset: &dyn Dataset,
-    (frames, track): (u64, bool),
-    confusion: &ConfusionMatrix,
-    levels: Vec<LevelEvaluation>,
-) -> Evaluation {
-    let result = deployment.bank().is_some().then(|| confusion.result());
-    let per_class = result.as_ref().map(|result| {
-        let classes = &deployment.label_space().classes;
-        classes.iter().zip(&result.per_class).map(|(class, iou)| (class.name.clone(), (*iou).into())).collect()
-    });
-    use runtime::pipeline::Resolution;
-    Evaluation {
-        dataset: dataset.name().to_owned(),
-        split: dataset.split().to_owned(),
-        frames,
-        model: deployment.manifest().name.clone(),
-        backend: BackendSummary::of(deployment),
-        precision: deployment.spec().precision.to_string(),
-        resolution: match settings.compute.resolution() {
-            Resolution::Refined => "refined",
-            Resolution::Nearest => "nearest",
-            Resolution::Reference => "reference",
-        },
-        track,
-        miou: result.as_ref().and_then(|result| result.miou),
-        accuracy: result.as_ref().and_then(|result| result.accuracy),
-        category_miou: None,
-        iiou: None,
-        category_iiou: None,
-        per_class,
-        confusion: result.map(|_| confusion.rows().map(<[u64]>::to_vec).collect()),
-        levels,
-        stq: SegmentationAndTrackingQuality::default(),
-        machine: Machine::of(deployment),
-    }
-}
-
-fn text_report(evaluation: &Evaluation, label_space: &LabelSpace) -> String {
-    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{:.1}", 100.0 * value));
-    let mut text = format!(
-        "{} {}, {} frames, model {}, {} ({}), labels {}, tracking {}\n",
-        evaluation.dataset,
-        evaluation.split,
-        evaluation.frames,
-        evaluation.model,
-        evaluation.backend.name,
-        evaluation.precision,
-        evaluation.resolution,
-        if evaluation.track { "on" } else { "off" }
-    );
-    if let Some(per_class) = &evaluation.per_class {
-        let mut rows = vec![vec!["class".to_owned(), "IoU %".to_owned()]];
-        for class in &label_space.classes {
-            let iou = per_class.get(&class.name).and_then(serde_json::Value::as_f64);
-            rows.push(vec![class.name.clone(), percent(iou)]);
-        }
-        text.push_str(&table(&rows));
-        text.push_str(&format!("mIoU {} %, accuracy {} %\n", percent(evaluation.miou), percent(evaluation.accuracy)));
-    } else {
-        text.push_str("no prototype bank: no classes to measure\n");
-    }
-    let mut rows = vec![["level", "segments", "covering %", "NFCovering %", "region F %"].map(str::to_owned).to_vec()];
-    for level in &evaluation.levels {
-        let segments = format!("{:.1}", level.segments_mean);
-        let figures = [level.covering, level.nf_covering, level.region_f].map(percent);
-        rows.push([level.level.to_string(), segments].into_iter().chain(figures).collect());
-    }
-    text.push_str(&table(&rows));
-    text
 }
