@@ -199,7 +199,7 @@ pub struct EvalArgs {
     /// Write evaluation.json here.
     #[arg(long, value_name = "DIR", env = "HSG_OUT")]
     pub out: Option<PathBuf>,
-    /// Write the predicted classes here, 8-bit PNG of train ids, under the images' own names.
+    /// Write the predicted classes here, 8-bit PNG of the model's train ids, under the images' own names.
     #[arg(long, value_name = "DIR", env = "HSG_SAVE_PREDICTIONS")]
     pub save_predictions: Option<PathBuf>,
     /// Stop after this many frames.

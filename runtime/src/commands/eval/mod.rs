@@ -3,19 +3,20 @@
 
 pub mod files;
 mod levels;
+mod mapping;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail, ensure};
-use datasets::{Dataset, DatasetKind};
+use anyhow::{Context as _, ensure};
+use datasets::Dataset;
 use evaluation::ConfusionMatrix;
 use runtime::pipeline::slot::FrameSlot;
 use runtime::pipeline::summary::{BackendSummary, Machine};
 use runtime::pipeline::{Deployment, Processor};
 use runtime::sink::{NO_SEGMENT, SegmentedFrame};
 use runtime::source::TRACKED_RATE_HZ;
-use segcore::label_space::{IGNORE, LabelSpace};
+use segcore::label_space::IGNORE;
 use serde::Serialize;
 
 use super::{ImageProgress, Outcome, deploy, open_dataset, write_json};
@@ -23,6 +24,7 @@ use crate::printer::{Printer, table};
 use crate::settings::EvalSettings;
 use crate::signals::Signals;
 use levels::{LevelEvaluation, LevelMeasures};
+use mapping::{MappingReport, MeasuredClasses};
 
 /// The evaluation JSON; null where a measure does not apply or does not exist in this version.
 #[derive(Serialize)]
@@ -43,6 +45,8 @@ struct Evaluation {
     iiou: Option<f64>,
     category_iiou: Option<f64>,
     per_class: Option<serde_json::Map<String, serde_json::Value>>,
+    /// How the classes of the model and the data set were compared; null where they are the same.
+    label_mapping: Option<MappingReport>,
     /// Pixels: rows = truth, columns = prediction, the last column = no class.
     confusion: Option<Vec<Vec<u64>>>,
     levels: Vec<LevelEvaluation>,
@@ -62,9 +66,8 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
     let dataset = open_dataset(&settings.dataset)?;
     let deployment = deploy(&settings.model, printer)?;
     let has_classes = deployment.bank().is_some();
-    if has_classes {
-        same_label_space(&deployment, &*dataset, &settings.dataset.root)?;
-    }
+    let classes =
+        has_classes.then(|| MeasuredClasses::new(&deployment, &*dataset, &settings.dataset.root)).transpose()?;
     ensure!(
         has_classes || settings.save_predictions.is_none(),
         "--save-predictions: the model {} has no prototype bank, so there are no classes to save; make one with `hsg bank build`",
@@ -72,7 +75,7 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
     );
     let mut processor = Processor::new(Arc::clone(&deployment), settings.compute.processor(false))?;
     let mut slot = FrameSlot::default();
-    let mut confusion = ConfusionMatrix::new(deployment.label_space().num_classes())?;
+    let mut confusion = ConfusionMatrix::new(classes.as_ref().map_or(1, MeasuredClasses::num_classes))?;
     let mut prediction = Vec::new();
     let mut levels = LevelMeasures::new(deployment.level_sizes().len(), &dataset.label_space());
     let mut frames = 0u64;
@@ -95,57 +98,31 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
         }
         slot.output.frame = dataset.read_image(sample)?;
         slot.output.frame.index = sample.index_in_sequence as u64;
-        let truth = dataset.read_annotation(sample)?;
+        let mut truth = dataset.read_annotation(sample)?;
         processor.process(&mut slot)?;
         levels.update(&slot.output, &truth)?;
-        if has_classes {
+        if let Some(classes) = &classes {
             classes_of(&slot.output, &mut prediction);
-            confusion.update(&truth.train_ids, &prediction, IGNORE)?;
             if let Some(folder) = &settings.save_predictions {
                 save_prediction(folder, &sample.name, &slot.output, &prediction)?;
             }
+            classes.map_truth(&mut truth.train_ids);
+            classes.map_prediction(&mut prediction);
+            confusion.update(&truth.train_ids, &prediction, IGNORE)?;
         }
         frames += 1;
         progress.step();
     }
     drop(progress);
-    let evaluation = summarise(settings, &deployment, &*dataset, (frames, tracked_any), &confusion, levels.result());
-    printer.text(text_report(&evaluation, deployment.label_space()))?;
+    let counts = classes.as_ref().map(|classes| (classes, &confusion));
+    let evaluation = summarise(settings, &deployment, &*dataset, (frames, tracked_any), counts, levels.result());
+    printer.text(text_report(&evaluation))?;
     printer.document(&evaluation)?;
     if let Some(folder) = &settings.out {
         write_json(&folder.join("evaluation.json"), &evaluation)?;
         printer.status(format!("figures: {}", folder.join("evaluation.json").display()));
     }
     Ok(Outcome::Done)
-}
-
-/// A bank knows the classes of one label space; comparing its ids with those of another would be nonsense.
-/// `root` is the data set's folder.
-pub(super) fn same_label_space(deployment: &Deployment, dataset: &dyn Dataset, root: &Path) -> anyhow::Result<()> {
-    let (model, data) = (deployment.label_space(), dataset.label_space());
-    let names = |space: &LabelSpace| -> Vec<String> { space.classes.iter().map(|class| class.name.clone()).collect() };
-    let (wanted, found) = (names(model), names(&data));
-    if wanted == found {
-        return Ok(());
-    }
-    let (folder, wanted, found) = (deployment.folder().path().display(), wanted.join(", "), found.join(", "));
-    if dataset.name() == DatasetKind::Folder.name() {
-        bail!(
-            "{}: its classes are {found}; banks and figures for a folder with classes of its own are not in this \
-             version. The label spaces that work are camvid_11 and cityscapes_19, and that of the model {folder} is {}: \
-             list the classes {wanted}, in this order",
-            root.join("classes.toml").display(),
-            model.name,
-        );
-    }
-    bail!(
-        "{folder}: the model's label space is {} ({wanted}), that of the data set {} is {} ({found}); use a data set of \
-         the model's label space, or a model that was exported for {}",
-        model.name,
-        dataset.name(),
-        data.name,
-        data.name
-    );
 }
 
 /// Train id of every pixel; [`IGNORE`] where it has none.
@@ -172,12 +149,12 @@ fn summarise(
     deployment: &Deployment,
     dataset: &dyn Dataset,
     (frames, track): (u64, bool),
-    confusion: &ConfusionMatrix,
+    counts: Option<(&MeasuredClasses, &ConfusionMatrix)>,
     levels: Vec<LevelEvaluation>,
 ) -> Evaluation {
-    let result = deployment.bank().is_some().then(|| confusion.result());
-    let per_class = result.as_ref().map(|result| {
-        let classes = &deployment.label_space().classes;
+    let result = counts.map(|(_, confusion)| confusion.result());
+    let per_class = counts.zip(result.as_ref()).map(|((classes, _), result)| {
+        let classes = &classes.space().classes;
         classes.iter().zip(&result.per_class).map(|(class, iou)| (class.name.clone(), (*iou).into())).collect()
     });
     use runtime::pipeline::Resolution;
@@ -200,14 +177,15 @@ fn summarise(
         iiou: None,
         category_iiou: None,
         per_class,
-        confusion: result.map(|_| confusion.rows().map(<[u64]>::to_vec).collect()),
+        label_mapping: counts.and_then(|(classes, _)| classes.report()),
+        confusion: counts.map(|(_, confusion)| confusion.rows().map(<[u64]>::to_vec).collect()),
         levels,
         stq: SegmentationAndTrackingQuality::default(),
         machine: Machine::of(deployment),
     }
 }
 
-fn text_report(evaluation: &Evaluation, label_space: &LabelSpace) -> String {
+fn text_report(evaluation: &Evaluation) -> String {
     let percent = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{:.1}", 100.0 * value));
     let mut text = format!(
         "{} {}, {} frames, model {}, {} ({}), labels {}, tracking {}\n",
@@ -220,12 +198,10 @@ fn text_report(evaluation: &Evaluation, label_space: &LabelSpace) -> String {
         evaluation.resolution,
         if evaluation.track { "on" } else { "off" }
     );
+    text.push_str(&evaluation.label_mapping.as_ref().map_or(String::new(), MappingReport::text));
     if let Some(per_class) = &evaluation.per_class {
         let mut rows = vec![vec!["class".to_owned(), "IoU %".to_owned()]];
-        for class in &label_space.classes {
-            let iou = per_class.get(&class.name).and_then(serde_json::Value::as_f64);
-            rows.push(vec![class.name.clone(), percent(iou)]);
-        }
+        rows.extend(per_class.iter().map(|(name, iou)| vec![name.clone(), percent(iou.as_f64())]));
         text.push_str(&table(&rows));
         text.push_str(&format!("mIoU {} %, accuracy {} %\n", percent(evaluation.miou), percent(evaluation.accuracy)));
     } else {
