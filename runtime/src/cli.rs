@@ -202,6 +202,9 @@ pub struct EvalArgs {
     /// Write the predicted classes here, 8-bit PNG of the model's train ids, under the images' own names.
     #[arg(long, value_name = "DIR", env = "HSG_SAVE_PREDICTIONS")]
     pub save_predictions: Option<PathBuf>,
+    /// Cluster every frame at full resolution as well and say how far the maps agree; slow, and only with --no-track.
+    #[arg(long, env = "HSG_AGAINST_REFERENCE", conflicts_with = "reference", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub against_reference: Option<bool>,
     /// Stop after this many frames.
     #[arg(long, value_name = "N", env = "HSG_FRAMES")]
     pub frames: Option<u64>,

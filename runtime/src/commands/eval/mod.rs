@@ -1,6 +1,7 @@
 //! `hsg eval`: measures the deployed pipeline on labelled images. Nothing is dropped: an image or annotation that cannot
 //! be read ends the evaluation, because a figure without it would be another figure.
 
+mod against_reference;
 pub mod files;
 mod levels;
 mod mapping;
@@ -23,6 +24,7 @@ use super::{ImageProgress, Outcome, deploy, open_dataset, write_json};
 use crate::printer::{Printer, table};
 use crate::settings::EvalSettings;
 use crate::signals::Signals;
+use against_reference::{AgainstReference, ReferenceReport};
 use levels::{LevelEvaluation, LevelMeasures};
 use mapping::{MappingReport, MeasuredClasses};
 
@@ -51,6 +53,8 @@ struct Evaluation {
     confusion: Option<Vec<Vec<u64>>>,
     levels: Vec<LevelEvaluation>,
     stq: SegmentationAndTrackingQuality,
+    /// How the maps differ from those of clustering at full resolution; null without `--against-reference`.
+    reference: Option<ReferenceReport>,
     machine: Machine,
 }
 
@@ -78,6 +82,8 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
     let mut confusion = ConfusionMatrix::new(classes.as_ref().map_or(1, MeasuredClasses::num_classes))?;
     let mut prediction = Vec::new();
     let mut levels = LevelMeasures::new(deployment.level_sizes().len(), &dataset.label_space());
+    let mut reference =
+        settings.against_reference.then(|| AgainstReference::new(&deployment, classes.as_ref())).transpose()?;
     let mut frames = 0u64;
     let mut tracked_any = false;
     let samples = dataset.samples();
@@ -110,12 +116,16 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
             classes.map_prediction(&mut prediction);
             confusion.update(&truth.train_ids, &prediction, IGNORE)?;
         }
+        if let Some(reference) = &mut reference {
+            reference.update(&slot.output, classes.as_ref(), &truth.train_ids)?;
+        }
         frames += 1;
         progress.step();
     }
     drop(progress);
     let counts = classes.as_ref().map(|classes| (classes, &confusion));
-    let evaluation = summarise(settings, &deployment, &*dataset, (frames, tracked_any), counts, levels.result());
+    let mut evaluation = summarise(settings, &deployment, &*dataset, (frames, tracked_any), counts, levels.result());
+    evaluation.reference = reference.as_ref().map(AgainstReference::report);
     printer.text(text_report(&evaluation))?;
     printer.document(&evaluation)?;
     if let Some(folder) = &settings.out {
@@ -181,6 +191,7 @@ fn summarise(
         confusion: counts.map(|(_, confusion)| confusion.rows().map(<[u64]>::to_vec).collect()),
         levels,
         stq: SegmentationAndTrackingQuality::default(),
+        reference: None,
         machine: Machine::of(deployment),
     }
 }
@@ -214,5 +225,6 @@ fn text_report(evaluation: &Evaluation) -> String {
         rows.push([level.level.to_string(), segments].into_iter().chain(figures).collect());
     }
     text.push_str(&table(&rows));
+    text.push_str(&evaluation.reference.as_ref().map_or(String::new(), ReferenceReport::text));
     text
 }
