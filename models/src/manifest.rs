@@ -6,12 +6,14 @@
 //! | `embedding.<precision>.onnx` | image → unit features at stride 8 |
 //! | `grouping.<precision>.onnx` | segment slots → transitions and centroids of all levels |
 //! | `bank.postcard` | prototypes (crate `retrieval`); may be absent |
+//! | `classes.toml` | names and colours of the bank's classes, where they are of the user's own making |
 //! | `CARD.md` | for people: what it is, what it learned from, what it may be used for |
 //! | `training.jsonl` | losses of the training run, thinned out; absent in a model that was not trained |
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use segcore::label_space::{CLASSES_FILE, ClassTable, LabelSpace};
 use segcore::preprocess::{PreprocessError, PreprocessSpec};
 use segcore::spherical_kmeans::KmeansSpec;
 use serde::{Deserialize, Serialize};
@@ -67,7 +69,7 @@ pub struct Manifest {
     pub format_version: u32,
     /// Name of the model.
     pub name: String,
-    /// Name of the label space of the bank: `camvid_11`, `cityscapes_19`.
+    /// Name of the label space of the bank: `camvid_11`, `cityscapes_19`, or that of the folder's `classes.toml`.
     pub label_space: String,
     /// What the training frames' licence allows, in words; shown by `hsg inspect`.
     pub license: String,
@@ -215,8 +217,9 @@ impl Manifest {
                 self.position_extent.to_string(),
             );
         }
-        if segcore::label_space::LabelSpace::by_name(&self.label_space).is_none() {
-            return invalid("label_space", "camvid_11 or cityscapes_19", self.label_space.clone());
+        if LabelSpace::by_name(&self.label_space).is_none() && !self.files.contains_key(CLASSES_FILE) {
+            let expected = format!("camvid_11 or cityscapes_19, or any name with a file {CLASSES_FILE}");
+            return invalid("label_space", &expected, self.label_space.clone());
         }
         for network in self.network_tensors() {
             for (index, tensor) in network.iter().enumerate() {
@@ -356,6 +359,7 @@ pub fn grouping_file(precision: Precision) -> String {
 pub struct ModelFolder {
     path: PathBuf,
     manifest: Manifest,
+    label_space: LabelSpace,
     model_hash: String,
 }
 
@@ -389,8 +393,9 @@ impl ModelFolder {
             }
             manifest.check_network(&file, name, &bytes)?;
         }
+        let label_space = label_space_of(path, &manifest)?;
         let model_hash = manifest.model_hash().map_err(|e| format(e.to_string()))?;
-        Ok(ModelFolder { path: path.to_owned(), manifest, model_hash })
+        Ok(ModelFolder { path: path.to_owned(), manifest, label_space, model_hash })
     }
 
     /// Opens a model by path, or by name under one of `places` (folders that hold model folders), in their order.
@@ -422,6 +427,11 @@ impl ModelFolder {
     /// The checked manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// The classes of the bank: built in, or those of the folder's `classes.toml`.
+    pub fn label_space(&self) -> &LabelSpace {
+        &self.label_space
     }
 
     /// See [`Manifest::model_hash`].
@@ -463,6 +473,55 @@ impl ModelFolder {
         }
         write_folder(out.unwrap_or(&self.path), self.manifest.clone(), &files)
     }
+
+    /// [`ModelFolder::rewrite`] with another bank, whose labels are train ids of `label_space`: classes that are not
+    /// built in are written beside it as `classes.toml`. The model hash stays.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::rewrite`]; [`ModelError::Invalid`] when the label space has the name of a built-in one but
+    /// other classes.
+    pub fn rewrite_bank(&self, out: Option<&Path>, bank: &[u8], label_space: &LabelSpace) -> Result<ModelFolder> {
+        let mut folder = self.clone();
+        folder.manifest.label_space.clone_from(&label_space.name);
+        // Gone, whatever it held: it is written anew where it is needed.
+        folder.manifest.files.remove(CLASSES_FILE);
+        match LabelSpace::by_name(&label_space.name) {
+            Some(known) if known == *label_space => folder.rewrite(out, &[(BANK, bank)]),
+            Some(_) => Err(ModelError::Invalid {
+                what: "the name of the label space".into(),
+                expected: "a name other than those that are built in, for classes of your own".into(),
+                got: label_space.name.clone(),
+            }),
+            None => {
+                let classes = to_toml(&ClassTable::of_train_ids(label_space))?;
+                folder.rewrite(out, &[(BANK, bank), (CLASSES_FILE, classes.as_bytes())])
+            }
+        }
+    }
+}
+
+/// The label space of a folder whose manifest has been validated and whose files have been checked.
+fn label_space_of(path: &Path, manifest: &Manifest) -> Result<LabelSpace> {
+    let name = &manifest.label_space;
+    if !manifest.files.contains_key(CLASSES_FILE) {
+        return LabelSpace::by_name(name).ok_or_else(|| ModelError::Invalid {
+            what: format!("label_space of {}", path.join(MANIFEST).display()),
+            expected: "a label space that is built in".into(),
+            got: name.clone(),
+        });
+    }
+    let file = path.join(CLASSES_FILE);
+    let format = |what: String| ModelError::Format {
+        path: file.clone(),
+        what,
+        remedy: "build the bank again with `hsg bank build`".into(),
+    };
+    let text = String::from_utf8(read_file(&file)?).map_err(|_| format("is not UTF-8 text".into()))?;
+    let table: ClassTable = toml::from_str(&text).map_err(|e| format(e.to_string().trim_end().to_owned()))?;
+    if table.name != *name {
+        return Err(format(format!("is the label space `{}`, expected `{name}` as in {MANIFEST}", table.name)));
+    }
+    table.label_space().map_err(|e| format(e.to_string()))
 }
 
 /// Writes a model folder: into a new folder beside `path`, which is then renamed; an existing model folder at

@@ -209,6 +209,9 @@ pub struct EvalArgs {
     /// folder class values.
     #[arg(long, value_name = "DIR", env = "HSG_SAVE_PREDICTIONS")]
     pub save_predictions: Option<PathBuf>,
+    /// Cluster every frame at full resolution as well and say how far the maps agree; slow, and only with --no-track.
+    #[arg(long, env = "HSG_AGAINST_REFERENCE", conflicts_with_all = ["reference", "shard"], num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub against_reference: Option<bool>,
     /// Stop after this many frames.
     #[arg(long, value_name = "N", env = "HSG_FRAMES")]
     pub frames: Option<u64>,

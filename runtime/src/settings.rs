@@ -88,6 +88,8 @@ struct EvalSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     save_predictions: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    against_reference: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     frames: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     shard: Option<String>,
@@ -457,6 +459,8 @@ pub struct EvalSettings {
     pub out: Option<PathBuf>,
     /// Where predictions go.
     pub save_predictions: Option<PathBuf>,
+    /// Whether every frame is also clustered at full resolution.
+    pub against_reference: bool,
     /// Number of frames.
     pub frames: Option<u64>,
     /// Which part of them.
@@ -476,10 +480,21 @@ impl EvalSettings {
             shard == Shard::WHOLE || out.is_some(),
             "--shard {shard}: a part is of use only when it is kept; name its folder with --out"
         );
+        let compute = base.compute(&args.compute)?;
+        let against_reference = args.against_reference.or(file.against_reference).unwrap_or(false);
+        ensure!(
+            !against_reference || !(compute.track || compute.reference),
+            "--against-reference compares frame by frame: add --no-track (track = false), and leave out --reference"
+        );
+        ensure!(
+            !against_reference || shard == Shard::WHOLE,
+            "--against-reference is for the whole, so --shard {shard} cannot be combined with it; --frames makes it shorter"
+        );
         Ok(Self {
             dataset: base.dataset(&args.dataset, (file.dataset, file.root, file.split, file.sequences), "eval")?,
             model: base.model(&args.model)?,
-            compute: base.compute(&args.compute)?,
+            compute,
+            against_reference,
             out,
             save_predictions: args.save_predictions.clone().or(file.save_predictions),
             frames: positive(args.frames.or(file.frames), "frames")?,
@@ -498,6 +513,7 @@ impl EvalSettings {
                 sequences: data.sequences,
                 out: self.out.clone(),
                 save_predictions: self.save_predictions.clone(),
+                against_reference: Some(self.against_reference),
                 frames: self.frames,
                 shard: Some(self.shard.to_string()),
                 files: None,
@@ -781,7 +797,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 7 + 8 + (8 + 6) + 8 + 3, "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 7 + 8 + (9 + 6) + 8 + 3, "{value}");
     }
 
     #[test]

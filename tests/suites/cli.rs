@@ -8,7 +8,7 @@ use predicates::prelude::*;
 use serde_json::Value;
 use tests::folders::{shipped_clip, tiny_model};
 use tests::outputs::{assert_whole, files, read_json};
-use tests::pictures::{street, street_dataset, street_folder};
+use tests::pictures::{cityscapes_dataset, own_dataset, street, street_dataset, street_folder};
 use tests::programs::Sandbox;
 
 /// `hsg run` on `sources` with the tiny model; add options and run it.
@@ -403,6 +403,141 @@ fn bank_build_then_eval_names_what_is_seen() {
     command.assert().code(0);
     let classes = image::open(sandbox.path("out/classes/000000.png")).unwrap().into_luma8();
     assert!(classes.pixels().any(|pixel| pixel.0 != [255]));
+}
+
+/// A command on a labelled data set.
+fn on_dataset(sandbox: &Sandbox, command: &str, (dataset, root): (&str, &Path), model: &Path) -> assert_cmd::Command {
+    let mut program = sandbox.hsg();
+    program.args(command.split(' ')).args(["--dataset", dataset, "--split", "train", "--root"]).arg(root);
+    program.arg("--model").arg(model);
+    program
+}
+
+#[test]
+fn a_bank_meets_frames_of_another_label_space() {
+    let sandbox = Sandbox::new();
+    let camvid = street_dataset(sandbox.path("camvid"), "train", 4);
+    let cityscapes = cityscapes_dataset(sandbox.path("cityscapes"), "train", 4);
+    let named = sandbox.path("named");
+    let mut build = on_dataset(&sandbox, "bank build", ("camvid", &camvid), &tiny_model());
+    build.arg("--out").arg(&named).assert().code(0);
+    let measure = |data: (&str, &Path)| {
+        let mut eval = on_dataset(&sandbox, "eval", data, &named);
+        document(&eval.args(["--json", "--no-track"]).assert().code(0).get_output().stdout)
+    };
+    let own_space = measure(("camvid", &camvid));
+    assert_eq!(own_space["label_mapping"], Value::Null);
+    // The same pictures: what is a wall and a bus there is building and car here.
+    let measured = measure(("cityscapes", &cityscapes));
+    assert_eq!(measured["accuracy"], own_space["accuracy"], "{measured}");
+    for (class, own_class) in [("road", "road"), ("sky", "sky"), ("building", "building"), ("car", "car")] {
+        assert_eq!(measured["per_class"][class], own_space["per_class"][own_class], "{class}");
+    }
+    let mapping = &measured["label_mapping"];
+    assert_eq!((&mapping["model"], &mapping["data"]), (&"camvid_11".into(), &"cityscapes_19".into()));
+    assert_eq!(mapping["common"].as_array().unwrap().len(), 11);
+    assert_eq!(measured["confusion"].as_array().unwrap().len(), 11);
+    let text = on_dataset(&sandbox, "eval", ("cityscapes", &cityscapes), &named).assert().code(0);
+    text.stdout(predicate::str::contains("car: car = car + truck + bus + train"));
+
+    // A folder with names of its own: two are known under other names, one is not.
+    let mine = own_dataset(sandbox.path("mine"), "train", 4, ["Sky", "house", "Street", "dragon"]);
+    let measured = measure(("folder", &mine));
+    let mapping = &measured["label_mapping"];
+    assert_eq!(mapping["only_data"], serde_json::json!(["dragon"]));
+    assert!(mapping["only_model"].as_array().unwrap().contains(&"car".into()), "{mapping}");
+    let names: Vec<&str> = measured["per_class"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(names, ["Sky", "house", "Street"]);
+    // Dragons are left out, and nothing else.
+    let count = |measured: &Value| -> u64 {
+        let rows = measured["confusion"].as_array().unwrap();
+        rows.iter().flat_map(|row| row.as_array().unwrap()).map(|n| n.as_u64().unwrap()).sum()
+    };
+    let (width, height) = tests::pictures::SIZE;
+    assert_eq!(count(&own_space), u64::from(4 * width * height));
+    assert_eq!(count(&measured), u64::from(4 * (width * height - 18 * 10)));
+    // Nothing in common: both sides are listed.
+    let alien = own_dataset(sandbox.path("alien"), "train", 1, ["a", "b", "c", "dragon"]);
+    let refused = on_dataset(&sandbox, "eval", ("folder", &alien), &named).assert().code(2);
+    let words = ["none in common", "sky, building, pole", "a, b, c, dragon", "hsg bank build"];
+    for word in words {
+        let refused = refused.get_output();
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(word), "{word}: {refused:?}");
+    }
+}
+
+#[test]
+fn own_names_live_in_the_model_folder() {
+    let sandbox = Sandbox::new();
+    let names = ["heaven", "house", "street", "little red car"];
+    let mine = own_dataset(sandbox.path("mine"), "train", 4, names);
+    let named = sandbox.path("named");
+    let mut build = on_dataset(&sandbox, "bank build", ("folder", &mine), &tiny_model());
+    build.arg("--out").arg(&named).assert().code(0);
+    assert!(fs::read_to_string(named.join("classes.toml")).unwrap().contains("little red car"));
+    let mut eval = on_dataset(&sandbox, "eval", ("folder", &mine), &named);
+    let measured = document(&eval.arg("--json").assert().code(0).get_output().stdout);
+    assert_eq!(measured["label_mapping"], Value::Null);
+    let found: Vec<&str> = measured["per_class"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(found, names);
+    assert!(measured["accuracy"].as_f64().unwrap() > 0.5, "{measured}");
+    sandbox.hsg().arg("inspect").arg(&named).assert().code(0).stdout(predicate::str::contains("mine: heaven, house"));
+    // `run` writes their train ids, and a subscriber sees that the class table is another one.
+    let mut command = sandbox.hsg();
+    command.arg("run").arg(mine.join("train")).arg("--model").arg(&named).args(["--out", "out", "--frames", "1"]);
+    command.assert().code(0);
+    let classes = image::open(sandbox.path("out/classes/000000.png")).unwrap().into_luma8();
+    assert!(classes.pixels().all(|pixel| pixel.0[0] < 4));
+    assert!(classes.pixels().any(|pixel| pixel.0[0] == 2));
+
+    // A bank of a built-in label space takes the table away again; a damaged table is noticed.
+    let camvid = street_dataset(sandbox.path("camvid"), "train", 2);
+    let again = sandbox.path("again");
+    on_dataset(&sandbox, "bank build", ("camvid", &camvid), &named).arg("--out").arg(&again).assert().code(0);
+    assert!(!again.join("classes.toml").exists());
+    assert_eq!(fs::read(again.join("model.toml")).unwrap().len(), {
+        let plain = sandbox.path("plain");
+        on_dataset(&sandbox, "bank build", ("camvid", &camvid), &tiny_model())
+            .arg("--out")
+            .arg(&plain)
+            .assert()
+            .code(0);
+        fs::read(plain.join("model.toml")).unwrap().len()
+    });
+    fs::write(named.join("classes.toml"), "class = []").unwrap();
+    let refused = on_dataset(&sandbox, "eval", ("folder", &mine), &named).assert().code(2);
+    refused.stderr(predicate::str::contains("classes.toml"));
+}
+
+#[test]
+fn cityscapes_labels_may_be_train_ids() {
+    let sandbox = Sandbox::new();
+    let root = cityscapes_dataset(sandbox.path("cityscapes"), "train", 2);
+    let named = sandbox.path("named");
+    let mut build = on_dataset(&sandbox, "bank build", ("cityscapes", &root), &tiny_model());
+    build.arg("--out").arg(&named).assert().code(0);
+    let measure = || {
+        let mut eval = on_dataset(&sandbox, "eval", ("cityscapes", &root), &named);
+        document(&eval.arg("--json").assert().code(0).get_output().stdout)["confusion"].clone()
+    };
+    let before = measure();
+    let labels = root.join("gtFine/train/ulm");
+    for entry in fs::read_dir(&labels).unwrap() {
+        let path = entry.unwrap().path();
+        let mut ids = image::open(&path).unwrap().into_luma8();
+        for pixel in ids.pixels_mut() {
+            pixel.0[0] = match pixel.0[0] {
+                23 => 10,
+                12 => 3,
+                7 => 0,
+                28 => 15,
+                other => panic!("{other}"),
+            };
+        }
+        fs::remove_file(&path).unwrap();
+        ids.save(path.to_str().unwrap().replace("labelIds", "labelTrainIds")).unwrap();
+    }
+    assert_eq!(measure(), before);
 }
 
 #[test]

@@ -414,29 +414,39 @@ fn bad_data_sets() {
 }
 
 #[test]
-fn a_bank_for_classes_that_are_a_folders_own() {
+fn bad_labels_are_named_with_file_and_remedy() {
     let sandbox = Sandbox::new();
-    let root = street_dataset(sandbox.path("mine"), "train", 1);
-    let classes = |names: &[&str]| {
-        let class = |(id, name): (usize, &&str)| {
-            format!("[[class]]\nid = {id}\nname = '{name}'\ncolor = [{id}, 0, 0]\nthing = false\n")
-        };
-        let text: String = names.iter().enumerate().map(class).collect();
-        fs::write(root.join("classes.toml"), format!("ignore = 255\n{text}")).unwrap();
-        let mut build = sandbox.hsg();
-        build.args(["bank", "build", "--dataset", "folder", "--split", "train", "--out", "named", "--root"]);
-        build.arg(&root).arg("--model").arg(tiny_model()).assert()
+    let eval = |dataset: &str, root: &Path, split: &str| {
+        let mut command = sandbox.hsg();
+        command.args(["eval", "--dataset", dataset, "--split", split, "--root"]).arg(root);
+        command.arg("--model").arg(tiny_model()).assert()
     };
-    let own = ["above", "house", "tree", "floor", "a", "b", "c", "d", "moving"];
-    assert_refused(
-        classes(&own),
-        &["classes.toml", "not in this version", "camvid_11", "cityscapes_19", "sky, building"],
-    );
-    assert!(!sandbox.path("named").exists());
-    // What the message says works.
-    let camvid = segcore::label_space::LabelSpace::camvid_11();
-    let names: Vec<&str> = camvid.classes.iter().map(|class| class.name.as_str()).collect();
-    classes(&names).code(0);
+    let root = street_dataset(sandbox.path("camvid"), "val", 2);
+    let labels = root.join("valannot/0001XX_000001.png");
+    // A value outside the table, with its place.
+    let mut wrong = image::open(&labels).unwrap().into_luma8();
+    wrong.put_pixel(5, 7, image::Luma([77]));
+    wrong.save(&labels).unwrap();
+    assert_refused(eval("camvid", &root, "val"), &["0001XX_000001.png", "77", "camvid_11", "0–11"]);
+    // Labels of another size than the image.
+    image::GrayImage::new(10, 10).save(&labels).unwrap();
+    assert_refused(eval("camvid", &root, "val"), &["0001XX_000001.png", "10×10", "96×64"]);
+    // Labels in colour: which class a colour means is not known.
+    street(0).save(&labels).unwrap();
+    assert_refused(eval("camvid", &root, "val"), &["0001XX_000001.png"]);
+    // A frame that the list has and the disk does not.
+    fs::remove_file(root.join("val/0001XX_000000.png")).unwrap();
+    assert_refused(eval("camvid", &root, "val"), &["0001XX_000000.png", "1 of 2"]);
+    // Nothing at all.
+    fs::write(root.join("empty.txt"), "").unwrap();
+    assert_refused(eval("camvid", &root, "empty"), &["empty"]);
+    fs::create_dir_all(sandbox.path("none/leftImg8bit/val/city")).unwrap();
+    assert_refused(eval("cityscapes", &sandbox.path("none"), "val"), &["leftImg8bit/val", "official archive"]);
+    // Images without a table of classes, and with an empty one.
+    let folder = street_folder(sandbox.path("mine/val"), 1);
+    assert_refused(eval("folder", folder.parent().unwrap(), "val"), &["classes.toml", "missing"]);
+    fs::write(sandbox.path("mine/classes.toml"), "class = []\n").unwrap();
+    assert_refused(eval("folder", &sandbox.path("mine"), "val"), &["classes.toml", "at least one"]);
 }
 
 /// The trainer's faults.

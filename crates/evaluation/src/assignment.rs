@@ -5,17 +5,28 @@
 /// The largest sum of `weights`, `[num_rows, num_columns]` and each ≥ 0, with at most one of each row and each column.
 /// Takes (smaller side)² · larger side steps.
 pub(crate) fn largest_total(num_rows: usize, num_columns: usize, weights: &[i64]) -> i64 {
+    let weight = |(row, column): (usize, usize)| weights[row * num_columns + column];
     if num_rows <= num_columns {
-        return assign(num_rows, num_columns, |row, column| weights[row * num_columns + column]);
+        return assign(num_rows, num_columns, |row, column| weight((row, column))).into_iter().map(weight).sum();
     }
-    assign(num_columns, num_rows, |row, column| weights[column * num_columns + row])
+    let pairs = assign(num_columns, num_rows, |column, row| weight((row, column)));
+    pairs.into_iter().map(|(column, row)| weight((row, column))).sum()
+}
+
+/// The column of every row in an assignment of the largest sum of `weights`, `[size, size]` and each ≥ 0.
+pub(crate) fn best_columns(size: usize, weights: &[i64]) -> Vec<usize> {
+    let mut columns = vec![0; size];
+    for (row, column) in assign(size, size, |row, column| weights[row * size + column]) {
+        columns[row] = column;
+    }
+    columns
 }
 
 /// No row.
 const FREE: usize = usize::MAX;
 
-/// As [`largest_total`], with no more rows than columns: every row gets a column then.
-fn assign(num_rows: usize, num_columns: usize, weight: impl Fn(usize, usize) -> i64) -> i64 {
+/// The pairs (row, column) of [`largest_total`], with no more rows than columns: every row gets a column then.
+fn assign(num_rows: usize, num_columns: usize, weight: impl Fn(usize, usize) -> i64) -> Vec<(usize, usize)> {
     // The potentials keep `row potential + column potential ≤ −weight`, with equality along the assignment.
     let mut row_potentials = vec![0i64; num_rows];
     let mut column_potentials = vec![0i64; num_columns];
@@ -64,8 +75,8 @@ fn assign(num_rows: usize, num_columns: usize, weight: impl Fn(usize, usize) -> 
             row_of_column[at] = column.map_or(start, |before| row_of_column[before]);
         }
     }
-    let assigned = row_of_column.iter().enumerate().filter(|&(_, &row)| row != FREE);
-    assigned.map(|(column, &row)| weight(row, column)).sum()
+    let assigned = row_of_column.into_iter().enumerate().filter(|&(_, row)| row != FREE);
+    assigned.map(|(column, row)| (row, column)).collect()
 }
 
 #[cfg(test)]
@@ -95,6 +106,7 @@ mod tests {
         assert_eq!(largest_total(3, 1, &[2, 5, 3]), 5);
         assert_eq!(largest_total(0, 3, &[]), 0);
         assert_eq!(largest_total(3, 0, &[]), 0);
+        assert_eq!(best_columns(2, &[9, 8, 7, 1]), [1, 0]);
     }
 
     proptest! {

@@ -8,9 +8,12 @@
 //! which is all four. There the work of an image is a function of its own, whose counts `update` adds, so that images
 //! can be measured side by side.
 //!
+//! Of a label map against another one of the same image, neither of them true: [`Agreement`].
+//!
 //! Of one level of a hierarchy against a class map: [`LevelCovering`], [`NfCovering`], [`RegionF`]. All three look at one
 //! table, the [`Overlap`] of the level's segments with [`TruthRegions`]; coarser levels' tables come from the finest one.
 
+mod agreement;
 mod assignment;
 mod boundary;
 mod bsds;
@@ -38,6 +41,7 @@ mod threshold_means;
 mod truth_regions;
 mod variation_of_information;
 
+pub use agreement::{Agreement, AgreementResult, AgreementShares};
 pub use boundary::{BoundaryBenchmark, BoundaryCounts, BoundaryResult, OperatingPoint, boundary_counts};
 pub use bsds::{BsdsBenchmark, BsdsCounts, BsdsResult};
 pub use category_iou::{CategoryResult, category_iou};

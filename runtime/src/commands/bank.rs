@@ -2,18 +2,19 @@
 //!
 //! Each image is clustered by itself (from the grid, no tracking) with the deployed network. A segment's pixels are
 //! those that nearest upsampling of the cell map gives it, which is the protocol of the baseline page; its class is the
-//! label of most of them (ties: smallest id), and segments that are mostly unlabelled are left out.
+//! label of most of them (ties: smallest id), and segments that are mostly unlabelled are left out. The model takes over
+//! the data set's classes; those of a `folder` with names of its own are written beside the bank.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
+use datasets::Dataset;
 use retrieval::{BankBuilder, majority_label};
-use runtime::pipeline::{Processor, ProcessorSpec, Resolution};
-use segcore::label_space::IGNORE;
+use runtime::pipeline::{Deployment, Processor, ProcessorSpec, Resolution};
+use segcore::label_space::{IGNORE, LabelSpace};
 use serde::Serialize;
 
-use super::eval::same_label_space;
 use super::{ImageProgress, Outcome, deploy, open_dataset};
 use crate::printer::{Printer, table};
 use crate::settings::BankBuildSettings;
@@ -24,6 +25,8 @@ use crate::signals::Signals;
 struct BankReport {
     model: String,
     path: String,
+    /// Name of the label space of the bank.
+    label_space: String,
     images: u64,
     prototypes: usize,
     /// Segments left out because most of their pixels are unlabelled.
@@ -50,19 +53,27 @@ fn check_out(out: &Path, model: &Path, force: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The classes of the new bank: the data set's, whatever the model's were, because the network has never seen a label.
+/// Where they have the same names in the same order, the model's colours stay.
+fn label_space(deployment: &Deployment, dataset: &dyn Dataset) -> LabelSpace {
+    let (model, data) = (deployment.label_space(), dataset.label_space());
+    let names = |space: &LabelSpace| -> Vec<String> { space.classes.iter().map(|class| class.name.clone()).collect() };
+    if names(model) == names(&data) { model.clone() } else { data }
+}
+
 pub fn build(settings: &BankBuildSettings, printer: Printer) -> anyhow::Result<Outcome> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let dataset = open_dataset(&settings.dataset)?;
     let deployment = deploy(&settings.model, printer)?;
-    same_label_space(&deployment, &*dataset, &settings.dataset.root)?;
+    let space = label_space(&deployment, &*dataset);
     if let Some(out) = &settings.out {
         check_out(out, deployment.folder().path(), settings.force)?;
     }
     let resolution = if settings.reference { Resolution::Reference } else { Resolution::Nearest };
     let mut processor = Processor::new(Arc::clone(&deployment), ProcessorSpec { tracking: false, resolution })?;
     let manifest = deployment.manifest();
-    let (dim, space) = (manifest.network.embedding_dim, deployment.label_space());
-    let mut builder = BankBuilder::new(dim, deployment.folder().model_hash(), &manifest.label_space);
+    let dim = manifest.network.embedding_dim;
+    let mut builder = BankBuilder::new(dim, deployment.folder().model_hash(), &space.name);
     let mut slots = Vec::new();
     let mut counts = vec![0u64; space.num_classes()];
     let mut without_label = 0;
@@ -103,10 +114,11 @@ pub fn build(settings: &BankBuildSettings, printer: Printer) -> anyhow::Result<O
     builder.set_source(images, &format!("annotations of {} {}", dataset.name(), dataset.split()));
     let encoded = builder.finish(settings.storage())?;
     let bytes = encoded.bytes();
-    let folder = deployment.folder().rewrite(settings.out.as_deref(), &[(models::manifest::BANK, bytes)])?;
+    let folder = deployment.folder().rewrite_bank(settings.out.as_deref(), bytes, &space)?;
     let report = BankReport {
         model: manifest.name.clone(),
         path: folder.path().display().to_string(),
+        label_space: space.name.clone(),
         images: wanted as u64,
         prototypes: num_prototypes,
         without_label,

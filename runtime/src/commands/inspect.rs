@@ -81,6 +81,7 @@ fn model(folder: &ModelFolder, printer: Printer) -> anyhow::Result<()> {
         "model_hash": folder.model_hash(),
         "hashes_match": true,
         "manifest": manifest,
+        "classes": folder.label_space().classes,
         "networks": networks,
         "bank": bank,
     }))?;
@@ -111,7 +112,10 @@ fn model(folder: &ModelFolder, printer: Printer) -> anyhow::Result<()> {
             ),
         ),
         ("groups", groups.join(", ")),
-        ("label space", manifest.label_space.clone()),
+        ("label space", {
+            let names: Vec<&str> = folder.label_space().classes.iter().map(|class| class.name.as_str()).collect();
+            format!("{}: {}", manifest.label_space, names.join(", "))
+        }),
     ];
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(key, value)| vec![key.to_owned(), value]).collect();
     let width = rows.iter().map(|row| row[0].len()).max().unwrap_or(0);

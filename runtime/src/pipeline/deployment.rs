@@ -25,7 +25,6 @@ pub struct DeploymentSpec {
 /// A model, ready to run. Immutable; all pipelines of a process share one.
 pub struct Deployment {
     folder: ModelFolder,
-    label_space: LabelSpace,
     spec: DeploymentSpec,
     backend: BackendInfo,
     reason: String,
@@ -72,28 +71,11 @@ impl Deployment {
             });
         }
         check_tensors(manifest, &*embedding, &*grouping)?;
-        let label_space = LabelSpace::by_name(&manifest.label_space).ok_or_else(|| PipelineError::Mismatch {
-            path: folder.path().join(models::manifest::MANIFEST),
-            what: "label_space".to_owned(),
-            expected: "camvid_11 or cityscapes_19".to_owned(),
-            got: manifest.label_space.clone(),
-            remedy: "export the model again",
-        })?;
         let bank = match folder.bank_path() {
             None => None,
             Some(path) => Some(open_bank(&path, &folder)?),
         };
-        Ok(Self {
-            label_space,
-            spec,
-            backend: selection.info,
-            reason: selection.reason,
-            embedding,
-            grouping,
-            bank,
-            sizes,
-            folder,
-        })
+        Ok(Self { spec, backend: selection.info, reason: selection.reason, embedding, grouping, bank, sizes, folder })
     }
 
     /// The model folder.
@@ -106,9 +88,9 @@ impl Deployment {
         self.folder.manifest()
     }
 
-    /// Classes of the model.
+    /// Classes of the model's bank.
     pub fn label_space(&self) -> &LabelSpace {
-        &self.label_space
+        self.folder.label_space()
     }
 
     /// How it is run.

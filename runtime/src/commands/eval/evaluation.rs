@@ -7,7 +7,9 @@ use segcore::label_space::LabelSpace;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::against_reference::ReferenceReport;
 use super::levels::LevelEvaluation;
+use super::mapping::MappingReport;
 use super::sums::Sums;
 use crate::printer::table;
 
@@ -34,6 +36,8 @@ pub(super) struct Identity {
     pub(super) track: bool,
     /// The classes that are measured.
     pub(super) label_space: LabelSpace,
+    /// How the classes of the model and the data set were compared; none where they are the same.
+    pub(super) label_mapping: Option<MappingReport>,
     /// Frame numbers that the data set lacks within the sequences.
     pub(super) missing_frames: u64,
     pub(super) machine: Machine,
@@ -62,12 +66,16 @@ pub(super) struct Evaluation {
     category_iiou: Option<f64>,
     pub(super) per_class: Option<Map<String, Value>>,
     pub(super) per_category: Option<Map<String, Value>>,
+    /// How the classes of the model and the data set were compared; null where they are the same.
+    label_mapping: Option<MappingReport>,
     /// Pixels: rows = truth, columns = prediction, the last column = no class.
     pub(super) confusion: Option<Vec<Vec<u64>>>,
     /// Flicker of the class map.
     class_flicker: Option<f64>,
     pub(super) levels: Vec<LevelEvaluation>,
     stq: SegmentationAndTrackingQuality,
+    /// How the maps differ from those of clustering at full resolution; null without `--against-reference`.
+    pub(super) reference: Option<ReferenceReport>,
     machine: Machine,
 }
 
@@ -80,7 +88,7 @@ struct SegmentationAndTrackingQuality {
 }
 
 impl Evaluation {
-    pub(super) fn new(identity: &Identity, sums: &Sums) -> Self {
+    pub(super) fn new(identity: &Identity, sums: &Sums, reference: Option<&ReferenceReport>) -> Self {
         let result = sums.confusion.as_ref().map(|confusion| confusion.result());
         let is_official = identity.label_space == LabelSpace::cityscapes_19();
         // Only a matrix of other classes has no categories, and that is excluded.
@@ -115,6 +123,7 @@ impl Evaluation {
                 let shares = CITYSCAPES_CATEGORIES.iter().zip(result.per_category);
                 shares.map(|(name, share)| ((*name).to_owned(), share.into())).collect()
             }),
+            label_mapping: identity.label_mapping.clone(),
             confusion: sums.confusion.as_ref().map(|confusion| confusion.rows().map(<[u64]>::to_vec).collect()),
             class_flicker: sums.class_flicker.result(),
             levels: sums.levels.result(),
@@ -123,6 +132,7 @@ impl Evaluation {
                 aq: stq.map(|figures| figures.aq),
                 stq: stq.map(|figures| figures.stq),
             },
+            reference: reference.cloned(),
             machine: identity.machine.clone(),
         }
     }
@@ -161,6 +171,9 @@ impl Evaluation {
     /// The tables for the terminal.
     pub(super) fn to_text(&self) -> String {
         let mut text = format!("{}\n", self.subject());
+        if let Some(mapping) = &self.label_mapping {
+            text.push_str(&mapping.text());
+        }
         if let Some(per_class) = &self.per_class {
             text.push_str(&table(&share_rows("class", per_class)));
             if let Some(per_category) = &self.per_category {
@@ -173,6 +186,9 @@ impl Evaluation {
             text.push_str("no prototype bank: no classes to measure\n");
         }
         text.push_str(&table(&self.level_rows()));
+        if let Some(reference) = &self.reference {
+            text.push_str(&reference.text());
+        }
         text
     }
 

@@ -27,12 +27,12 @@ pub(super) struct MeasuredSample<'a> {
 /// Measures frames one after the other.
 pub(super) struct Meter {
     sums: Sums,
-    kind: DatasetKind,
     /// Thing or not, by train id of the annotations.
     is_thing: [bool; 256],
     /// Value of each train id in the official instance maps.
     class_ids: [u16; 256],
-    instances: InstanceTracker,
+    /// KITTI-STEP alone.
+    instances: Option<InstanceTracker>,
     /// Whether the sequence is a video.
     is_video: bool,
     /// The frame before in the same video.
@@ -50,51 +50,47 @@ struct Previous {
 }
 
 impl Meter {
-    /// Nothing seen yet. `label_space` is that of annotations and predictions.
+    /// Nothing seen yet. `annotated` are the classes of the annotations, `measured` those that predictions are compared by,
+    /// none without a bank.
     ///
     /// # Errors
-    /// When the label space has no classes.
+    /// When there are no classes.
     pub(super) fn new(
         kind: DatasetKind,
-        label_space: &LabelSpace,
-        has_classes: bool,
+        annotated: &LabelSpace,
+        measured: Option<&LabelSpace>,
         num_levels: usize,
     ) -> Result<Self, EvaluationError> {
         let (mut is_thing, mut class_ids) = ([false; 256], [0; 256]);
-        for class in &label_space.classes {
+        for class in &annotated.classes {
             let train_id = usize::from(class.train_id.0);
             is_thing[train_id] = class.thing;
             class_ids[train_id] = u16::try_from(class.class_id.0).unwrap_or(0);
         }
-        let is_official = *label_space == LabelSpace::cityscapes_19();
-        let stq = || {
-            let is_thing: Vec<bool> =
-                label_space.classes.iter().map(|class| KITTI_STEP_THINGS.contains(&class.train_id.0)).collect();
-            Stq::new(&is_thing)
-        };
-        let mut followed = label_space.clone();
-        if kind == DatasetKind::KittiStep {
-            for class in &mut followed.classes {
-                class.thing = KITTI_STEP_THINGS.contains(&class.train_id.0);
-            }
+        // Measures with instances look at official classes alone.
+        let official = measured.filter(|space| **space == LabelSpace::cityscapes_19());
+        let mut followed = LabelSpace::cityscapes_19();
+        for class in &mut followed.classes {
+            class.thing = KITTI_STEP_THINGS.contains(&class.train_id.0);
         }
+        let is_kitti_step = official.is_some() && kind == DatasetKind::KittiStep;
+        let stq = || Stq::new(&followed.classes.iter().map(|class| class.thing).collect::<Vec<_>>());
         Ok(Self {
             sums: Sums {
                 frames: 0,
                 tracked: false,
-                confusion: has_classes.then(|| ConfusionMatrix::new(label_space.num_classes())).transpose()?,
-                instance_iou: (has_classes && is_official && kind == DatasetKind::Cityscapes)
+                confusion: measured.map(|space| ConfusionMatrix::new(space.num_classes())).transpose()?,
+                instance_iou: (official.is_some() && kind == DatasetKind::Cityscapes)
                     .then(|| InstanceIou::new(CityscapesValues::TrainIds)),
                 frames_without_instances: 0,
-                stq: (has_classes && is_official && kind == DatasetKind::KittiStep).then(stq).transpose()?,
+                stq: is_kitti_step.then(stq).transpose()?,
                 class_flicker: Flicker::default(),
                 levels: LevelSums::new(num_levels),
                 per_frame: Vec::new(),
             },
-            kind,
             is_thing,
             class_ids,
-            instances: InstanceTracker::new(&followed),
+            instances: is_kitti_step.then(|| InstanceTracker::new(&followed)),
             is_video: false,
             previous: None,
             track_map: Vec::new(),
@@ -107,7 +103,9 @@ impl Meter {
     pub(super) fn begin_sequence(&mut self, is_video: bool, is_tracked: bool) {
         self.sums.levels.end_sequence();
         self.previous = None;
-        self.instances.restart();
+        if let Some(instances) = &mut self.instances {
+            instances.restart();
+        }
         self.is_video = is_video;
         self.sums.tracked |= is_tracked;
     }
@@ -118,7 +116,16 @@ impl Meter {
         self.previous = None;
     }
 
-    /// Adds a frame; `prediction` are train ids, none without a bank.
+    /// The regions of an annotation as the data set has it.
+    ///
+    /// # Errors
+    /// When its size is not possible.
+    pub(super) fn regions(&self, truth: &Annotation) -> Result<TruthRegions, EvaluationError> {
+        TruthRegions::new(truth.size.height, truth.size.width, &truth.train_ids, IGNORE)
+    }
+
+    /// Adds a frame: its regions, and truth and prediction as train ids of the measured classes; no prediction without a
+    /// bank.
     ///
     /// # Errors
     /// When frame, annotation and prediction are of different sizes, or a label is no class.
@@ -126,16 +133,16 @@ impl Meter {
         &mut self,
         sample: &MeasuredSample<'_>,
         frame: &SegmentedFrame,
+        regions: &TruthRegions,
         truth: &Annotation,
         prediction: Option<&[u8]>,
     ) -> Result<FrameFigures, EvaluationError> {
-        let regions = TruthRegions::new(truth.size.height, truth.size.width, &truth.train_ids, IGNORE)?;
         let is_thing = &self.is_thing;
         let ids = self.is_video.then(|| level_ids(frame));
         let covering = self.sums.levels.update(
             frame,
             &Truth {
-                regions: &regions,
+                regions,
                 is_foreground: &regions.choose(MIN_REGION_PIXELS, |train_id| is_thing[usize::from(train_id)]),
                 is_large: &regions.choose(MIN_REGION_PIXELS, |_| true),
             },
@@ -170,7 +177,7 @@ impl Meter {
 
     /// Instances of the last frame's prediction, per pixel; none where the data set has no instances.
     pub(super) fn instance_ids(&self) -> Option<&[u16]> {
-        (self.kind == DatasetKind::KittiStep).then_some(&self.instance_ids)
+        self.instances.is_some().then_some(&self.instance_ids)
     }
 
     fn update_instances(
@@ -194,15 +201,13 @@ impl Meter {
                 None => self.sums.frames_without_instances += 1,
             }
         }
-        if self.kind != DatasetKind::KittiStep {
-            return Ok(());
-        }
+        let Some(instances) = &mut self.instances else { return Ok(()) };
         let segments = frame.levels.first().map_or(&[][..], |level| &level.segments);
         let track = |&slot: &u16| segments.get(usize::from(slot)).map_or(u32::MAX, |segment| segment.track_id);
         self.track_map.clear();
         self.track_map.extend(frame.slots.iter().map(track));
         self.instance_ids.clear();
-        self.instance_ids.extend_from_slice(self.instances.update(frame.size, prediction, &self.track_map)?);
+        self.instance_ids.extend_from_slice(instances.update(frame.size, prediction, &self.track_map)?);
         if let (Some(stq), Some(instances)) = (&mut self.sums.stq, &truth.instance_ids) {
             let truth = PanopticLabels { train_ids: &truth.train_ids, instance_ids: instances };
             let prediction = PanopticLabels { train_ids: prediction, instance_ids: &self.instance_ids };

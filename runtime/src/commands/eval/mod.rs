@@ -4,13 +4,17 @@
 //! `plan.rs` says which samples a shard has → here each goes through the pipeline → `meter.rs` compares it with its
 //! annotation and the frame before, into `sums.rs` (levels: `levels.rs`, instances: `instances.rs`), and `worst.rs` keeps
 //! the frames to look at (`pictures.rs`) → `shard_file.rs` writes everything: figures (`evaluation.rs`), the page
-//! (`report.rs`), and what `merge.rs` puts together. `predictions.rs` writes class maps for the official tools.
+//! (`report.rs`), and what `merge.rs` puts together. `predictions.rs` writes class maps for the official tools, `mapping.rs`
+//! says which classes a foreign bank and the data set have in common, `against_reference.rs` compares with clustering at
+//! full resolution.
 //! `files/` measures prediction files of any program.
 
+mod against_reference;
 mod evaluation;
 pub mod files;
 mod instances;
 mod levels;
+mod mapping;
 pub mod merge;
 mod meter;
 mod pictures;
@@ -21,11 +25,10 @@ mod shard_file;
 mod sums;
 mod worst;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use datasets::{Annotation, Dataset, DatasetError, DatasetKind, FrameGap, SampleEntry};
 use runtime::pipeline::slot::FrameSlot;
 use runtime::pipeline::summary::{BackendSummary, Machine};
@@ -34,7 +37,9 @@ use runtime::source::TRACKED_RATE_HZ;
 use segcore::image::Frame;
 use segcore::label_space::LabelSpace;
 
+use self::against_reference::AgainstReference;
 use self::evaluation::Identity;
+use self::mapping::{MappingReport, MeasuredClasses};
 use self::meter::{MeasuredSample, Meter, classes_of};
 use self::pictures::Drawing;
 use self::predictions::PredictionWriter;
@@ -54,18 +59,29 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
     let kind: DatasetKind = settings.dataset.dataset.parse()?;
     let deployment = deploy(&settings.model, printer)?;
     let has_classes = deployment.bank().is_some();
-    if has_classes {
-        same_label_space(&deployment, &*dataset, &settings.dataset.root)?;
-    }
+    let classes =
+        has_classes.then(|| MeasuredClasses::new(&deployment, &*dataset, &settings.dataset.root)).transpose()?;
     ensure!(
         has_classes || settings.save_predictions.is_none(),
         "--save-predictions: the model {} has no prototype bank, so there are no classes to save; make one with `hsg bank build`",
         deployment.manifest().name
     );
-    let label_space = dataset.label_space();
+    let mapping = classes.as_ref().and_then(MeasuredClasses::report);
+    ensure!(
+        mapping.is_none() || settings.save_predictions.is_none(),
+        "--save-predictions: the files have the classes of the data set, and the model's bank has others; make a bank of \
+         them with `hsg bank build --dataset {} …`",
+        dataset.name()
+    );
+    // Without a mapping the model's classes are those of the data set.
+    let label_space = match (&classes, &mapping) {
+        (Some(classes), Some(_)) => classes.space().clone(),
+        _ => dataset.label_space(),
+    };
     let wanted = settings.frames.map_or(dataset.samples().len(), |frames| dataset.samples().len().min(frames as usize));
     let plan = plan::samples_of(&*dataset, wanted, settings.shard);
-    let identity = identity(settings, &deployment, &*dataset, wanted, label_space.clone())?;
+    let is_mapped = mapping.is_some();
+    let identity = identity(settings, &deployment, &*dataset, wanted, (label_space.clone(), mapping));
     if plan.is_empty() {
         printer.status(format!("part {}: there are fewer sequences than parts, so this one is empty", settings.shard));
     }
@@ -73,12 +89,22 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
         dataset: &*dataset,
         processor: Processor::new(Arc::clone(&deployment), settings.compute.processor(false))?,
         track: settings.compute.track,
-        meter: Meter::new(kind, &label_space, has_classes, deployment.level_sizes().len())?,
+        meter: Meter::new(
+            kind,
+            &dataset.label_space(),
+            classes.as_ref().map(|_| &label_space),
+            deployment.level_sizes().len(),
+        )?,
         worst: WorstFrames::default(),
         draws: settings.out.is_some(),
         palette: label_space.palette(),
         writer: settings.save_predictions.as_deref().map(|folder| PredictionWriter::new(folder, kind, &label_space)),
-        has_classes,
+        reference: settings
+            .against_reference
+            .then(|| AgainstReference::new(&deployment, classes.as_ref()))
+            .transpose()?,
+        mapped: classes.as_ref().filter(|_| is_mapped),
+        classes: classes.as_ref(),
         slot: FrameSlot::default(),
         prediction: Vec::new(),
         sequence: None,
@@ -87,7 +113,9 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
         return Ok(Outcome::Interrupted(signal));
     }
     let missing_frames = identity.missing_frames;
-    let file = ShardFile::new(settings.shard, identity, measuring.meter.finish(), measuring.worst.finish());
+    let reference = measuring.reference.as_ref().map(AgainstReference::report);
+    let (sums, worst) = (measuring.meter.finish(), measuring.worst.finish());
+    let file = ShardFile::new(settings.shard, identity, sums, worst, reference);
     let evaluation = file.evaluation();
     printer.text(evaluation.to_text())?;
     printer.document(&evaluation)?;
@@ -115,7 +143,11 @@ struct Measuring<'a> {
     draws: bool,
     palette: [[u8; 3]; 256],
     writer: Option<PredictionWriter>,
-    has_classes: bool,
+    reference: Option<AgainstReference>,
+    /// None without a bank.
+    classes: Option<&'a MeasuredClasses>,
+    /// Where the model's classes are not those of the data set.
+    mapped: Option<&'a MeasuredClasses>,
     slot: FrameSlot,
     prediction: Vec<u8>,
     /// The sequence of the last sample, and whether it is a video.
@@ -153,14 +185,14 @@ impl Measuring<'_> {
                     return Ok(Some(signal));
                 }
                 let (frame, truth) = receiver.recv().context("the thread that reads images has ended")??;
-                self.measure(index, frame, &truth)?;
+                self.measure(index, frame, truth)?;
                 progress.step();
             }
             Ok(None)
         })
     }
 
-    fn measure(&mut self, index: usize, frame: Frame, truth: &Annotation) -> anyhow::Result<()> {
+    fn measure(&mut self, index: usize, frame: Frame, mut truth: Annotation) -> anyhow::Result<()> {
         let sample = &self.dataset.samples()[index];
         let is_next = self.sequence.as_ref().is_some_and(|(name, _)| *name == sample.sequence);
         if !is_next {
@@ -178,17 +210,25 @@ impl Measuring<'_> {
         self.slot.output.frame.index = sample.index_in_sequence as u64;
         self.processor.process(&mut self.slot)?;
         let output = &self.slot.output;
-        if self.has_classes {
+        let regions = self.meter.regions(&truth)?;
+        if self.classes.is_some() {
             classes_of(output, &mut self.prediction);
         }
-        let prediction = self.has_classes.then_some(self.prediction.as_slice());
+        if let Some(mapped) = self.mapped {
+            mapped.map_truth(&mut truth.train_ids);
+            mapped.map_prediction(&mut self.prediction);
+        }
+        let prediction = self.classes.map(|_| self.prediction.as_slice());
+        if let Some(reference) = &mut self.reference {
+            reference.update(output, self.classes, &truth.train_ids)?;
+        }
         let measured = MeasuredSample { index, name: &sample.name, sequence: &sample.sequence };
         let figures = self
             .meter
-            .update(&measured, output, truth, prediction)
+            .update(&measured, output, &regions, &truth, prediction)
             .with_context(|| format!("image {}", sample.image.display()))?;
         if self.draws {
-            let drawing = Drawing { frame: output, truth, prediction, palette: &self.palette };
+            let drawing = Drawing { frame: output, truth: &truth, prediction, palette: &self.palette };
             self.worst.offer(&figures, sample.index_in_sequence, is_video, || drawing.pictures())?;
         }
         if let (Some(writer), Some(prediction)) = (&mut self.writer, prediction) {
@@ -213,11 +253,11 @@ fn identity(
     deployment: &Deployment,
     dataset: &dyn Dataset,
     wanted: usize,
-    label_space: LabelSpace,
-) -> anyhow::Result<Identity> {
+    (label_space, label_mapping): (LabelSpace, Option<MappingReport>),
+) -> Identity {
     let names: Vec<&str> = dataset.samples()[..wanted].iter().map(|sample| sample.name.as_str()).collect();
     let manifest = deployment.manifest();
-    Ok(Identity {
+    Identity {
         program: env!("CARGO_PKG_VERSION").to_owned(),
         dataset: dataset.name().to_owned(),
         split: dataset.split().to_owned(),
@@ -236,36 +276,8 @@ fn identity(
         .to_owned(),
         track: settings.compute.track,
         label_space,
+        label_mapping,
         missing_frames: dataset.gaps().iter().map(FrameGap::num_missing).sum(),
         machine: Machine::of(deployment),
-    })
-}
-
-/// A bank knows the classes of one label space; comparing its ids with those of another would be nonsense.
-/// `root` is the data set's folder.
-pub(super) fn same_label_space(deployment: &Deployment, dataset: &dyn Dataset, root: &Path) -> anyhow::Result<()> {
-    let (model, data) = (deployment.label_space(), dataset.label_space());
-    let names = |space: &LabelSpace| -> Vec<String> { space.classes.iter().map(|class| class.name.clone()).collect() };
-    let (wanted, found) = (names(model), names(&data));
-    if wanted == found {
-        return Ok(());
     }
-    let (folder, wanted, found) = (deployment.folder().path().display(), wanted.join(", "), found.join(", "));
-    if dataset.name() == DatasetKind::Folder.name() {
-        bail!(
-            "{}: its classes are {found}; banks and figures for a folder with classes of its own are not in this \
-             version. The label spaces that work are camvid_11 and cityscapes_19, and that of the model {folder} is {}: \
-             list the classes {wanted}, in this order",
-            root.join("classes.toml").display(),
-            model.name,
-        );
-    }
-    bail!(
-        "{folder}: the model's label space is {} ({wanted}), that of the data set {} is {} ({found}); use a data set of \
-         the model's label space, or a model that was exported for {}",
-        model.name,
-        dataset.name(),
-        data.name,
-        data.name
-    );
 }

@@ -39,6 +39,12 @@ pub(super) fn report(
         ));
     }
     section.key_values(figures);
+    if let Some(mapping) = &identity.label_mapping {
+        section.preformatted(mapping.text());
+    }
+    if let Some(reference) = &evaluation.reference {
+        section.preformatted(reference.text());
+    }
     section.table(&as_table(evaluation.level_rows()).caption("Levels, 0 = finest"));
     if let (Some(per_class), Some(confusion)) = (&evaluation.per_class, &evaluation.confusion) {
         let section = page.section("Classes");

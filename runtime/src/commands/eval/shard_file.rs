@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::against_reference::ReferenceReport;
 use super::evaluation::{Evaluation, Identity};
 use super::report::report;
 use super::sums::Sums;
@@ -26,11 +27,19 @@ pub(super) struct ShardFile {
     pub(super) sums: Sums,
     /// The worst first.
     pub(super) worst: Vec<WorstFrame>,
+    /// Of `--against-reference`, which is for the whole only.
+    reference: Option<ReferenceReport>,
 }
 
 impl ShardFile {
-    pub(super) fn new(shard: Shard, identity: Identity, sums: Sums, worst: Vec<WorstFrame>) -> Self {
-        Self { format: FORMAT, shard, identity, sums, worst }
+    pub(super) fn new(
+        shard: Shard,
+        identity: Identity,
+        sums: Sums,
+        worst: Vec<WorstFrame>,
+        reference: Option<ReferenceReport>,
+    ) -> Self {
+        Self { format: FORMAT, shard, identity, sums, worst, reference }
     }
 
     /// Reads the part in the folder `folder`, and checks that it can be one.
@@ -62,7 +71,7 @@ impl ShardFile {
 
     /// The figures.
     pub(super) fn evaluation(&self) -> Evaluation {
-        Evaluation::new(&self.identity, &self.sums)
+        Evaluation::new(&self.identity, &self.sums, self.reference.as_ref())
     }
 
     /// Writes `shard.json`, `evaluation.json`, `frames.jsonl` and `report.html` into `folder`, each whole or not at all;
