@@ -9,9 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use segcore::hierarchy::{ClassId, TrainId};
-use segcore::label_space::{Class, LabelSpace};
-use serde::Deserialize;
+use segcore::label_space::{CLASSES_FILE, ClassTable, LabelSpace};
 
 use crate::annotation::{AnnotationValues, IGNORE};
 use crate::files::{
@@ -85,7 +83,7 @@ impl Folder {
 
     fn missing_classes(&self) -> DatasetError {
         DatasetError::MissingPart {
-            path: self.root.join("classes.toml"),
+            path: self.root.join(CLASSES_FILE),
             what: "it says what the values of the annotations mean (`[[class]]` with `id`, `name`, `color`, `thing`)",
             found: "images without classes".to_owned(),
         }
@@ -265,73 +263,14 @@ fn samples_of(
     Ok((sequences, samples))
 }
 
-/// `classes.toml`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ClassesFile {
-    /// Name of the label space.
-    #[serde(default = "default_name")]
-    name: String,
-    /// Value of pixels without class.
-    #[serde(default = "default_ignore")]
-    ignore: u8,
-    class: Vec<ClassEntry>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ClassEntry {
-    id: u8,
-    name: String,
-    color: [u8; 3],
-    #[serde(default)]
-    thing: bool,
-}
-
-fn default_name() -> String {
-    "folder".to_owned()
-}
-
-fn default_ignore() -> u8 {
-    IGNORE
-}
-
 /// The classes in the order of the file (train ids from 0) and the value of pixels without class.
 fn read_classes(root: &Path) -> Result<Option<(LabelSpace, u8)>, DatasetError> {
-    let path = root.join("classes.toml");
+    let path = root.join(CLASSES_FILE);
     if !path.exists() {
         return Ok(None);
     }
     let wrong = |reason: String| DatasetError::Classes { path: path.clone(), reason };
-    let file: ClassesFile = toml::from_str(&read_text(&path)?).map_err(|error| wrong(error.to_string()))?;
-    if file.class.is_empty() {
-        return Err(wrong("has no `[[class]]`: expected at least one".to_owned()));
-    }
-    if file.class.len() > usize::from(IGNORE) {
-        return Err(wrong(format!("has {} classes: expected at most 255", file.class.len())));
-    }
-    let mut seen_ids: HashSet<u8> = HashSet::new();
-    let mut seen_names: HashSet<&str> = HashSet::new();
-    for class in &file.class {
-        if class.id == file.ignore {
-            return Err(wrong(format!("class `{}` has the id {} of `ignore`: choose another", class.name, class.id)));
-        }
-        if !seen_ids.insert(class.id) {
-            return Err(wrong(format!("two classes have the id {}: ids must differ", class.id)));
-        }
-        if !seen_names.insert(&class.name) {
-            return Err(wrong(format!("two classes are called `{}`: names must differ", class.name)));
-        }
-    }
-    let classes = (0u8..)
-        .zip(&file.class)
-        .map(|(train_id, class)| Class {
-            name: class.name.clone(),
-            train_id: TrainId(train_id),
-            color: class.color,
-            thing: class.thing,
-            class_id: ClassId(i32::from(class.id)),
-        })
-        .collect();
-    Ok(Some((LabelSpace { name: file.name, classes, ignore_id: IGNORE }, file.ignore)))
+    let table: ClassTable = toml::from_str(&read_text(&path)?).map_err(|error| wrong(error.to_string()))?;
+    let label_space = table.label_space().map_err(|error| wrong(error.to_string()))?;
+    Ok(Some((label_space, table.ignore)))
 }

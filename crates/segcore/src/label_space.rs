@@ -134,9 +134,151 @@ impl LabelSpace {
     }
 }
 
+/// The file `classes.toml`: classes with names of one's own, beside labelled images and in model folders.
+///
+/// A `[[class]]` has `id` (the value in annotation files), `name`, `color` and `thing`; train ids are the places in the
+/// list. `name` names the label space, `ignore` is the value of pixels without class.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassTable {
+    /// Name of the label space.
+    #[serde(default = "ClassTable::default_name")]
+    pub name: String,
+    /// Value of pixels without class.
+    #[serde(default = "ClassTable::default_ignore")]
+    pub ignore: u8,
+    /// The classes.
+    pub class: Vec<ClassEntry>,
+}
+
+/// A class of a [`ClassTable`].
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassEntry {
+    /// Value in annotation files.
+    pub id: u8,
+    /// Name, as it is shown.
+    pub name: String,
+    /// Display colour, RGB.
+    pub color: [u8; 3],
+    /// Countable object or amorphous region.
+    #[serde(default)]
+    pub thing: bool,
+}
+
+/// File name of a [`ClassTable`].
+pub const CLASSES_FILE: &str = "classes.toml";
+
+/// Why a [`ClassTable`] is no label space.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClassTableError {
+    /// No class.
+    #[error("has no `[[class]]`: expected at least one")]
+    Empty,
+    /// More classes than 8-bit labels can tell apart.
+    #[error("has {got} classes: expected at most 255")]
+    TooMany {
+        /// Their number.
+        got: usize,
+    },
+    /// A class whose value already means "no class".
+    #[error("class `{name}` has the id {id} of `ignore`: choose another")]
+    IgnoreId {
+        /// Its name.
+        name: String,
+        /// Its id.
+        id: u8,
+    },
+    /// Two classes with one value.
+    #[error("two classes have the id {id}: ids must differ")]
+    SameId {
+        /// The id.
+        id: u8,
+    },
+    /// Two classes with one name.
+    #[error("two classes are called `{name}`: names must differ")]
+    SameName {
+        /// The name.
+        name: String,
+    },
+    /// No name at all.
+    #[error("the class with the id {id} has an empty name: give it one")]
+    EmptyName {
+        /// The id.
+        id: u8,
+    },
+}
+
+impl ClassTable {
+    fn default_name() -> String {
+        "folder".to_owned()
+    }
+
+    const fn default_ignore() -> u8 {
+        IGNORE
+    }
+
+    /// The label space, with train ids in the order of the list.
+    ///
+    /// # Errors
+    /// When there is no class or too many, or ids or names are not distinct.
+    pub fn label_space(&self) -> Result<LabelSpace, ClassTableError> {
+        if self.class.is_empty() {
+            return Err(ClassTableError::Empty);
+        }
+        if self.class.len() > usize::from(IGNORE) {
+            return Err(ClassTableError::TooMany { got: self.class.len() });
+        }
+        for (index, class) in self.class.iter().enumerate() {
+            let before = &self.class[..index];
+            if class.name.trim().is_empty() {
+                return Err(ClassTableError::EmptyName { id: class.id });
+            }
+            if class.id == self.ignore {
+                return Err(ClassTableError::IgnoreId { name: class.name.clone(), id: class.id });
+            }
+            if before.iter().any(|other| other.id == class.id) {
+                return Err(ClassTableError::SameId { id: class.id });
+            }
+            if before.iter().any(|other| other.name == class.name) {
+                return Err(ClassTableError::SameName { name: class.name.clone() });
+            }
+        }
+        let rows = self.class.iter().map(|c| (c.name.as_str(), i32::from(c.id), c.color, c.thing));
+        Ok(LabelSpace::from_table(&self.name, rows))
+    }
+
+    /// The table of a label space, with train ids as `id`: what goes beside a bank, which holds train ids.
+    #[must_use]
+    pub fn of_train_ids(space: &LabelSpace) -> Self {
+        let entry = |class: &Class| ClassEntry {
+            id: class.train_id.0,
+            name: class.name.clone(),
+            color: class.color,
+            thing: class.thing,
+        };
+        Self { name: space.name.clone(), ignore: IGNORE, class: space.classes.iter().map(entry).collect() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_class_table_of_train_ids_is_the_space_again() {
+        let space = LabelSpace::cityscapes_19();
+        let again = ClassTable::of_train_ids(&space).label_space().unwrap();
+        assert_eq!(again.name, space.name);
+        for (a, b) in again.classes.iter().zip(&space.classes) {
+            assert_eq!((&a.name, a.train_id, a.color, a.thing), (&b.name, b.train_id, b.color, b.thing));
+            assert_eq!(a.class_id.0, i32::from(b.train_id.0));
+        }
+        let mut table = ClassTable::of_train_ids(&space);
+        table.class[3].name = " ".to_owned();
+        assert_eq!(table.label_space(), Err(ClassTableError::EmptyName { id: 3 }));
+    }
 
     #[test]
     fn built_in_spaces_are_dense() {

@@ -15,6 +15,7 @@ pub mod hierarchy;
 pub mod image;
 #[cfg(feature = "image-io")]
 pub mod image_io;
+pub mod label_mapping;
 pub mod label_space;
 pub mod preprocess;
 pub mod refine;
