@@ -241,14 +241,20 @@ pub struct EvalMergeArgs {
 
 /// Arguments of `hsg eval files`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Example:\n  hsg eval files --dataset bsds --truth BSDS500/test --prediction edges/test\n\n\
-    bsds: contour maps against several annotators. Both folders are searched with their subfolders.\n  \
+#[command(after_help = "Example:\n  hsg eval files --dataset cityscapes --truth gtFine/val --prediction results\n\n\
+    Both folders are searched with their subfolders.\n\
+    cityscapes: CITY_SEQ_FRAME*.png belongs to CITY_SEQ_FRAME_gtFine_labelIds.png; label ids, 8 bits.\n  \
+    With *_instanceIds.png beside the truth iIoU is measured too\n\
+    kitti-step: panoptic maps SEQUENCE/FRAME.png, R = train id, 256 G + B = instance id; whole sequences\n\
+    camvid, folder: class maps under the same relative paths, 8 bits; for a folder the values are those of\n  \
+    classes.toml; 255 is no class\n\
+    bsds: contour maps against several annotators\n  \
     truth       ID_segN.png  regions of annotator N, a label per pixel, 8 or 16 bits\n              \
     ID_bndN.png  boundaries of annotator N, not 0 (from the regions where it is missing)\n  \
     prediction  ID_ucm2.png  contour map on the doubled grid, 2h+1 rows of 2w+1, 16 bits\n              \
     ID.ucm.png   or of the image's size, 16 bits")]
 pub struct EvalFilesArgs {
-    /// Kind of data set: bsds.
+    /// Kind of data set: cityscapes, kitti-step, camvid, folder, bsds.
     #[arg(long, value_name = "NAME", env = "HSG_DATASET")]
     pub dataset: Option<String>,
     /// Folder of what is right.
@@ -260,7 +266,13 @@ pub struct EvalFilesArgs {
     /// Exit with code 1 when something in the truth has no prediction.
     #[arg(long, env = "HSG_COMPLETE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub complete: Option<bool>,
-    /// Number of thresholds, evenly between 0 and 1 [default: 99].
+    /// Predictions for cityscapes hold train ids 0–18 and 255 instead of label ids.
+    #[arg(long, env = "HSG_TRAIN_IDS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub train_ids: Option<bool>,
+    /// Classes of a folder [default: classes.toml in the folder of the truth or one above it].
+    #[arg(long, value_name = "FILE", env = "HSG_CLASSES")]
+    pub classes: Option<PathBuf>,
+    /// Number of thresholds of bsds, evenly between 0 and 1 [default: 99].
     #[arg(long, value_name = "N", env = "HSG_THRESHOLDS")]
     pub thresholds: Option<usize>,
     /// Write evaluation.json here.

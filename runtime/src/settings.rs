@@ -112,6 +112,10 @@ struct EvalFilesSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     thresholds: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    train_ids: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    classes: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     out: Option<PathBuf>,
 }
 
@@ -536,6 +540,10 @@ pub struct EvalFilesSettings {
     pub complete: bool,
     /// Number of thresholds.
     pub thresholds: usize,
+    /// Whether predictions for Cityscapes hold train ids.
+    pub train_ids: bool,
+    /// Class table of `folder`, where it is not beside the truth.
+    pub classes: Option<PathBuf>,
     /// Where `evaluation.json` goes.
     pub out: Option<PathBuf>,
     /// Threads that measure.
@@ -556,6 +564,8 @@ impl EvalFilesSettings {
             prediction: args.prediction.clone().or(file.prediction).with_context(|| required("prediction"))?,
             complete: args.complete.or(file.complete).unwrap_or(false),
             thresholds: args.thresholds.or(file.thresholds).unwrap_or(DEFAULT_THRESHOLDS),
+            train_ids: args.train_ids.or(file.train_ids).unwrap_or(false),
+            classes: args.classes.clone().or(file.classes),
             out: args.out.clone().or(file.out),
             threads: base.threads,
         })
@@ -569,6 +579,8 @@ impl EvalFilesSettings {
             prediction: Some(self.prediction.clone()),
             complete: Some(self.complete),
             thresholds: Some(self.thresholds),
+            train_ids: Some(self.train_ids),
+            classes: self.classes.clone(),
             out: self.out.clone(),
         };
         ConfigFile {

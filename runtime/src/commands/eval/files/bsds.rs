@@ -1,32 +1,23 @@
-//! `hsg eval files`: the measures alone, on prediction files of any program. In this version: the BSDS benchmark, contour
-//! maps against the drawings of several annotators.
-//!
-//! An image belongs to its truth by its ID, whatever the subfolder. A prediction that cannot be measured ends the
-//! evaluation, because a figure without it would be another figure.
+//! `hsg eval files --dataset bsds`: contour maps against the drawings of several annotators. An image belongs to its truth
+//! by its ID, whatever the subfolder.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use anyhow::{Context as _, bail, ensure};
 use evaluation::{Annotation, BsdsBenchmark, BsdsCounts, BsdsResult, ContourMap, Thresholds};
-use rayon::prelude::*;
-use runtime::PipelineError;
 use segcore::image::ImageSize;
-use segcore::image_io::{gray_bit_depth, read_gray8, read_gray16, read_rgb, remedy_for};
+use segcore::image_io::{gray_bit_depth, read_gray8, read_gray16, read_rgb};
 use serde::Serialize;
 
-use super::super::{ImageProgress, Outcome, write_json};
+use super::super::super::{Outcome, write_json};
+use super::{Measured, and_more, check_size, files_below, found_twice, measure_all, tell_unused};
 use crate::printer::{Printer, table};
 use crate::settings::EvalFilesSettings;
-use crate::signals::Signals;
 
-/// The one data set whose files this version measures.
-const BSDS: &str = "bsds";
-
-/// Data sets that interface.md names and this version does not measure files of.
-const LATER_DATASETS: [&str; 4] = ["cityscapes", "kitti-step", "camvid", "folder"];
+/// The name of the data set.
+pub(super) const BSDS: &str = "bsds";
 
 /// The evaluation JSON of BSDS files.
 #[derive(Serialize)]
@@ -42,49 +33,17 @@ struct Evaluation {
     truth_without_prediction: usize,
 }
 
-pub fn run(settings: &EvalFilesSettings, printer: Printer) -> anyhow::Result<Outcome> {
-    let name = settings.dataset.as_str();
-    if LATER_DATASETS.contains(&name) {
-        bail!("--dataset {name}: files of this data set cannot be measured in this version yet; those of {BSDS} can");
-    }
-    ensure!(name == BSDS, "--dataset {name}: unknown data set; `hsg eval files` measures files of {BSDS}");
+pub(super) fn run(settings: &EvalFilesSettings, printer: Printer) -> anyhow::Result<Outcome> {
     let thresholds = Thresholds::new(settings.thresholds).context("--thresholds")?;
-    let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(settings.threads)
-        .thread_name(|index| format!("hsg-eval-{index}"))
-        .build()
-        .map_err(|error| PipelineError::Spawn { source: std::io::Error::other(error) })?;
-
     let (images, unused_truth) = pair(find_truth(&settings.truth)?, find_predictions(&settings.prediction)?, settings)?;
-    if unused_truth > 0 {
-        let total = images.len() + unused_truth;
-        printer.status(format!("{unused_truth} of {total} images of the truth have no prediction; they are left out"));
-    }
-
-    let progress = Mutex::new(ImageProgress::new(printer, BSDS, images.len() as u64));
-    // Each image by itself, in any order; `None` once the user has asked to stop.
-    let measure = |image: &Image| -> Option<anyhow::Result<BsdsCounts>> {
-        if signals.received().is_some() {
-            return None;
-        }
-        let counts = image.measure(&thresholds);
-        // A lock is poisoned only by a panic, which has ended everything anyway.
-        if let Ok(mut progress) = progress.lock() {
-            progress.step();
-        }
-        Some(counts)
+    tell_unused(unused_truth, images.len() + unused_truth, printer);
+    let counts = match measure_all(&images, settings, printer, |image| image.measure(&thresholds))? {
+        Measured::All(counts) => counts,
+        Measured::Interrupted(signal) => return Ok(Outcome::Interrupted(signal)),
     };
-    let counts: Vec<_> = pool.install(|| images.par_iter().map(measure).collect());
-    drop(progress);
-    if let Some(signal) = signals.received() {
-        return Ok(Outcome::Interrupted(signal));
-    }
-
-    // In the order of the images, so that the error told is the same for any number of threads.
     let mut benchmark = BsdsBenchmark::new(thresholds);
-    for counts in counts.into_iter().flatten() {
-        benchmark.update(&counts?)?;
+    for counts in &counts {
+        benchmark.update(counts)?;
     }
     let figures = benchmark.result().context("no image was measured")?;
     let evaluation = Evaluation {
@@ -134,10 +93,7 @@ fn pair(
     let mut images = Vec::new();
     for (id, prediction) in predictions {
         let Some(annotators) = truth.remove(&id) else {
-            let others = match num_without {
-                1 => String::new(),
-                n => format!(" (and {} more predictions without truth)", n - 1),
-            };
+            let others = and_more(num_without);
             bail!(
                 "{}{others}: expected its truth {id}_seg0.png, {id}_seg1.png … in {} or below, found none; check --truth, \
                  or take the prediction out of the folder",
@@ -153,7 +109,7 @@ fn pair(
 /// Contour maps by ID.
 fn find_predictions(folder: &Path) -> anyhow::Result<BTreeMap<String, PredictionFile>> {
     let mut found = BTreeMap::new();
-    for (name, path) in files_below(folder, "--prediction")? {
+    for (path, name) in files_below(folder, "--prediction")?.into_iter().map(super::with_name) {
         let (id, is_doubled) = match (name.strip_suffix("_ucm2.png"), name.strip_suffix(".ucm.png")) {
             (Some(id), _) => (id, true),
             (_, Some(id)) => (id, false),
@@ -175,7 +131,7 @@ fn find_predictions(folder: &Path) -> anyhow::Result<BTreeMap<String, Prediction
 /// Annotations by ID, those of an image in the order of their numbers.
 fn find_truth(folder: &Path) -> anyhow::Result<BTreeMap<String, Vec<AnnotatorFiles>>> {
     let (mut regions, mut boundaries) = (BTreeMap::new(), BTreeMap::new());
-    for (name, path) in files_below(folder, "--truth")? {
+    for (path, name) in files_below(folder, "--truth")?.into_iter().map(super::with_name) {
         let (key, files) = match (numbered(&name, "_seg"), numbered(&name, "_bnd")) {
             (Some(key), _) => (key, &mut regions),
             (_, Some(key)) => (key, &mut boundaries),
@@ -213,49 +169,6 @@ fn numbered(name: &str, word: &str) -> Option<(String, u32)> {
     let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     let number = is_number.then(|| number.parse().ok())??;
     Some((id.to_owned(), number))
-}
-
-fn found_twice(one: &Path, other: &Path, what: &str) -> anyhow::Error {
-    anyhow::anyhow!(
-        "{} and {} are two {what} of one image: expected one; take one of them out of the folder",
-        one.display(),
-        other.display()
-    )
-}
-
-/// Names and paths of all files in and below `folder` that are not hidden, sorted; `option` named it.
-fn files_below(folder: &Path, option: &str) -> anyhow::Result<Vec<(String, PathBuf)>> {
-    let mut files = Vec::new();
-    // Real paths of the folders seen: a link may lead back up.
-    let mut seen = BTreeSet::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let paths = list_once(&folder, &mut seen).map_err(|error| {
-            let remedy = remedy_for(&error);
-            anyhow::anyhow!("{option}: cannot read the folder {}: {error}{remedy}", folder.display())
-        })?;
-        for path in paths {
-            let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
-            if name.starts_with('.') {
-                continue;
-            }
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                files.push((name, path));
-            }
-        }
-    }
-    files.sort_by(|a, b| a.1.cmp(&b.1));
-    Ok(files)
-}
-
-/// What is in `folder`; nothing when it has been `seen`.
-fn list_once(folder: &Path, seen: &mut BTreeSet<PathBuf>) -> std::io::Result<Vec<PathBuf>> {
-    if !seen.insert(folder.canonicalize()?) {
-        return Ok(Vec::new());
-    }
-    folder.read_dir()?.map(|entry| Ok(entry?.path())).collect()
 }
 
 impl Image {
@@ -301,17 +214,6 @@ impl PredictionFile {
         };
         contours.with_context(|| self.path.display().to_string())
     }
-}
-
-/// Fails unless the file at `path` is of the size that the file `first` has.
-fn check_size(path: &Path, got: ImageSize, expected: ImageSize, first: &Path) -> anyhow::Result<()> {
-    ensure!(
-        got == expected,
-        "{}: expected {expected}, the size of {}, got {got}; make both of the same image",
-        path.display(),
-        first.display()
-    );
-    Ok(())
 }
 
 /// Size and labels of a grey PNG of 8 or 16 bits.
