@@ -239,7 +239,9 @@ impl SequenceCounts {
             let (common, union) = (common as f64, (truth + predicted - common) as f64);
             Some(common * (common / union) / truth as f64)
         };
-        (self.tubes.iter().filter_map(quality).sum(), truth_areas.len() as u64)
+        // From 0, because the sum of no floats is −0.
+        let sum = self.tubes.iter().filter_map(quality).fold(0.0, |sum, quality| sum + quality);
+        (sum, truth_areas.len() as u64)
     }
 }
 

@@ -1,13 +1,14 @@
 //! The evaluation as people and programs read it: JSON and text. Made from an identity and sums alone, so that parts put
 //! together give the same bytes as the whole.
 
-use evaluation::{CITYSCAPES_CATEGORIES, category_iou};
 use runtime::pipeline::summary::{BackendSummary, Machine};
 use segcore::label_space::LabelSpace;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use super::against_reference::ReferenceReport;
+use super::class_figures::{
+    ClassFigures, SequenceReport, StqReport, headline_text, percent, sequence_rows, stq_reports,
+};
 use super::levels::LevelEvaluation;
 use super::mapping::MappingReport;
 use super::sums::Sums;
@@ -59,49 +60,32 @@ pub(super) struct Evaluation {
     track: bool,
     /// Frame numbers that the data set lacks within the sequences.
     missing_frames: u64,
-    pub(super) miou: Option<f64>,
-    pub(super) accuracy: Option<f64>,
-    category_miou: Option<f64>,
-    iiou: Option<f64>,
-    category_iiou: Option<f64>,
-    pub(super) per_class: Option<Map<String, Value>>,
-    pub(super) per_category: Option<Map<String, Value>>,
+    #[serde(flatten)]
+    pub(super) classes: ClassFigures,
     /// How the classes of the model and the data set were compared; null where they are the same.
     label_mapping: Option<MappingReport>,
-    /// Pixels: rows = truth, columns = prediction, the last column = no class.
-    pub(super) confusion: Option<Vec<Vec<u64>>>,
     /// Flicker of the class map.
     class_flicker: Option<f64>,
     pub(super) levels: Vec<LevelEvaluation>,
-    stq: SegmentationAndTrackingQuality,
+    stq: StqReport,
+    /// Each sequence by itself, where there is an STQ.
+    sequences: Option<Vec<SequenceReport>>,
     /// How the maps differ from those of clustering at full resolution; null without `--against-reference`.
     pub(super) reference: Option<ReferenceReport>,
     machine: Machine,
 }
 
-/// Null where there are no sequences or no instances.
-#[derive(Default, Serialize)]
-struct SegmentationAndTrackingQuality {
-    sq: Option<f64>,
-    aq: Option<f64>,
-    stq: Option<f64>,
-}
-
 impl Evaluation {
     pub(super) fn new(identity: &Identity, sums: &Sums, reference: Option<&ReferenceReport>) -> Self {
-        let result = sums.confusion.as_ref().map(|confusion| confusion.result());
-        let is_official = identity.label_space == LabelSpace::cityscapes_19();
-        // Only a matrix of other classes has no categories, and that is excluded.
-        let categories =
-            sums.confusion.as_ref().filter(|_| is_official).and_then(|confusion| category_iou(confusion).ok());
         // Instances of some frames alone would give another figure.
-        let of_instances =
+        let instances =
             sums.instance_iou.as_ref().filter(|_| sums.frames_without_instances == 0).map(|iou| iou.result());
-        let stq = sums.stq.as_ref().and_then(|stq| stq.result()).map(|result| result.total);
-        let classes = &identity.label_space.classes;
-        let named = |values: &[Option<f64>]| -> Map<String, Value> {
-            classes.iter().zip(values).map(|(class, value)| (class.name.clone(), (*value).into())).collect()
-        };
+        let classes = sums
+            .confusion
+            .as_ref()
+            .map(|confusion| ClassFigures::new(&identity.label_space, confusion, instances.as_ref()))
+            .unwrap_or_default();
+        let (stq, sequences) = sums.stq.as_ref().map(|stq| stq_reports(stq.result())).unzip();
         Self {
             dataset: identity.dataset.clone(),
             split: identity.split.clone(),
@@ -113,44 +97,22 @@ impl Evaluation {
             resolution: identity.resolution.clone(),
             track: sums.tracked,
             missing_frames: identity.missing_frames,
-            miou: result.as_ref().and_then(|result| result.miou),
-            accuracy: result.as_ref().and_then(|result| result.accuracy),
-            category_miou: categories.as_ref().and_then(|result| result.mean),
-            iiou: of_instances.as_ref().and_then(|result| result.classes),
-            category_iiou: of_instances.as_ref().and_then(|result| result.categories),
-            per_class: result.as_ref().map(|result| named(&result.per_class)),
-            per_category: categories.map(|result| {
-                let shares = CITYSCAPES_CATEGORIES.iter().zip(result.per_category);
-                shares.map(|(name, share)| ((*name).to_owned(), share.into())).collect()
-            }),
+            classes,
             label_mapping: identity.label_mapping.clone(),
-            confusion: sums.confusion.as_ref().map(|confusion| confusion.rows().map(<[u64]>::to_vec).collect()),
             class_flicker: sums.class_flicker.result(),
             levels: sums.levels.result(),
-            stq: SegmentationAndTrackingQuality {
-                sq: stq.map(|figures| figures.sq),
-                aq: stq.map(|figures| figures.aq),
-                stq: stq.map(|figures| figures.stq),
-            },
+            stq: stq.unwrap_or_default(),
+            sequences,
             reference: reference.cloned(),
             machine: identity.machine.clone(),
         }
     }
 
-    /// The figures of all classes together, by name: those that apply.
+    /// The figures of all classes together that there are, by name.
     pub(super) fn headline(&self) -> Vec<(&'static str, f64)> {
-        let figures = [
-            ("mIoU", self.miou),
-            ("accuracy", self.accuracy),
-            ("category mIoU", self.category_miou),
-            ("iIoU", self.iiou),
-            ("category iIoU", self.category_iiou),
-            ("SQ", self.stq.sq),
-            ("AQ", self.stq.aq),
-            ("STQ", self.stq.stq),
-            ("flicker of classes", self.class_flicker),
-        ];
-        figures.into_iter().filter_map(|(name, figure)| Some((name, figure?))).collect()
+        let mut figures = self.classes.headline();
+        figures.extend(self.class_flicker.map(|flicker| ("flicker of classes", flicker)));
+        figures
     }
 
     /// One line: what was measured.
@@ -168,20 +130,25 @@ impl Evaluation {
         )
     }
 
+    /// The sequences, as a table; none where there is no STQ.
+    pub(super) fn sequence_table(&self) -> Option<Vec<Vec<String>>> {
+        self.sequences.as_ref().map(|sequences| sequence_rows(sequences, &self.stq))
+    }
+
     /// The tables for the terminal.
     pub(super) fn to_text(&self) -> String {
         let mut text = format!("{}\n", self.subject());
         if let Some(mapping) = &self.label_mapping {
             text.push_str(&mapping.text());
         }
-        if let Some(per_class) = &self.per_class {
-            text.push_str(&table(&share_rows("class", per_class)));
-            if let Some(per_category) = &self.per_category {
-                text.push_str(&table(&share_rows("category", per_category)));
+        if let Some(rows) = self.sequence_table() {
+            text.push_str(&table(&rows));
+        }
+        if self.classes.confusion.is_some() {
+            for rows in self.classes.tables() {
+                text.push_str(&table(&rows));
             }
-            let figures: Vec<String> =
-                self.headline().iter().map(|(name, figure)| format!("{name} {} %", percent(Some(*figure)))).collect();
-            text.push_str(&format!("{}\n", figures.join(", ")));
+            text.push_str(&format!("{}\n", headline_text(&self.headline())));
         } else {
             text.push_str("no prototype bank: no classes to measure\n");
         }
@@ -213,16 +180,4 @@ impl Evaluation {
         }
         rows
     }
-}
-
-/// A table of shares under the headings `name` and IoU %.
-pub(super) fn share_rows(name: &str, shares: &Map<String, Value>) -> Vec<Vec<String>> {
-    let mut rows = vec![vec![name.to_owned(), "IoU %".to_owned()]];
-    rows.extend(shares.iter().map(|(class, share)| vec![class.clone(), percent(share.as_f64())]));
-    rows
-}
-
-/// A share in percent; `-` where there is none.
-pub(super) fn percent(share: Option<f64>) -> String {
-    share.map_or("-".to_owned(), |share| format!("{:.1}", 100.0 * share))
 }

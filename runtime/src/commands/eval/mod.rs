@@ -3,13 +3,14 @@
 //!
 //! `plan.rs` says which samples a shard has → here each goes through the pipeline → `meter.rs` compares it with its
 //! annotation and the frame before, into `sums.rs` (levels: `levels.rs`, instances: `instances.rs`), and `worst.rs` keeps
-//! the frames to look at (`pictures.rs`) → `shard_file.rs` writes everything: figures (`evaluation.rs`), the page
+//! the frames to look at (`pictures.rs`) → `shard_file.rs` writes everything: figures (`evaluation.rs`, `class_figures.rs`), the page
 //! (`report.rs`), and what `merge.rs` puts together. `predictions.rs` writes class maps for the official tools, `mapping.rs`
 //! says which classes a foreign bank and the data set have in common, `against_reference.rs` compares with clustering at
 //! full resolution.
 //! `files/` measures prediction files of any program.
 
 mod against_reference;
+mod class_figures;
 mod evaluation;
 pub mod files;
 mod instances;

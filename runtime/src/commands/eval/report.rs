@@ -2,7 +2,8 @@
 
 use report::{HeatMap, LineChart, Page, Picture, Table};
 
-use super::evaluation::{Evaluation, Identity, percent, share_rows};
+use super::class_figures::percent;
+use super::evaluation::{Evaluation, Identity};
 use super::sums::Sums;
 use super::worst::{FrameFigures, NUM_WORST, STRETCH, WorstFrame};
 
@@ -46,11 +47,13 @@ pub(super) fn report(
         section.preformatted(reference.text());
     }
     section.table(&as_table(evaluation.level_rows()).caption("Levels, 0 = finest"));
-    if let (Some(per_class), Some(confusion)) = (&evaluation.per_class, &evaluation.confusion) {
+    if let Some(rows) = evaluation.sequence_table() {
+        page.section("Sequences").table(&as_table(rows));
+    }
+    if let Some(confusion) = &evaluation.classes.confusion {
         let section = page.section("Classes");
-        section.table(&as_table(share_rows("class", per_class)));
-        if let Some(per_category) = &evaluation.per_category {
-            section.table(&as_table(share_rows("category", per_category)));
+        for rows in evaluation.classes.tables() {
+            section.table(&as_table(rows));
         }
         section.heat_map(&confusion_map(identity, confusion));
     }

@@ -88,7 +88,6 @@ pub(super) fn run(kind: DatasetKind, settings: &EvalFilesSettings, printer: Prin
         frames: counts.len(),
         label_space: &values.label_space,
         confusion,
-        has_categories: is_cityscapes,
         instances: instances.map(|instances| instances.result()),
         stq: None,
         truth_without_prediction: unused.len(),

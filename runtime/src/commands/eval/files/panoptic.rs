@@ -49,7 +49,6 @@ pub(super) fn run(settings: &EvalFilesSettings, printer: Printer) -> anyhow::Res
         frames: counts.len(),
         label_space: &label_space,
         confusion,
-        has_categories: false,
         instances: None,
         stq: Some(stq.result()),
         truth_without_prediction: unused.len(),
