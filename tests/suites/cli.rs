@@ -467,6 +467,45 @@ fn a_bank_meets_frames_of_another_label_space() {
 }
 
 #[test]
+fn eval_says_how_far_it_is_from_the_reference() {
+    let sandbox = Sandbox::new();
+    let camvid = street_dataset(sandbox.path("camvid"), "train", 2);
+    let named = sandbox.path("named");
+    let mut build = on_dataset(&sandbox, "bank build", ("camvid", &camvid), &tiny_model());
+    build.arg("--out").arg(&named).assert().code(0);
+    let mut eval = on_dataset(&sandbox, "eval", ("camvid", &camvid), &named);
+    let measured =
+        document(&eval.args(["--no-track", "--against-reference", "--json"]).assert().code(0).get_output().stdout);
+    let reference = &measured["reference"];
+    assert_eq!(reference["border_pixels"], 8);
+    let maps = reference["maps"].as_array().unwrap();
+    let names: Vec<&str> = maps.iter().map(|map| map["map"].as_str().unwrap()).collect();
+    assert_eq!(names, ["level 0", "level 1", "level 2", "classes"]);
+    for map in maps {
+        for (kind, least) in [("same_label", 0.0), ("reference_continued", 0.5)] {
+            let share = map[kind]["all"].as_f64().unwrap();
+            assert!((least..=1.0).contains(&share), "{kind}: {map}");
+        }
+        assert_eq!(map["matched"].is_null(), map["map"] == "classes");
+        if let Some(matched) = map["matched"]["all"].as_f64() {
+            assert!(matched >= map["same_label"]["all"].as_f64().unwrap(), "{map}");
+        }
+    }
+    for times in ["cluster_millis", "frame_millis"] {
+        assert!(reference[times]["reference"].as_f64().unwrap() > 0.0, "{reference}");
+    }
+    // What it calls the reference is what `--reference` measures.
+    let mut eval = on_dataset(&sandbox, "eval", ("camvid", &camvid), &named);
+    let alone = document(&eval.args(["--no-track", "--reference", "--json"]).assert().code(0).get_output().stdout);
+    assert_eq!((&alone["miou"], &alone["accuracy"]), (&reference["miou"], &reference["accuracy"]));
+    assert_eq!(alone["reference"], Value::Null);
+    for options in [&["--against-reference"][..], &["--against-reference", "--no-track", "--reference"]] {
+        let mut eval = on_dataset(&sandbox, "eval", ("camvid", &camvid), &named);
+        eval.args(options).assert().code(2).stderr(predicate::str::contains("--against-reference"));
+    }
+}
+
+#[test]
 fn own_names_live_in_the_model_folder() {
     let sandbox = Sandbox::new();
     let names = ["heaven", "house", "street", "little red car"];

@@ -34,6 +34,8 @@ pub(super) struct AgainstReference {
 struct MapAgreement {
     name: String,
     deployed: Agreement,
+    /// With borders twice as wide.
+    two_cells: Agreement,
     continued: Agreement,
 }
 
@@ -70,8 +72,19 @@ struct MapReport {
     same_label: SharesReport,
     /// The same after segments are paired one to one; null for classes.
     matched: Option<SharesReport>,
+    /// The same two cells and more away from borders.
+    two_cells: TwoCellsReport,
     /// The reference after twice the rounds against itself, paired in the same way.
     reference_continued: SharesReport,
+}
+
+/// Away from borders twice as wide.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct TwoCellsReport {
+    inside_share: Option<f64>,
+    /// Share of equal pixels, segments paired.
+    inside: Option<f64>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -143,6 +156,7 @@ impl AgainstReference {
         let maps = reference.iter().zip(maps_of(deployed, measured.is_some())).zip(continued);
         for (sums, (((reference, num_labels), (deployed_map, _)), (continued, _))) in self.maps.iter_mut().zip(maps) {
             sums.deployed.update(reference, &deployed_map, deployed.size.width, *num_labels)?;
+            sums.two_cells.update(reference, &deployed_map, deployed.size.width, *num_labels)?;
             sums.continued.update(reference, &continued, deployed.size.width, *num_labels)?;
         }
         self.frames += 1;
@@ -156,8 +170,10 @@ impl AgainstReference {
         self.border_pixels = (manifest.stride * plan.source.width).div_ceil(plan.content.width);
         let levels = (0..frame.levels.len()).map(|level| format!("level {level}"));
         let names = levels.chain(has_classes.then(|| "classes".to_owned()));
-        let agreement = || Agreement::new(self.border_pixels);
-        self.maps = names.map(|name| MapAgreement { name, deployed: agreement(), continued: agreement() }).collect();
+        let agreement = |cells: usize| Agreement::new(cells * self.border_pixels);
+        let map =
+            |name| MapAgreement { name, deployed: agreement(1), two_cells: agreement(2), continued: agreement(1) };
+        self.maps = names.map(map).collect();
         Ok(())
     }
 
@@ -190,13 +206,16 @@ impl MapAgreement {
     fn report(&self) -> MapReport {
         let AgreementResult { inside_share, same_label, matched } = self.deployed.result();
         let has_names = self.name == "classes";
-        let continued = self.continued.result();
+        let (continued, two_cells) = (self.continued.result(), self.two_cells.result());
+        // Classes have nothing to pair, so both are the same there.
+        let two_cells = TwoCellsReport { inside_share: two_cells.inside_share, inside: two_cells.matched.inside };
         MapReport {
+            two_cells,
             map: self.name.clone(),
             inside_share,
             same_label: SharesReport::of(same_label),
             matched: (!has_names).then(|| SharesReport::of(matched)),
-            reference_continued: SharesReport::of(if has_names { continued.same_label } else { continued.matched }),
+            reference_continued: SharesReport::of(continued.matched),
         }
     }
 }
@@ -231,17 +250,27 @@ impl ReferenceReport {
     /// For people.
     pub(super) fn text(&self) -> String {
         let percent = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{:.1}", 100.0 * value));
-        let heads = ["map", "inside, share %", "equal inside %", "near borders %", "all %", "same numbers, inside %"];
-        let mut rows =
-            vec![heads.into_iter().chain(["reference, twice the rounds: inside %"]).map(str::to_owned).collect()];
+        let heads = [
+            "map",
+            "inside: share %",
+            "equal %",
+            "near borders: equal %",
+            "all: equal %",
+            "two cells inside: share %",
+            "equal %",
+            "reference, twice the rounds: inside equal %",
+        ];
+        let mut rows = vec![heads.map(str::to_owned).to_vec()];
         for map in &self.maps {
             let shares = map.matched.as_ref().unwrap_or(&map.same_label);
+            let TwoCellsReport { inside_share, inside } = map.two_cells;
             let figures = [
                 map.inside_share,
                 shares.inside,
                 shares.borders,
                 shares.all,
-                map.same_label.inside,
+                inside_share,
+                inside,
                 map.reference_continued.inside,
             ];
             rows.push([map.map.clone()].into_iter().chain(figures.map(percent)).collect::<Vec<_>>());
