@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::EvaluationError;
+use crate::{ConfusionMatrix, EvaluationError};
 
 /// The value of pixels without class.
 const VOID: u8 = 255;
@@ -113,18 +113,58 @@ impl Stq {
         }
         self.check("ground truth", truth.train_ids)?;
         self.check("prediction", prediction.train_ids)?;
-        let mut counts = FrameCounts::new(&self.is_thing);
         // Label maps are flat: pixels are counted by stretches in which nothing changes.
         let mut truth_runs = (Runs::new(truth.train_ids), Runs::new(truth.instance_ids));
         let mut runs = (Runs::new(prediction.train_ids), Runs::new(prediction.instance_ids));
         let mut start = 0;
-        while start < expected {
-            let end = truth_runs.0.end_of(start).min(truth_runs.1.end_of(start));
-            let end = end.min(runs.0.end_of(start)).min(runs.1.end_of(start));
+        let stretches = std::iter::from_fn(|| {
+            if start == expected {
+                return None;
+            }
             let of_truth = (truth.train_ids[start], truth.instance_ids[start]);
             let of_prediction = (prediction.train_ids[start], prediction.instance_ids[start]);
-            counts.add(of_truth, of_prediction, (end - start) as u64);
-            start = end;
+            let end = truth_runs.0.end_of(start).min(truth_runs.1.end_of(start));
+            let end = end.min(runs.0.end_of(start)).min(runs.1.end_of(start));
+            Some((of_truth, of_prediction, end - std::mem::replace(&mut start, end)))
+        });
+        self.add_stretches(sequence, stretches);
+        Ok(())
+    }
+
+    /// As [`Stq::update`], for the bytes of panoptic maps of KITTI-STEP: train id (255 = void), and 256 · second +
+    /// third = instance. What is void has no instance, whatever the bytes say.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn update_panoptic(
+        &mut self,
+        sequence: &str,
+        truth: &[[u8; 3]],
+        prediction: &[[u8; 3]],
+    ) -> Result<(), EvaluationError> {
+        if truth.len() != prediction.len() {
+            return Err(EvaluationError::Length { expected: truth.len(), got: prediction.len() });
+        }
+        self.check_panoptic("ground truth", truth)?;
+        self.check_panoptic("prediction", prediction)?;
+        let label = |pixel: [u8; 3]| (pixel[0], u16::from_be_bytes([pixel[1], pixel[2]]));
+        let (mut truth_runs, mut runs) = (Runs::new(truth), Runs::new(prediction));
+        let mut start = 0;
+        let stretches = std::iter::from_fn(|| {
+            let of_truth = label(*truth.get(start)?);
+            let of_prediction = label(prediction[start]);
+            let end = truth_runs.end_of(start).min(runs.end_of(start));
+            Some((of_truth, of_prediction, end - std::mem::replace(&mut start, end)))
+        });
+        self.add_stretches(sequence, stretches);
+        Ok(())
+    }
+
+    /// Adds a frame as stretches: truth, prediction, pixels.
+    fn add_stretches(&mut self, sequence: &str, stretches: impl Iterator<Item = ((u8, u16), (u8, u16), usize)>) {
+        let mut counts = FrameCounts::new(&self.is_thing);
+        for (truth, prediction, pixels) in stretches {
+            counts.add(truth, prediction, pixels as u64);
         }
         let confusion_len = counts.confusion.len();
         // Not `entry` alone, which would need an owned name for every frame.
@@ -134,7 +174,27 @@ impl Stq {
         };
         sequence.frames += 1;
         sequence.add(&counts.confusion, counts.tubes);
-        Ok(())
+    }
+
+    fn check_panoptic(&self, map: &'static str, pixels: &[[u8; 3]]) -> Result<(), EvaluationError> {
+        let num_classes = self.is_thing.len();
+        let is_refused = |label: u8| usize::from(label) >= num_classes && label != VOID;
+        if !pixels.iter().fold(false, |any, &[label, _, _]| any | is_refused(label)) {
+            return Ok(());
+        }
+        let train_ids: Vec<u8> = pixels.iter().map(|pixel| pixel[0]).collect();
+        self.check(map, &train_ids)
+    }
+
+    /// The confusion matrix of the classes over all sequences.
+    ///
+    /// # Errors
+    /// Never: the number of classes was checked when this was made.
+    pub fn confusion(&self) -> Result<ConfusionMatrix, EvaluationError> {
+        let num_classes = self.is_thing.len();
+        let mut counts = vec![0; num_classes * (num_classes + 1)];
+        self.sequences.values().for_each(|sequence| add_all(&mut counts, &sequence.confusion));
+        ConfusionMatrix::of_counts(num_classes, counts)
     }
 
     fn check(&self, map: &'static str, train_ids: &[u8]) -> Result<(), EvaluationError> {

@@ -48,13 +48,13 @@ enum Measured<T> {
     Interrupted(Signal),
 }
 
-/// Measures each item by itself, several side by side. Fails with the first item's error, in their order, so that it is the
+/// Measures each item by itself, several side by side, each thread with memory of its own. Fails with the first item's error, in their order, so that it is the
 /// same for any number of threads.
-fn measure_all<I: Sync, T: Send>(
+fn measure_all<I: Sync, T: Send, M: Default>(
     items: &[I],
     settings: &EvalFilesSettings,
     printer: Printer,
-    measure: impl Fn(&I) -> anyhow::Result<T> + Sync,
+    measure: impl Fn(&mut M, &I) -> anyhow::Result<T> + Sync,
 ) -> anyhow::Result<Measured<T>> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let pool = rayon::ThreadPoolBuilder::new()
@@ -65,18 +65,18 @@ fn measure_all<I: Sync, T: Send>(
     let start = Instant::now();
     let progress = Mutex::new(ImageProgress::new(printer, &settings.dataset, items.len() as u64));
     // `None` once the user has asked to stop.
-    let measure_one = |item: &I| -> Option<anyhow::Result<T>> {
+    let measure_one = |memory: &mut M, item: &I| -> Option<anyhow::Result<T>> {
         if signals.received().is_some() {
             return None;
         }
-        let measured = measure(item);
+        let measured = measure(memory, item);
         // A lock is poisoned only by a panic, which has ended everything anyway.
         if let Ok(mut progress) = progress.lock() {
             progress.step();
         }
         Some(measured)
     };
-    let measured: Vec<_> = pool.install(|| items.par_iter().map(measure_one).collect());
+    let measured: Vec<_> = pool.install(|| items.par_iter().map_init(M::default, measure_one).collect());
     drop(progress);
     if let Some(signal) = signals.received() {
         return Ok(Measured::Interrupted(signal));
