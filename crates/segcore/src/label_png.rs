@@ -208,21 +208,26 @@ fn undo_paeth<const BYTES: usize>(differences: &[u8], above: &[u8], row: &mut [u
     let mut at = first;
     while at < row.len() {
         let end = (at + BLOCK).min(row.len());
-        if end == at + BLOCK && differences[at..end] == [0; BLOCK] {
-            // Where the pixel before is what is above it, the one above is predicted: the row repeats the one above, and so
-            // on to the end of the block.
-            if row[at - BYTES..at] == above[at - BYTES..at] {
-                row[at..end].copy_from_slice(&above[at..end]);
-                at = end;
-                continue;
-            }
-            // Where the row above does not change, the pixel before is predicted.
-            if above[at..end] == above[at - BYTES..end - BYTES] {
-                for at in at..end {
-                    row[at] = row[at - BYTES];
+        // Arrays, so that they are compared with a few instructions.
+        if let (Some([0, ..]), Some(&ahead)) = (differences.get(at..), above.get(at..).and_then(<[u8]>::first_chunk)) {
+            let ahead: [u8; BLOCK] = ahead;
+            if differences[at..].first_chunk() == Some(&[0; BLOCK]) {
+                // Where the pixel before is what is above it, the one above is predicted: the row repeats the one above,
+                // and so on to the end of the block.
+                let before: Option<&[u8; BYTES]> = row[at - BYTES..].first_chunk();
+                if before == above[at - BYTES..].first_chunk() {
+                    row[at..end].copy_from_slice(&ahead);
+                    at = end;
+                    continue;
                 }
-                at = end;
-                continue;
+                // Where the row above does not change, the pixel before is predicted.
+                if above[at - BYTES..].first_chunk() == Some(&ahead) {
+                    for at in at..end {
+                        row[at] = row[at - BYTES];
+                    }
+                    at = end;
+                    continue;
+                }
             }
         }
         for at in at..end {
