@@ -87,7 +87,9 @@ impl CityscapesValues {
 /// Train id of an instance, by its value in `instanceIds`, label id · 1000 + number; `None` where that is no instance or
 /// one of a class that is not evaluated. As in the benchmark, 1000 itself is none.
 pub(crate) fn class_of_instance(value: u16) -> Option<usize> {
+    if value <= 1000 {
+        return None;
+    }
     let label_id = usize::from(value / 1000);
-    let train_id = LABEL_ID_OF_CLASS.iter().position(|&id| id == label_id)?;
-    Some(train_id).filter(|_| value > 1000)
+    LABEL_ID_OF_CLASS.iter().position(|&id| id == label_id)
 }

@@ -47,12 +47,7 @@ impl TryFrom<StoredMatrix> for ConfusionMatrix {
     type Error = EvaluationError;
 
     fn try_from(stored: StoredMatrix) -> Result<Self, EvaluationError> {
-        let empty = Self::new(stored.num_classes)?;
-        let (expected, got) = (empty.counts.len(), stored.counts.len());
-        if got != expected {
-            return Err(EvaluationError::Counts { num_classes: stored.num_classes, expected, got });
-        }
-        Ok(Self { num_classes: stored.num_classes, counts: stored.counts })
+        Self::of_counts(stored.num_classes, stored.counts)
     }
 }
 
@@ -79,6 +74,15 @@ impl ConfusionMatrix {
             return Err(EvaluationError::ClassCount { got: num_classes });
         }
         Ok(Self { num_classes, counts: vec![0; num_classes * (num_classes + 1)] })
+    }
+
+    /// A matrix of counts made elsewhere, `[num_classes, num_classes + 1]`.
+    pub(crate) fn of_counts(num_classes: usize, counts: Vec<u64>) -> Result<Self, EvaluationError> {
+        let (expected, got) = (Self::new(num_classes)?.counts.len(), counts.len());
+        if got != expected {
+            return Err(EvaluationError::Counts { num_classes, expected, got });
+        }
+        Ok(Self { num_classes, counts })
     }
 
     /// Number of classes.

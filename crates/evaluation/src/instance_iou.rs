@@ -10,6 +10,7 @@ use crate::cityscapes_labels::{
 };
 use crate::exact_sum::ExactSum;
 use crate::label_pairs::LabelPairs;
+use crate::runs::Runs;
 
 /// iTP / (iTP + FP + iFN) of the Cityscapes classes and categories that have instances. iTP and iFN are the pixels of true
 /// instances, each weighted with the mean size of its class over the size of its instance, so that small instances count
@@ -167,22 +168,29 @@ fn instances(
     // Where an instance is in the list, by its value; what no instance has is 0.
     let mut place = vec![0u32; 1 << 16];
     // A run at a time: most of an image is no instance at all, and a row of one is a few runs.
+    let (mut runs, mut predicted_runs) = (Runs::new(instance_ids), Runs::new(prediction));
     let mut start = 0;
-    for run in instance_ids.chunk_by(|a, b| a == b) {
-        let (value, end) = (run[0], start + run.len());
-        let predicted = &prediction[std::mem::replace(&mut start, end)..end];
-        let Some(class) = class_of_instance(value) else { continue };
+    while start < instance_ids.len() {
+        let value = instance_ids[start];
+        let end = runs.end_of(start);
+        let Some(class) = class_of_instance(value) else {
+            start = end;
+            continue;
+        };
         if place[usize::from(value)] == 0 {
             instances.push((value, Instance::default()));
             place[usize::from(value)] = instances.len() as u32;
         }
         let (_, instance) = &mut instances[place[usize::from(value)] as usize - 1];
-        instance.pixels += run.len() as u64;
-        for same in predicted.chunk_by(|a, b| a == b) {
-            let (train_id, category) = (train_ids[usize::from(same[0])], categories[usize::from(same[0])]);
-            instance.right_class += if usize::from(train_id) == class { same.len() as u64 } else { 0 };
+        instance.pixels += (end - start) as u64;
+        while start < end {
+            let same_end = predicted_runs.end_of(start).min(end);
+            let predicted = usize::from(prediction[start]);
+            let pixels = (same_end - std::mem::replace(&mut start, same_end)) as u64;
+            let category = categories[predicted];
             let is_right = category != NONE && usize::from(category) == CATEGORY_OF_CLASS[class];
-            instance.right_category += if is_right { same.len() as u64 } else { 0 };
+            instance.right_class += if usize::from(train_ids[predicted]) == class { pixels } else { 0 };
+            instance.right_category += if is_right { pixels } else { 0 };
         }
     }
     instances.sort_unstable_by_key(|&(value, _)| value);

@@ -64,6 +64,11 @@ impl LabelPairs {
         Ok(())
     }
 
+    /// Forgets everything, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.counts.fill(0);
+    }
+
     /// Number of pixels of value `truth` that have the value `prediction`.
     pub fn count(&self, truth: u8, prediction: u8) -> u64 {
         self.counts[index(truth, prediction)]

@@ -35,6 +35,7 @@ mod overlap;
 mod rand_index;
 mod region_f;
 mod regions;
+mod runs;
 mod stq;
 mod thinning;
 mod threshold_means;

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::EvaluationError;
+use crate::runs::Runs;
+use crate::{ConfusionMatrix, EvaluationError};
 
 /// The value of pixels without class.
 const VOID: u8 = 255;
@@ -111,20 +112,66 @@ impl Stq {
         if let Some(&got) = lengths.iter().find(|&&length| length != expected) {
             return Err(EvaluationError::Length { expected, got });
         }
-        self.check("ground truth", truth.train_ids)?;
-        self.check("prediction", prediction.train_ids)?;
-        let mut counts = FrameCounts::new(&self.is_thing);
         // Label maps are flat: pixels are counted by stretches in which nothing changes.
         let mut truth_runs = (Runs::new(truth.train_ids), Runs::new(truth.instance_ids));
         let mut runs = (Runs::new(prediction.train_ids), Runs::new(prediction.instance_ids));
         let mut start = 0;
-        while start < expected {
-            let end = truth_runs.0.end_of(start).min(truth_runs.1.end_of(start));
-            let end = end.min(runs.0.end_of(start)).min(runs.1.end_of(start));
+        let stretches = std::iter::from_fn(|| {
+            if start == expected {
+                return None;
+            }
             let of_truth = (truth.train_ids[start], truth.instance_ids[start]);
             let of_prediction = (prediction.train_ids[start], prediction.instance_ids[start]);
-            counts.add(of_truth, of_prediction, (end - start) as u64);
-            start = end;
+            let end = truth_runs.0.end_of(start).min(truth_runs.1.end_of(start));
+            let end = end.min(runs.0.end_of(start)).min(runs.1.end_of(start));
+            Some((of_truth, of_prediction, end - std::mem::replace(&mut start, end)))
+        });
+        let added = self.add_stretches(sequence, stretches);
+        added.map_err(|refused| self.label_error(refused, truth.train_ids.iter(), prediction.train_ids.iter()))
+    }
+
+    /// As [`Stq::update`], for the bytes of panoptic maps of KITTI-STEP: train id (255 = void), and 256 · second +
+    /// third = instance. What is void has no instance, whatever the bytes say.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn update_panoptic(
+        &mut self,
+        sequence: &str,
+        truth: &[[u8; 3]],
+        prediction: &[[u8; 3]],
+    ) -> Result<(), EvaluationError> {
+        if truth.len() != prediction.len() {
+            return Err(EvaluationError::Length { expected: truth.len(), got: prediction.len() });
+        }
+        let label = |pixel: [u8; 3]| (pixel[0], u16::from_be_bytes([pixel[1], pixel[2]]));
+        let (mut truth_runs, mut runs) = (Runs::new(truth), Runs::new(prediction));
+        let mut start = 0;
+        let stretches = std::iter::from_fn(|| {
+            let of_truth = label(*truth.get(start)?);
+            let of_prediction = label(prediction[start]);
+            let end = truth_runs.end_of(start).min(runs.end_of(start));
+            Some((of_truth, of_prediction, end - std::mem::replace(&mut start, end)))
+        });
+        let added = self.add_stretches(sequence, stretches);
+        added.map_err(|refused| {
+            self.label_error(refused, truth.iter().map(|pixel| &pixel[0]), prediction.iter().map(|pixel| &pixel[0]))
+        })
+    }
+
+    /// Adds a frame as stretches: truth, prediction, pixels. Fails, and adds nothing, at train ids of truth and prediction
+    /// one of which is no class.
+    fn add_stretches(
+        &mut self,
+        sequence: &str,
+        stretches: impl Iterator<Item = ((u8, u16), (u8, u16), usize)>,
+    ) -> Result<(), (u8, u8)> {
+        let mut counts = FrameCounts::new(&self.is_thing);
+        for (truth, prediction, pixels) in stretches {
+            if self.is_refused(truth.0) || self.is_refused(prediction.0) {
+                return Err((truth.0, prediction.0));
+            }
+            counts.add(truth, prediction, pixels as u64);
         }
         let confusion_len = counts.confusion.len();
         // Not `entry` alone, which would need an owned name for every frame.
@@ -137,16 +184,35 @@ impl Stq {
         Ok(())
     }
 
-    fn check(&self, map: &'static str, train_ids: &[u8]) -> Result<(), EvaluationError> {
+    /// The confusion matrix of the classes over all sequences.
+    ///
+    /// # Errors
+    /// Never: the number of classes was checked when this was made.
+    pub fn confusion(&self) -> Result<ConfusionMatrix, EvaluationError> {
         let num_classes = self.is_thing.len();
-        let is_refused = |label: u8| usize::from(label) >= num_classes && label != VOID;
-        // Without leaving early, so that it is done many pixels at a time.
-        if !train_ids.iter().fold(false, |any, &label| any | is_refused(label)) {
-            return Ok(());
-        }
-        let index = train_ids.iter().position(|&label| is_refused(label)).unwrap_or(0);
-        let (label, last_class) = (train_ids[index], num_classes - 1);
-        Err(EvaluationError::Label { map, index, label, last_class, ignore: VOID })
+        let mut counts = vec![0; num_classes * (num_classes + 1)];
+        self.sequences.values().for_each(|sequence| add_all(&mut counts, &sequence.confusion));
+        ConfusionMatrix::of_counts(num_classes, counts)
+    }
+
+    fn is_refused(&self, label: u8) -> bool {
+        usize::from(label) >= self.is_thing.len() && label != VOID
+    }
+
+    /// The error of a pair of train ids one of which is no class, with its first place.
+    fn label_error<'a>(
+        &self,
+        (truth_label, label): (u8, u8),
+        mut truth: impl Iterator<Item = &'a u8>,
+        mut prediction: impl Iterator<Item = &'a u8>,
+    ) -> EvaluationError {
+        let (map, label, index) = if self.is_refused(truth_label) {
+            ("ground truth", truth_label, truth.position(|&other| other == truth_label))
+        } else {
+            ("prediction", label, prediction.position(|&other| other == label))
+        };
+        let last_class = self.is_thing.len() - 1;
+        EvaluationError::Label { map, index: index.unwrap_or(0), label, last_class, ignore: VOID }
     }
 
     /// Adds everything that `other` has seen. A sequence that both have seen is one sequence.
@@ -276,36 +342,6 @@ impl<'a> FrameCounts<'a> {
             *self.tubes.entry(pair).or_default() += pixels;
         }
     }
-}
-
-/// The stretches of equal values of a map.
-struct Runs<'a, T> {
-    values: &'a [T],
-    /// End of the stretch looked at last.
-    end: usize,
-}
-
-impl<'a, T: Copy + Eq> Runs<'a, T> {
-    fn new(values: &'a [T]) -> Self {
-        Self { values, end: 0 }
-    }
-
-    /// One past the stretch that `start` is in, for `start`s that do not decrease.
-    fn end_of(&mut self, start: usize) -> usize {
-        if self.end <= start {
-            self.end = start + run_length(&self.values[start..]);
-        }
-        self.end
-    }
-}
-
-/// How many values at the beginning are equal.
-fn run_length<T: Copy + Eq>(values: &[T]) -> usize {
-    let Some(&first) = values.first() else { return 0 };
-    let (blocks, _) = values.as_chunks::<16>();
-    let blocks = blocks.iter().take_while(|&&block| block == [first; 16]).count();
-    let rest = &values[16 * blocks..];
-    16 * blocks + rest.iter().position(|&value| value != first).unwrap_or(rest.len())
 }
 
 /// What is written: the fields, not yet checked against each other.

@@ -16,6 +16,8 @@ pub mod image;
 #[cfg(feature = "image-io")]
 pub mod image_io;
 pub mod label_mapping;
+#[cfg(feature = "image-io")]
+pub mod label_png;
 pub mod label_space;
 pub mod preprocess;
 pub mod refine;

@@ -37,7 +37,7 @@ pub(super) fn run(settings: &EvalFilesSettings, printer: Printer) -> anyhow::Res
     let thresholds = Thresholds::new(settings.thresholds).context("--thresholds")?;
     let (images, unused_truth) = pair(find_truth(&settings.truth)?, find_predictions(&settings.prediction)?, settings)?;
     tell_unused(unused_truth, images.len() + unused_truth, printer);
-    let counts = match measure_all(&images, settings, printer, |image| image.measure(&thresholds))? {
+    let counts = match measure_all(&images, settings, printer, |(), image: &Image| image.measure(&thresholds))? {
         Measured::All(counts) => counts,
         Measured::Interrupted(signal) => return Ok(Outcome::Interrupted(signal)),
     };

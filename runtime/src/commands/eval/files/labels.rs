@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use datasets::DatasetKind;
 use evaluation::{CityscapesValues, ConfusionMatrix, InstanceIou, LabelPairs};
 use segcore::image::ImageSize;
-use segcore::image_io::{read_gray8, read_gray16};
+use segcore::label_png::LabelReader;
 use segcore::label_space::{CLASSES_FILE, ClassTable, IGNORE, LabelSpace};
 
 use super::super::super::Outcome;
@@ -32,6 +32,15 @@ struct Values {
     /// Train id of each value, 255 = no class; `None` for a value that must not occur.
     truth: [Option<u8>; 256],
     prediction: [Option<u8>; 256],
+}
+
+/// Memory of a thread, used for image after image.
+#[derive(Default)]
+struct Memory {
+    truth: LabelReader,
+    prediction: LabelReader,
+    instances: LabelReader,
+    pairs: LabelPairs,
 }
 
 /// What one image adds.
@@ -71,7 +80,7 @@ pub(super) fn run(kind: DatasetKind, settings: &EvalFilesSettings, printer: Prin
     tell_unused(unused.len(), pairs.len() + unused.len(), printer);
 
     let with_instances = is_cityscapes && have_instances(&pairs, printer)?;
-    let measure = |pair: &Pair| values.measure(pair, with_instances, settings.train_ids);
+    let measure = |memory: &mut Memory, pair: &Pair| values.measure(memory, pair, with_instances, settings.train_ids);
     let counts = match measure_all(&pairs, settings, printer, measure)? {
         Measured::All(counts) => counts,
         Measured::Interrupted(signal) => return Ok(Outcome::Interrupted(signal)),
@@ -218,36 +227,44 @@ impl Values {
     }
 
     /// Reads the files of an image and counts.
-    fn measure(&self, pair: &Pair, with_instances: bool, predicts_train_ids: bool) -> anyhow::Result<Counts> {
-        let truth = read_gray8(&pair.truth)?;
-        let mut prediction = read_gray8(&pair.prediction)?;
-        check_size(&pair.prediction, prediction.size, truth.size, &pair.truth)?;
-        let pairs = LabelPairs::of(&truth.pixels, &prediction.pixels)?;
+    fn measure(
+        &self,
+        memory: &mut Memory,
+        pair: &Pair,
+        with_instances: bool,
+        predicts_train_ids: bool,
+    ) -> anyhow::Result<Counts> {
+        let Memory { truth, prediction, instances, pairs } = memory;
+        let (size, truth) = truth.gray8(&pair.truth)?;
+        let (got, prediction) = prediction.gray8(&pair.prediction)?;
+        check_size(&pair.prediction, got, size, &pair.truth)?;
+        pairs.clear();
+        pairs.add(truth, prediction)?;
         if let Some((value, _, _)) = pairs.iter().find(|&(t, ..)| self.truth[usize::from(t)].is_none()) {
-            return Err(wrong_value(&pair.truth, truth.size, &truth.pixels, value, &self.truth));
+            return Err(wrong_value(&pair.truth, size, truth, value, &self.truth));
         }
         if let Some((_, value, _)) = pairs.iter().find(|&(_, p, _)| self.prediction[usize::from(p)].is_none()) {
-            return Err(wrong_value(&pair.prediction, prediction.size, &prediction.pixels, value, &self.prediction));
+            return Err(wrong_value(&pair.prediction, size, prediction, value, &self.prediction));
         }
         let ids = |values: &[Option<u8>; 256]| values.map(|id| id.unwrap_or(IGNORE));
         let mut confusion = ConfusionMatrix::new(self.label_space.num_classes())?;
-        confusion.update_pairs(&pairs, &ids(&self.truth), &ids(&self.prediction));
-        let instances = with_instances.then(|| -> anyhow::Result<InstanceIou> {
-            let path = instance_file(&pair.truth);
-            let instance_ids = read_gray16(&path)?;
-            check_size(&path, instance_ids.size, truth.size, &pair.truth)?;
-            let mut instances = InstanceIou::new(CityscapesValues::LabelIds);
-            if predicts_train_ids {
-                // What is no class becomes a label that is not evaluated.
-                let label_ids = self.label_ids();
-                prediction.pixels.iter_mut().for_each(|value| *value = label_ids[usize::from(*value)]);
-                instances.update(&truth.pixels, &prediction.pixels, &instance_ids.pixels)?;
-            } else {
-                instances.update_pairs(&pairs, &prediction.pixels, &instance_ids.pixels)?;
-            }
-            Ok(instances)
-        });
-        Ok(Counts { confusion, instances: instances.transpose()? })
+        confusion.update_pairs(pairs, &ids(&self.truth), &ids(&self.prediction));
+        if !with_instances {
+            return Ok(Counts { confusion, instances: None });
+        }
+        let path = instance_file(&pair.truth);
+        let (got, instance_ids) = instances.gray16(&path)?;
+        check_size(&path, got, size, &pair.truth)?;
+        let mut instances = InstanceIou::new(CityscapesValues::LabelIds);
+        if predicts_train_ids {
+            // What is no class becomes a label that is not evaluated.
+            let label_ids = self.label_ids();
+            let prediction: Vec<u8> = prediction.iter().map(|&value| label_ids[usize::from(value)]).collect();
+            instances.update(truth, &prediction, instance_ids)?;
+        } else {
+            instances.update_pairs(pairs, prediction, instance_ids)?;
+        }
+        Ok(Counts { confusion, instances: Some(instances) })
     }
 
     /// Label id of each train id; 0, `unlabeled`, where there is none.

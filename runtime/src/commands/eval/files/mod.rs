@@ -8,7 +8,7 @@ mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
@@ -48,13 +48,13 @@ enum Measured<T> {
     Interrupted(Signal),
 }
 
-/// Measures each item by itself, several side by side. Fails with the first item's error, in their order, so that it is the
+/// Measures each item by itself, several side by side, each thread with memory of its own. Fails with the first item's error, in their order, so that it is the
 /// same for any number of threads.
-fn measure_all<I: Sync, T: Send>(
+fn measure_all<I: Sync, T: Send, M: Default + Send>(
     items: &[I],
     settings: &EvalFilesSettings,
     printer: Printer,
-    measure: impl Fn(&I) -> anyhow::Result<T> + Sync,
+    measure: impl Fn(&mut M, &I) -> anyhow::Result<T> + Sync,
 ) -> anyhow::Result<Measured<T>> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let pool = rayon::ThreadPoolBuilder::new()
@@ -64,12 +64,19 @@ fn measure_all<I: Sync, T: Send>(
         .map_err(|error| PipelineError::Spawn { source: std::io::Error::other(error) })?;
     let start = Instant::now();
     let progress = Mutex::new(ImageProgress::new(printer, &settings.dataset, items.len() as u64));
+    // As many as threads; not `map_init`, which makes new ones whenever work is divided.
+    let memories = Mutex::new(Vec::new());
     // `None` once the user has asked to stop.
     let measure_one = |item: &I| -> Option<anyhow::Result<T>> {
         if signals.received().is_some() {
             return None;
         }
-        let measured = measure(item);
+        let mut memory =
+            memories.lock().ok().and_then(|mut memories: MutexGuard<'_, Vec<M>>| memories.pop()).unwrap_or_default();
+        let measured = measure(&mut memory, item);
+        if let Ok(mut memories) = memories.lock() {
+            memories.push(memory);
+        }
         // A lock is poisoned only by a panic, which has ended everything anyway.
         if let Ok(mut progress) = progress.lock() {
             progress.step();

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use anyhow::ensure;
-use datasets::{PanopticMap, read_panoptic_png};
-use evaluation::{ConfusionMatrix, PanopticLabels, Stq};
-use segcore::label_space::{IGNORE, LabelSpace};
+use anyhow::{bail, ensure};
+use datasets::read_panoptic_png;
+use evaluation::Stq;
+use segcore::label_png::LabelReader;
+use segcore::label_space::LabelSpace;
 
 use super::super::super::Outcome;
 use super::report::{Figures, report};
@@ -18,10 +19,11 @@ use crate::settings::EvalFilesSettings;
 /// Train ids of the classes whose instances KITTI-STEP follows: person and car.
 const FOLLOWED: [usize; 2] = [11, 13];
 
-/// What one frame adds.
-struct Counts {
-    confusion: ConfusionMatrix,
-    stq: Stq,
+/// Memory of a thread, used for frame after frame.
+#[derive(Default)]
+struct Memory {
+    truth: LabelReader,
+    prediction: LabelReader,
 }
 
 pub(super) fn run(settings: &EvalFilesSettings, printer: Printer) -> anyhow::Result<Outcome> {
@@ -35,20 +37,18 @@ pub(super) fn run(settings: &EvalFilesSettings, printer: Printer) -> anyhow::Res
 
     let label_space = LabelSpace::cityscapes_19();
     let is_thing: Vec<bool> = (0..label_space.num_classes()).map(|class| FOLLOWED.contains(&class)).collect();
-    let empty = Counts { confusion: ConfusionMatrix::new(label_space.num_classes())?, stq: Stq::new(&is_thing)? };
-    let counts = match measure_all(&pairs, settings, printer, |pair| measure(pair, &empty))? {
-        Measured::All(counts) => counts,
+    let empty = Stq::new(&is_thing)?;
+    let measure = |memory: &mut Memory, pair: &Pair| measure(memory, pair, &empty);
+    let frames = match measure_all(&pairs, settings, printer, measure)? {
+        Measured::All(frames) => frames,
         Measured::Interrupted(signal) => return Ok(Outcome::Interrupted(signal)),
     };
-    let Counts { mut confusion, mut stq } = empty;
-    for counts in &counts {
-        confusion.merge(&counts.confusion)?;
-        stq.merge(&counts.stq)?;
-    }
+    let mut stq = empty.clone();
+    frames.iter().try_for_each(|frame| stq.merge(frame))?;
     let figures = Figures {
-        frames: counts.len(),
+        frames: frames.len(),
         label_space: &label_space,
-        confusion,
+        confusion: stq.confusion()?,
         instances: None,
         stq: Some(stq.result()),
         truth_without_prediction: unused.len(),
@@ -71,7 +71,7 @@ fn check_sequences(pairs: &[Pair], unused: &BTreeMap<String, PathBuf>) -> anyhow
             n => format!(" and {n} more frames"),
         };
         let sequence = sequence_of(first);
-        anyhow::bail!(
+        bail!(
             "sequence {sequence}: expected a prediction for each of its frames, found none for {first}{others}; STQ needs \
              whole sequences: predict these frames, or take the sequence out of both folders"
         );
@@ -79,16 +79,18 @@ fn check_sequences(pairs: &[Pair], unused: &BTreeMap<String, PathBuf>) -> anyhow
     Ok(())
 }
 
-fn measure(pair: &Pair, empty: &Counts) -> anyhow::Result<Counts> {
-    let truth = read_panoptic_png(&pair.truth)?;
-    let prediction = read_panoptic_png(&pair.prediction)?;
-    check_size(&pair.prediction, prediction.size, truth.size, &pair.truth)?;
-    let Counts { mut confusion, mut stq } = Counts { confusion: empty.confusion.clone(), stq: empty.stq.clone() };
-    confusion.update(&truth.train_ids, &prediction.train_ids, IGNORE)?;
-    stq.update(sequence_of(&pair.key), labels(&truth), labels(&prediction))?;
-    Ok(Counts { confusion, stq })
-}
-
-fn labels(map: &PanopticMap) -> PanopticLabels<'_> {
-    PanopticLabels { train_ids: &map.train_ids, instance_ids: &map.instance_ids }
+/// Reads both maps of a frame and counts; `empty` knows the classes.
+fn measure(memory: &mut Memory, pair: &Pair, empty: &Stq) -> anyhow::Result<Stq> {
+    let Memory { truth, prediction } = memory;
+    let (size, truth) = truth.rgb8(&pair.truth)?;
+    let (got, prediction) = prediction.rgb8(&pair.prediction)?;
+    check_size(&pair.prediction, got, size, &pair.truth)?;
+    let mut stq = empty.clone();
+    if stq.update_panoptic(sequence_of(&pair.key), truth, prediction).is_err() {
+        // A value that is no train id; this says which and where.
+        read_panoptic_png(&pair.truth)?;
+        read_panoptic_png(&pair.prediction)?;
+        bail!("{}: cannot be measured against {}", pair.prediction.display(), pair.truth.display());
+    }
+    Ok(stq)
 }
