@@ -75,7 +75,7 @@ pub enum BackendArg {
     Auto,
     /// Embedded, pure Rust.
     Cpu,
-    /// ONNX Runtime (not compiled into this version).
+    /// ONNX Runtime, opened at run time (`cargo xtask deps onnxruntime`, or HSG_ONNXRUNTIME names the library).
     #[value(name = "onnxruntime")]
     OnnxRuntime,
     /// NVIDIA TensorRT (not compiled into this version).

@@ -10,6 +10,7 @@ mod ci;
 mod libtorch;
 mod lints;
 mod mpi;
+mod onnxruntime;
 mod process;
 mod suites;
 
@@ -42,7 +43,7 @@ enum Chore {
     Ci,
     /// Install what a part of the project needs: into .deps/, or (mpi) as packages of the system.
     #[command(
-        after_help = "Examples:\n  cargo xtask deps libtorch\n  cargo xtask deps mpi        says what it installs; needs root"
+        after_help = "Examples:\n  cargo xtask deps libtorch\n  cargo xtask deps onnxruntime\n  cargo xtask deps mpi        says what it installs; needs root"
     )]
     Deps {
         /// What to install.
@@ -85,6 +86,9 @@ enum Chore {
 enum Dependency {
     /// The CPU-only libtorch that the trainer and the tests link.
     Libtorch,
+    /// The library behind `--backend onnxruntime`, out of its Python wheel.
+    #[value(name = "onnxruntime")]
+    OnnxRuntime,
     /// Open MPI and libclang from apt, for training in several processes on CPUs (cargo feature `mpi`).
     Mpi,
 }
@@ -95,6 +99,9 @@ fn main() -> ExitCode {
         Chore::Ci => ci::run(),
         Chore::Deps { what: Dependency::Libtorch } => {
             libtorch::ensure().map(|place| println!("libtorch is in {}", place.display()))
+        }
+        Chore::Deps { what: Dependency::OnnxRuntime } => {
+            onnxruntime::ensure().map(|library| println!("ONNX Runtime is {}", library.display()))
         }
         Chore::Deps { what: Dependency::Mpi } => mpi::install(),
         Chore::CheckArrows => arrows::check(),
