@@ -11,7 +11,6 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::Value;
 
-use crate::libtorch::pip;
 use crate::process::{cargo, program, workspace};
 
 /// numpy 2.4 took away a function that cityscapesScripts 2.3.0 calls.
@@ -75,15 +74,7 @@ struct Run {
 pub fn run(options: &Options) -> Result<()> {
     cargo().args(["build", "--release", "-p", "runtime", "--bin", "hsg"]).run("build hsg")?;
     let deps = workspace().join(".deps");
-    let packages = deps.join("parity");
-    if !packages.join("cityscapesscripts").is_dir() || !packages.join("numpy").is_dir() {
-        fs::create_dir_all(&deps).with_context(|| format!("could not create {}", deps.display()))?;
-        pip(&deps)?
-            .args(["install", "--quiet", "--target"])
-            .arg(&packages)
-            .args(PACKAGES)
-            .run("install the oracles")?;
-    }
+    let python = python(&deps.join("parity"))?;
     let work = deps.join("parity-files");
     if work.exists() {
         fs::remove_dir_all(&work).with_context(|| format!("could not remove {}", work.display()))?;
@@ -91,11 +82,10 @@ pub fn run(options: &Options) -> Result<()> {
     let mut num_different = 0;
     for seed in ["1", "2"] {
         let made = work.join(format!("made-{seed}"));
-        let maker = program("python3").arg("tests/fixtures/parity/make.py").arg(&made).arg(seed);
-        maker.env("PYTHONPATH", &packages).output("make label maps")?;
+        program(&python).arg("tests/fixtures/parity/make.py").arg(&made).arg(seed).output("make label maps")?;
         for (comparison, folder) in [(&CITYSCAPES, "cityscapes"), (&STQ, "kitti")] {
             let (truth, prediction) = (made.join(folder).join("truth"), made.join(folder).join("prediction"));
-            num_different += comparison.compare(&packages, &truth, &prediction, &format!("made-up maps {seed}"))?;
+            num_different += comparison.compare(&python, &truth, &prediction, &format!("made-up maps {seed}"))?;
         }
     }
     for (comparison, files) in [(&CITYSCAPES, cityscapes_files()), (&STQ, stq_files())] {
@@ -107,17 +97,31 @@ pub fn run(options: &Options) -> Result<()> {
             (work.join(comparison.dataset).join("truth"), work.join(comparison.dataset).join("pred"));
         copy(&files.truth, &truth, files.name, 1)?;
         copy(&files.prediction, &prediction, files.name, 1)?;
-        num_different += comparison.compare(&packages, &truth, &prediction, "street data")?;
+        num_different += comparison.compare(&python, &truth, &prediction, "street data")?;
         if let Some(runs) = options.time {
             // A few files are over before a clock has seen them.
             copy(&files.truth, &truth, files.name, files.copies)?;
             copy(&files.prediction, &prediction, files.name, files.copies)?;
-            comparison.time(&packages, &truth, &prediction, runs.max(1))?;
+            comparison.time(&python, &truth, &prediction, runs.max(1))?;
         }
     }
     fs::remove_dir_all(&work).with_context(|| format!("could not remove {}", work.display()))?;
     ensure!(num_different == 0, "{num_different} comparisons found other figures: they stand above");
     Ok(())
+}
+
+/// The Python of a virtual environment in `folder` that has the packages. Not pip's `--target`: cityscapesScripts brings a
+/// module `typing` for Python 2, which must not come before Python's own.
+fn python(folder: &Path) -> Result<PathBuf> {
+    let python = folder.join("bin/python");
+    if !program(&python).args(["-c", "import cityscapesscripts, numpy, PIL"]).works() {
+        ensure!(
+            program("python3").args(["-m", "venv", "--clear"]).arg(folder).works(),
+            "python3 has no working venv: apt-get install -y python3-venv"
+        );
+        program(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES).run("install the oracles")?;
+    }
+    Ok(python)
 }
 
 /// Files of the street data: (path, name) to be copied, and how they are called in copy number N.
@@ -180,8 +184,8 @@ fn copy(files: &[(PathBuf, String)], folder: &Path, name: fn(&str, usize) -> Str
 
 impl Comparison {
     /// Prints whether both programs have the same figures; 1 when not.
-    fn compare(&self, packages: &Path, truth: &Path, prediction: &Path, what: &str) -> Result<usize> {
-        let (ours, theirs) = (self.ours(truth, prediction, None)?, self.theirs(packages, truth, prediction)?);
+    fn compare(&self, python: &Path, truth: &Path, prediction: &Path, what: &str) -> Result<usize> {
+        let (ours, theirs) = (self.ours(truth, prediction, None)?, self.theirs(python, truth, prediction)?);
         let (mut compared, mut largest) = (0, 0.0f64);
         let mut differences = Vec::new();
         for (ours_at, theirs_at) in self.keys {
@@ -206,10 +210,10 @@ impl Comparison {
     }
 
     /// Prints what both programs take, run in turn.
-    fn time(&self, packages: &Path, truth: &Path, prediction: &Path, runs: usize) -> Result<()> {
+    fn time(&self, python: &Path, truth: &Path, prediction: &Path, runs: usize) -> Result<()> {
         let mut all: [Vec<Run>; 3] = [Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..runs {
-            all[0].push(self.theirs(packages, truth, prediction)?);
+            all[0].push(self.theirs(python, truth, prediction)?);
             all[1].push(self.ours(truth, prediction, Some("1"))?);
             all[2].push(self.ours(truth, prediction, None)?);
         }
@@ -246,9 +250,9 @@ impl Comparison {
         Ok(Run { figures, inside: inside.with_context(|| format!("hsg says no time: {messages}"))?, whole })
     }
 
-    fn theirs(&self, packages: &Path, truth: &Path, prediction: &Path) -> Result<Run> {
-        let mut command = Command::new("python3");
-        command.arg(workspace().join(self.script)).arg(truth).arg(prediction).env("PYTHONPATH", packages);
+    fn theirs(&self, python: &Path, truth: &Path, prediction: &Path) -> Result<Run> {
+        let mut command = Command::new(python);
+        command.arg(workspace().join(self.script)).arg(truth).arg(prediction);
         let (text, _, whole) = timed(command)?;
         let figures: Value =
             serde_json::from_str(&text).with_context(|| format!("{}: not JSON: {text}", self.script))?;
