@@ -1,12 +1,12 @@
 //! How two maps of 8-bit labels share the pixels: all that measures of labels look at.
 
 use crate::EvaluationError;
+use crate::runs::{BLOCK, are_equal};
 
 /// Number of values a label can have.
 const NUM_VALUES: usize = 256;
 
-/// Pixels that are looked at together.
-const LARGE: usize = 64;
+/// Pixels that are looked at together where a block is more than one pair.
 const SMALL: usize = 16;
 
 /// Number of pixels of each pair (value of the truth, value of the prediction) in one image, or in several.
@@ -45,13 +45,13 @@ impl LabelPairs {
             return Err(EvaluationError::Length { expected: truth.len(), got: prediction.len() });
         }
         // Label maps are flat: most blocks are one pair, and mostly that of the block before.
-        let (truth_blocks, truth_rest) = truth.as_chunks::<LARGE>();
-        let (blocks, rest) = prediction.as_chunks::<LARGE>();
+        let (truth_blocks, truth_rest) = truth.as_chunks::<BLOCK>();
+        let (blocks, rest) = prediction.as_chunks::<BLOCK>();
         let mut run = (0u8, 0u8);
         let mut length = 0u64;
         for (t, p) in truth_blocks.iter().zip(blocks) {
-            if *t == [run.0; LARGE] && *p == [run.1; LARGE] {
-                length += LARGE as u64;
+            if are_equal(t, &[run.0; BLOCK]) && are_equal(p, &[run.1; BLOCK]) {
+                length += BLOCK as u64;
                 continue;
             }
             for (t, p) in t.as_chunks::<SMALL>().0.iter().zip(p.as_chunks::<SMALL>().0) {

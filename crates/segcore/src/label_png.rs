@@ -167,7 +167,7 @@ fn inflate(pieces: &[&[u8]], output: &mut [u8]) -> Option<()> {
 }
 
 /// Bytes that are looked at together.
-const BLOCK: usize = 32;
+const BLOCK: usize = 64;
 
 /// Each byte is a difference to that of the pixel before.
 fn undo_sub<const BYTES: usize>(differences: &[u8], row: &mut [u8]) {
@@ -204,7 +204,7 @@ fn undo_paeth<const BYTES: usize>(differences: &[u8], above: &[u8], row: &mut [u
     undo_up(&differences[..first], &above[..first], &mut row[..first]);
     let mut at = first;
     while at < row.len() {
-        let zeros_end = at + equal_bytes(&differences[at..], &[0; BLOCK]);
+        let zeros_end = at + zeros(&differences[at..]);
         // Where the pixel before is what is above it, the one above is predicted: without differences the row repeats the
         // one above, and so on.
         if zeros_end - at >= SHORT && row[at - BYTES..at] == above[at - BYTES..at] {
@@ -238,11 +238,12 @@ fn undo_paeth<const BYTES: usize>(differences: &[u8], above: &[u8], row: &mut [u
 /// Stretches of fewer bytes are not worth a look at what they repeat.
 const SHORT: usize = 12;
 
-/// How many bytes at the beginning are those of `block`, again and again.
-fn equal_bytes(bytes: &[u8], block: &[u8; BLOCK]) -> usize {
-    let blocks = bytes.as_chunks::<BLOCK>().0;
-    let equal = BLOCK * blocks.iter().take_while(|&other| other == block).count();
-    equal + bytes[equal..].iter().zip(block).take_while(|(a, b)| a == b).count()
+/// How many bytes at the beginning are 0.
+fn zeros(bytes: &[u8]) -> usize {
+    // Not `==`, which calls a function for blocks of this size.
+    let is_zero = |block: &&[u8; BLOCK]| block.iter().fold(0, |any, byte| any | byte) == 0;
+    let zeros = BLOCK * bytes.as_chunks().0.iter().take_while(is_zero).count();
+    zeros + bytes[zeros..].iter().take_while(|&&byte| byte == 0).count()
 }
 
 fn paeth(before: u8, above: u8, above_before: u8) -> u8 {
