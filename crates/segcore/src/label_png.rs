@@ -171,12 +171,21 @@ const BLOCK: usize = 64;
 
 /// Each byte is a difference to that of the pixel before.
 fn undo_sub<const BYTES: usize>(differences: &[u8], row: &mut [u8]) {
+    let (differences, row) = (differences.as_chunks::<BYTES>().0, row.as_chunks_mut::<BYTES>().0);
     let mut before = [0u8; BYTES];
-    for (pixel, difference) in row.as_chunks_mut::<BYTES>().0.iter_mut().zip(differences.as_chunks::<BYTES>().0) {
-        for channel in 0..BYTES {
-            before[channel] = before[channel].wrapping_add(difference[channel]);
+    let mut at = 0;
+    while at < row.len() {
+        let end = at + zeros(differences[at..].as_flattened()) / BYTES;
+        row[at..end].fill(before);
+        at = end;
+        // The first difference that is one.
+        if let (Some(pixel), Some(difference)) = (row.get_mut(at), differences.get(at)) {
+            for channel in 0..BYTES {
+                before[channel] = before[channel].wrapping_add(difference[channel]);
+            }
+            *pixel = before;
+            at += 1;
         }
-        *pixel = before;
     }
 }
 
@@ -214,11 +223,12 @@ fn undo_paeth<const BYTES: usize>(differences: &[u8], above: &[u8], row: &mut [u
         }
         // Where the row above does not change, the pixel before is predicted.
         if zeros_end - at >= SHORT {
-            let above = &above[at - BYTES..zeros_end];
-            let flat = above.iter().zip(&above[BYTES..]).take_while(|(a, b)| a == b).count();
+            let flat = equal_bytes(&above[at - BYTES..zeros_end - BYTES], &above[at..zeros_end]);
             let end = at + flat;
-            for at in at..end {
-                row[at] = row[at - BYTES];
+            if let Some(&before) = row[at - BYTES..].first_chunk::<BYTES>() {
+                let (pixels, rest) = row[at..end].as_chunks_mut::<BYTES>();
+                pixels.fill(before);
+                rest.copy_from_slice(&before[..rest.len()]);
             }
             if flat > 0 {
                 at = end;
@@ -237,6 +247,13 @@ fn undo_paeth<const BYTES: usize>(differences: &[u8], above: &[u8], row: &mut [u
 
 /// Stretches of fewer bytes are not worth a look at what they repeat.
 const SHORT: usize = 12;
+
+/// How many bytes at the beginning are equal; both have the same length.
+fn equal_bytes(a: &[u8], b: &[u8]) -> usize {
+    let are_equal = |(a, b): &(&[u8; BLOCK], &[u8; BLOCK])| a.iter().zip(*b).fold(0, |any, (a, b)| any | (a ^ b)) == 0;
+    let equal = BLOCK * a.as_chunks().0.iter().zip(b.as_chunks().0).take_while(are_equal).count();
+    equal + a[equal..].iter().zip(&b[equal..]).take_while(|(a, b)| a == b).count()
+}
 
 /// How many bytes at the beginning are 0.
 fn zeros(bytes: &[u8]) -> usize {
