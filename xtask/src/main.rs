@@ -11,6 +11,7 @@ mod libtorch;
 mod lints;
 mod mpi;
 mod onnxruntime;
+mod parity;
 mod process;
 mod suites;
 
@@ -73,6 +74,11 @@ enum Chore {
                             --device cuda"
     )]
     BenchTrain(bench_train::Options),
+    /// Compare the measures of `hsg eval files` with the programs whose figures they equal (fetched from PyPI into .deps/).
+    #[command(
+        after_help = "Examples:\n  cargo xtask parity\n  cargo xtask parity --time      how long both sides take, too"
+    )]
+    Parity(parity::Options),
     /// Run the trainer (also: cargo hsg-train); fetches libtorch first.
     #[command(disable_help_flag = true, after_help = "Example: cargo hsg-train train --help")]
     HsgTrain {
@@ -109,6 +115,7 @@ fn main() -> ExitCode {
         // One fixture is written by our own code so far; `bless` is the name that stays when there are more.
         Chore::TinyModel | Chore::Bless => write_tiny_model(),
         Chore::BenchEdges { image } => bench_edges::run(image.as_deref()),
+        Chore::Parity(options) => parity::run(&options),
         Chore::BenchTrain(options) => bench_train::run(&options),
         Chore::HsgTrain { arguments } => hsg_train(&arguments),
     };

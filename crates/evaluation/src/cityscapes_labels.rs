@@ -84,12 +84,16 @@ impl CityscapesValues {
     }
 }
 
-/// Train id of an instance, by its value in `instanceIds`, label id · 1000 + number; `None` where that is no instance or
-/// one of a class that is not evaluated. As in the benchmark, 1000 itself is none.
-pub(crate) fn class_of_instance(value: u16) -> Option<usize> {
-    if value <= 1000 {
+/// The values that instances can have in `instanceIds`, label id · 1000 + number: those of label ids 24 to 33.
+pub(crate) const INSTANCE_VALUES: std::ops::Range<u16> = 24_000..34_000;
+
+/// Train id of an instance and the mean number of pixels of its class, by its value in `instanceIds`; `None` where that is no
+/// instance or one of a class that is not evaluated.
+pub(crate) fn class_of_instance(value: u16) -> Option<(usize, f64)> {
+    if !INSTANCE_VALUES.contains(&value) {
         return None;
     }
     let label_id = usize::from(value / 1000);
-    LABEL_ID_OF_CLASS.iter().position(|&id| id == label_id)
+    let train_id = LABEL_ID_OF_CLASS.iter().position(|&id| id == label_id)?;
+    MEAN_INSTANCE_PIXELS[train_id].map(|mean_pixels| (train_id, mean_pixels))
 }

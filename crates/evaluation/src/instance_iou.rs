@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 use crate::EvaluationError;
 use crate::category_iou::mean_of_existing;
 use crate::cityscapes_labels::{
-    CATEGORY_OF_CLASS, CityscapesValues, MEAN_INSTANCE_PIXELS, NONE, NUM_CATEGORIES, NUM_CLASSES, class_of_instance,
+    CATEGORY_OF_CLASS, CityscapesValues, INSTANCE_VALUES, MEAN_INSTANCE_PIXELS, NONE, NUM_CATEGORIES, NUM_CLASSES,
+    class_of_instance,
 };
 use crate::exact_sum::ExactSum;
 use crate::label_pairs::LabelPairs;
-use crate::runs::Runs;
+use crate::runs::{Label, Runs};
 
 /// iTP / (iTP + FP + iFN) of the Cityscapes classes and categories that have instances. iTP and iFN are the pixels of true
 /// instances, each weighted with the mean size of its class over the size of its instance, so that small instances count
@@ -69,10 +70,11 @@ impl InstanceIou {
     /// # Errors
     /// When the lengths differ. Nothing is added then.
     pub fn update(&mut self, truth: &[u8], prediction: &[u8], instance_ids: &[u16]) -> Result<(), EvaluationError> {
-        self.update_pairs(&LabelPairs::of(truth, prediction)?, prediction, instance_ids)
+        self.add(&LabelPairs::of(truth, prediction)?, prediction, instance_ids, |id| id)
     }
 
-    /// As [`InstanceIou::update`], where the pairs of the labels are counted already.
+    /// As [`InstanceIou::update`], where the pairs of the labels are counted already, with the instances as big-endian
+    /// bytes, as PNG files have them.
     ///
     /// # Errors
     /// As there.
@@ -80,15 +82,24 @@ impl InstanceIou {
         &mut self,
         pairs: &LabelPairs,
         prediction: &[u8],
-        instance_ids: &[u16],
+        instance_ids: &[[u8; 2]],
+    ) -> Result<(), EvaluationError> {
+        self.add(pairs, prediction, instance_ids, u16::from_be_bytes)
+    }
+
+    fn add<L: Label>(
+        &mut self,
+        pairs: &LabelPairs,
+        prediction: &[u8],
+        instance_ids: &[L],
+        value: impl Fn(L) -> u16,
     ) -> Result<(), EvaluationError> {
         if instance_ids.len() != prediction.len() {
             return Err(EvaluationError::Length { expected: instance_ids.len(), got: prediction.len() });
         }
         let (train_ids, categories) = (self.values.train_ids(), self.values.categories());
-        for (value, instance) in instances(prediction, instance_ids, &train_ids, &categories) {
-            let Some(class) = class_of_instance(value) else { continue };
-            let Some(mean_pixels) = MEAN_INSTANCE_PIXELS[class] else { continue };
+        for (value, instance) in instances(prediction, instance_ids, value, &train_ids, &categories) {
+            let Some((class, mean_pixels)) = class_of_instance(value) else { continue };
             let weight = mean_pixels / instance.pixels as f64;
             self.classes[class].add(instance.right_class, instance.pixels, weight);
             self.categories[CATEGORY_OF_CLASS[class]].add(instance.right_category, instance.pixels, weight);
@@ -158,30 +169,32 @@ impl Sums {
 }
 
 /// The instances of an image with their values, sorted by them.
-fn instances(
+fn instances<L: Label>(
     prediction: &[u8],
-    instance_ids: &[u16],
+    instance_ids: &[L],
+    value: impl Fn(L) -> u16,
     train_ids: &[u8; 256],
     categories: &[u8; 256],
 ) -> Vec<(u16, Instance)> {
     let mut instances: Vec<(u16, Instance)> = Vec::new();
-    // Where an instance is in the list, by its value; what no instance has is 0.
-    let mut place = vec![0u32; 1 << 16];
+    // One more than where an instance is in the list, by its value.
+    let mut places = vec![0u32; INSTANCE_VALUES.len()];
     // A run at a time: most of an image is no instance at all, and a row of one is a few runs.
     let (mut runs, mut predicted_runs) = (Runs::new(instance_ids), Runs::new(prediction));
     let mut start = 0;
     while start < instance_ids.len() {
-        let value = instance_ids[start];
+        let value = value(instance_ids[start]);
         let end = runs.end_of(start);
-        let Some(class) = class_of_instance(value) else {
+        let Some((class, _)) = class_of_instance(value) else {
             start = end;
             continue;
         };
-        if place[usize::from(value)] == 0 {
+        let place = &mut places[usize::from(value - INSTANCE_VALUES.start)];
+        if *place == 0 {
             instances.push((value, Instance::default()));
-            place[usize::from(value)] = instances.len() as u32;
+            *place = instances.len() as u32;
         }
-        let (_, instance) = &mut instances[place[usize::from(value)] as usize - 1];
+        let (_, instance) = &mut instances[*place as usize - 1];
         instance.pixels += (end - start) as u64;
         while start < end {
             let same_end = predicted_runs.end_of(start).min(end);

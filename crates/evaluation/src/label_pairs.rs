@@ -1,9 +1,13 @@
 //! How two maps of 8-bit labels share the pixels: all that measures of labels look at.
 
 use crate::EvaluationError;
+use crate::runs::{BLOCK, are_equal};
 
 /// Number of values a label can have.
 const NUM_VALUES: usize = 256;
+
+/// Pixels that are looked at together where a block is more than one pair.
+const SMALL: usize = 16;
 
 /// Number of pixels of each pair (value of the truth, value of the prediction) in one image, or in several.
 ///
@@ -40,27 +44,30 @@ impl LabelPairs {
         if truth.len() != prediction.len() {
             return Err(EvaluationError::Length { expected: truth.len(), got: prediction.len() });
         }
-        let (truth_blocks, truth_rest) = truth.as_chunks::<16>();
-        let (blocks, rest) = prediction.as_chunks::<16>();
         // Label maps are flat: most blocks are one pair, and mostly that of the block before.
+        let (truth_blocks, truth_rest) = truth.as_chunks::<BLOCK>();
+        let (blocks, rest) = prediction.as_chunks::<BLOCK>();
         let mut run = (0u8, 0u8);
         let mut length = 0u64;
         for (t, p) in truth_blocks.iter().zip(blocks) {
-            if *t == [run.0; 16] && *p == [run.1; 16] {
-                length += 16;
-            } else if *t == [t[0]; 16] && *p == [p[0]; 16] {
-                self.counts[index(run.0, run.1)] += length;
-                (run, length) = ((t[0], p[0]), 16);
-            } else {
-                for (&t, &p) in t.iter().zip(p) {
-                    self.counts[index(t, p)] += 1;
+            if are_equal(t, &[run.0; BLOCK]) && are_equal(p, &[run.1; BLOCK]) {
+                length += BLOCK as u64;
+                continue;
+            }
+            for (t, p) in t.as_chunks::<SMALL>().0.iter().zip(p.as_chunks::<SMALL>().0) {
+                if *t == [t[0]; SMALL] && *p == [p[0]; SMALL] {
+                    if run != (t[0], p[0]) {
+                        self.counts[index(run.0, run.1)] += length;
+                        (run, length) = ((t[0], p[0]), 0);
+                    }
+                    length += SMALL as u64;
+                } else {
+                    t.iter().zip(p).for_each(|(&t, &p)| self.counts[index(t, p)] += 1);
                 }
             }
         }
         self.counts[index(run.0, run.1)] += length;
-        for (&t, &p) in truth_rest.iter().zip(rest) {
-            self.counts[index(t, p)] += 1;
-        }
+        truth_rest.iter().zip(rest).for_each(|(&t, &p)| self.counts[index(t, p)] += 1);
         Ok(())
     }
 

@@ -18,7 +18,6 @@ pub struct LabelReader {
     /// Rows as the file has them: a filter's number, then differences.
     filtered: Vec<u8>,
     bytes: Vec<u8>,
-    values: Vec<u16>,
 }
 
 /// What a file should hold, by the numbers in its header.
@@ -50,25 +49,21 @@ impl LabelReader {
         Ok((size, &self.bytes))
     }
 
-    /// Size and values, `[height, width]`, of a 16-bit grey PNG.
+    /// Size and values, `[height, width]`, big-endian as the file has them, of a 16-bit grey PNG.
     ///
     /// # Errors
     /// As [`read_gray16`].
-    pub fn gray16(&mut self, path: &Path) -> Result<(ImageSize, &[u16]), ImageFileError> {
+    pub fn gray16(&mut self, path: &Path) -> Result<(ImageSize, &[[u8; 2]]), ImageFileError> {
         let size = match self.read_plain::<2>(path, GRAY_16) {
-            Some(size) => {
-                let (pixels, _) = self.bytes.as_chunks::<2>();
-                self.values.clear();
-                self.values.extend(pixels.iter().map(|&pixel| u16::from_be_bytes(pixel)));
-                size
-            }
+            Some(size) => size,
             None => {
                 let map = read_gray16(path)?;
-                self.values = map.pixels;
+                self.bytes.clear();
+                self.bytes.extend(map.pixels.iter().flat_map(|value| value.to_be_bytes()));
                 map.size
             }
         };
-        Ok((size, &self.values))
+        Ok((size, self.bytes.as_chunks::<2>().0))
     }
 
     /// Size and channels, `[height, width, 3]`, of an 8-bit RGB PNG.
@@ -153,6 +148,8 @@ fn header(content: &[u8], layout: Layout) -> Option<ImageSize> {
 /// Fills `output` exactly with what the pieces of a zlib stream hold; `None` when they hold something else.
 fn inflate(pieces: &[&[u8]], output: &mut [u8]) -> Option<()> {
     let mut decompressor = fdeflate::Decompressor::new();
+    // As the general decoder: each chunk has a sum of its own, which was right.
+    decompressor.ignore_adler32();
     let mut filled = 0;
     for (index, piece) in pieces.iter().enumerate() {
         let mut input = *piece;
@@ -170,16 +167,25 @@ fn inflate(pieces: &[&[u8]], output: &mut [u8]) -> Option<()> {
 }
 
 /// Bytes that are looked at together.
-const BLOCK: usize = 32;
+const BLOCK: usize = 64;
 
 /// Each byte is a difference to that of the pixel before.
 fn undo_sub<const BYTES: usize>(differences: &[u8], row: &mut [u8]) {
+    let (differences, row) = (differences.as_chunks::<BYTES>().0, row.as_chunks_mut::<BYTES>().0);
     let mut before = [0u8; BYTES];
-    for (pixel, difference) in row.as_chunks_mut::<BYTES>().0.iter_mut().zip(differences.as_chunks::<BYTES>().0) {
-        for channel in 0..BYTES {
-            before[channel] = before[channel].wrapping_add(difference[channel]);
+    let mut at = 0;
+    while at < row.len() {
+        let end = at + zeros(differences[at..].as_flattened()) / BYTES;
+        row[at..end].fill(before);
+        at = end;
+        // The first difference that is one.
+        if let (Some(pixel), Some(difference)) = (row.get_mut(at), differences.get(at)) {
+            for channel in 0..BYTES {
+                before[channel] = before[channel].wrapping_add(difference[channel]);
+            }
+            *pixel = before;
+            at += 1;
         }
-        *pixel = before;
     }
 }
 
@@ -207,35 +213,54 @@ fn undo_paeth<const BYTES: usize>(differences: &[u8], above: &[u8], row: &mut [u
     undo_up(&differences[..first], &above[..first], &mut row[..first]);
     let mut at = first;
     while at < row.len() {
-        let end = (at + BLOCK).min(row.len());
-        // Arrays, so that they are compared with a few instructions.
-        if let (Some([0, ..]), Some(&ahead)) = (differences.get(at..), above.get(at..).and_then(<[u8]>::first_chunk)) {
-            let ahead: [u8; BLOCK] = ahead;
-            if differences[at..].first_chunk() == Some(&[0; BLOCK]) {
-                // Where the pixel before is what is above it, the one above is predicted: the row repeats the one above,
-                // and so on to the end of the block.
-                let before: Option<&[u8; BYTES]> = row[at - BYTES..].first_chunk();
-                if before == above[at - BYTES..].first_chunk() {
-                    row[at..end].copy_from_slice(&ahead);
-                    at = end;
-                    continue;
-                }
-                // Where the row above does not change, the pixel before is predicted.
-                if above[at - BYTES..].first_chunk() == Some(&ahead) {
-                    for at in at..end {
-                        row[at] = row[at - BYTES];
-                    }
-                    at = end;
-                    continue;
-                }
+        let zeros_end = at + zeros(&differences[at..]);
+        // Where the pixel before is what is above it, the one above is predicted: without differences the row repeats the
+        // one above, and so on.
+        if zeros_end - at >= SHORT && row[at - BYTES..at] == above[at - BYTES..at] {
+            row[at..zeros_end].copy_from_slice(&above[at..zeros_end]);
+            at = zeros_end;
+            continue;
+        }
+        // Where the row above does not change, the pixel before is predicted.
+        if zeros_end - at >= SHORT {
+            let flat = equal_bytes(&above[at - BYTES..zeros_end - BYTES], &above[at..zeros_end]);
+            let end = at + flat;
+            if let Some(&before) = row[at - BYTES..].first_chunk::<BYTES>() {
+                let (pixels, rest) = row[at..end].as_chunks_mut::<BYTES>();
+                pixels.fill(before);
+                rest.copy_from_slice(&before[..rest.len()]);
+            }
+            if flat > 0 {
+                at = end;
+                continue;
             }
         }
+        // To the first difference that is one; in a long stretch without, until it begins to repeat something.
+        let end = if zeros_end - at >= SHORT { at + 1 } else { (zeros_end + 1).min(row.len()) };
         for at in at..end {
             let predicted = paeth(row[at - BYTES], above[at], above[at - BYTES]);
             row[at] = differences[at].wrapping_add(predicted);
         }
         at = end;
     }
+}
+
+/// Stretches of fewer bytes are not worth a look at what they repeat.
+const SHORT: usize = 12;
+
+/// How many bytes at the beginning are equal; both have the same length.
+fn equal_bytes(a: &[u8], b: &[u8]) -> usize {
+    let are_equal = |(a, b): &(&[u8; BLOCK], &[u8; BLOCK])| a.iter().zip(*b).fold(0, |any, (a, b)| any | (a ^ b)) == 0;
+    let equal = BLOCK * a.as_chunks().0.iter().zip(b.as_chunks().0).take_while(are_equal).count();
+    equal + a[equal..].iter().zip(&b[equal..]).take_while(|(a, b)| a == b).count()
+}
+
+/// How many bytes at the beginning are 0.
+fn zeros(bytes: &[u8]) -> usize {
+    // Not `==`, which calls a function for blocks of this size.
+    let is_zero = |block: &&[u8; BLOCK]| block.iter().fold(0, |any, byte| any | byte) == 0;
+    let zeros = BLOCK * bytes.as_chunks().0.iter().take_while(is_zero).count();
+    zeros + bytes[zeros..].iter().take_while(|&&byte| byte == 0).count()
 }
 
 fn paeth(before: u8, above: u8, above_before: u8) -> u8 {
@@ -334,7 +359,9 @@ mod tests {
             write(&path, png::ColorType::Grayscale, png::BitDepth::Sixteen, gray16.0, &gray16.1);
             prop_assert!(reader.read_plain::<2>(&path, GRAY_16).is_some());
             let map = read_gray16(&path).unwrap();
-            prop_assert_eq!(reader.gray16(&path).unwrap(), (map.size, &map.pixels[..]));
+            let (size, values) = reader.gray16(&path).unwrap();
+            let values: Vec<u16> = values.iter().map(|&value| u16::from_be_bytes(value)).collect();
+            prop_assert_eq!((size, values), (map.size, map.pixels));
 
             write(&path, png::ColorType::Rgb, png::BitDepth::Eight, rgb8.0, &rgb8.1);
             prop_assert!(reader.read_plain::<3>(&path, RGB_8).is_some());

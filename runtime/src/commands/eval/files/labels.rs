@@ -260,7 +260,7 @@ impl Values {
             // What is no class becomes a label that is not evaluated.
             let label_ids = self.label_ids();
             let prediction: Vec<u8> = prediction.iter().map(|&value| label_ids[usize::from(value)]).collect();
-            instances.update(truth, &prediction, instance_ids)?;
+            instances.update_pairs(&LabelPairs::of(truth, &prediction)?, &prediction, instance_ids)?;
         } else {
             instances.update_pairs(pairs, prediction, instance_ids)?;
         }
