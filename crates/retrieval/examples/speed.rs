@@ -47,7 +47,12 @@ fn options() -> Result<Options> {
             "noise" => options.noise = value.parse()?,
             "probes" => options.probes = value.split(',').map(str::parse).collect::<std::result::Result<_, _>>()?,
             "faiss" => options.faiss = Some(value.into()),
-            _ => return Err(format!("{key}: expected prototypes, queries, dimension, rounds, data, noise, probes or faiss").into()),
+            _ => {
+                return Err(format!(
+                    "{key}: expected prototypes, queries, dimension, rounds, data, noise, probes or faiss"
+                )
+                .into());
+            }
         }
     }
     Ok(options)
@@ -269,8 +274,11 @@ fn main() -> Result<()> {
     }
     drop(builder);
 
-    let mut searches: Vec<(String, usize, Search)> =
-        banks[..3].iter().enumerate().map(|(bank, (name, _))| (format!("exact, {name}"), bank, Search::Exact)).collect();
+    let mut searches: Vec<(String, usize, Search)> = banks[..3]
+        .iter()
+        .enumerate()
+        .map(|(bank, (name, _))| (format!("exact, {name}"), bank, Search::Exact))
+        .collect();
     searches.push(("exact, int8 in lists".to_owned(), 3, Search::Exact));
     for &probes in &options.probes {
         searches.push((format!("approximate, int8, {probes} probes"), 3, Search::Approximate { probes }));
@@ -314,11 +322,15 @@ fn main() -> Result<()> {
             row.millis.push(faiss.search()?);
         }
     }
-    println!("\n{:<32}{:>10}{:>20}{:>9}{:>14}{:>12}", "search", "median ms", "least … most", "ratio", "same label", "same 20");
+    println!(
+        "\n{:<32}{:>10}{:>20}{:>9}{:>14}{:>12}",
+        "search", "median ms", "least … most", "ratio", "same label", "same 20"
+    );
     let yardstick = rows[2].median();
     for row in &rows {
         let (least, most) = row.millis.iter().fold((f64::MAX, 0.0f64), |(a, b), v| (a.min(*v), b.max(*v)));
-        let shares = row.agreement.map_or((String::new(), String::new()), |(a, b)| (format!("{a:.4}"), format!("{b:.4}")));
+        let shares =
+            row.agreement.map_or((String::new(), String::new()), |(a, b)| (format!("{a:.4}"), format!("{b:.4}")));
         println!(
             "{:<32}{:>10.2}{:>20}{:>9.2}{:>14}{:>12}",
             row.name,

@@ -632,7 +632,8 @@ impl Scratch {
             let has_direction = norm.is_finite() && norm > 1e-12;
             let scale = if has_direction { 1.0 / norm } else { 0.0 };
             self.is_asked.push(has_direction);
-            self.unit.extend(query.iter().map(|value| if has_direction { (f64::from(*value) * scale) as f32 } else { 0.0 }));
+            self.unit
+                .extend(query.iter().map(|value| if has_direction { (f64::from(*value) * scale) as f32 } else { 0.0 }));
         }
         pack_tiles(&self.unit, dimension, &mut self.tiles);
     }

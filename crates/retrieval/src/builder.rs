@@ -137,9 +137,9 @@ impl BankBuilder {
         bytes.extend_from_slice(&(encoded.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&encoded);
         pad(&mut bytes);
-        let rows = indices.iter().map(|&index| {
-            (index != NONE).then(|| &self.vectors[index as usize * self.dimension..][..self.dimension])
-        });
+        let rows = indices
+            .iter()
+            .map(|&index| (index != NONE).then(|| &self.vectors[index as usize * self.dimension..][..self.dimension]));
         append_panels(&mut bytes, storage, self.dimension, rows);
         pad(&mut bytes);
         bytes.extend_from_slice(&self.labels);
@@ -149,7 +149,12 @@ impl BankBuilder {
             pad(&mut bytes);
             bytes.extend(list_ends.iter().flat_map(|end| end.to_le_bytes()));
             pad(&mut bytes);
-            append_panels(&mut bytes, Storage::F32, self.dimension, lists.centroids.chunks_exact(self.dimension).map(Some));
+            append_panels(
+                &mut bytes,
+                Storage::F32,
+                self.dimension,
+                lists.centroids.chunks_exact(self.dimension).map(Some),
+            );
         }
         let hash = Sha256::digest(&bytes);
         bytes[HASH_RANGE].copy_from_slice(&hash);

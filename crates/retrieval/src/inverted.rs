@@ -179,8 +179,7 @@ impl Centroids {
             work.reservoirs.resize_with(num_queries, Reservoir::default);
         }
         work.reservoirs[..num_queries].iter_mut().for_each(Reservoir::clear);
-        let mut sink =
-            LargestSink { k: probes, thresholds: &mut work.thresholds, reservoirs: &mut work.reservoirs };
+        let mut sink = LargestSink { k: probes, thresholds: &mut work.thresholds, reservoirs: &mut work.reservoirs };
         dispatch(Products {
             tiles,
             num_queries,

@@ -1,8 +1,7 @@
 //! How prototypes lie in a bank: in panels of sixteen, which a search streams from the file as they are.
 //!
 //! A panel is `[dimension, PANEL]`: the first values of all its prototypes, then the second ones, so that sixteen products
-//! are made at once without moving anything. Of 8-bit integers four successive values of a prototype lie together
-//! (`[⌈dimension / 4⌉, PANEL, 4]`, filled up with 0), which makes 32-bit words of them. Numbers are little-endian.
+//! are made at once without moving anything. Numbers are little-endian.
 
 use half::f16;
 
@@ -10,9 +9,6 @@ use crate::Storage;
 
 /// Prototypes of one panel.
 pub(crate) const PANEL: usize = 16;
-
-/// Values of one prototype that share a word of an 8-bit panel.
-const QUAD: usize = 4;
 
 /// Panels of prototypes in their stored form. The place of a prototype, panel · PANEL + lane, is its slot.
 #[derive(Clone, Copy)]
@@ -28,7 +24,7 @@ pub(crate) fn panel_bytes(storage: Storage, dimension: usize) -> Option<usize> {
     match storage {
         Storage::F32 => dimension.checked_mul(4 * PANEL),
         Storage::F16 => dimension.checked_mul(2 * PANEL),
-        Storage::Int8 => dimension.div_ceil(QUAD).checked_mul(QUAD * PANEL),
+        Storage::Int8 => dimension.checked_mul(PANEL),
     }
 }
 
@@ -61,8 +57,8 @@ pub(crate) fn pack_halves(values: impl Iterator<Item = f16>, lane: usize, panel:
 
 /// The same for 8-bit integers.
 pub(crate) fn pack_integers(values: impl Iterator<Item = i8>, lane: usize, panel: &mut [u8]) {
-    for (index, value) in values.enumerate() {
-        panel[(index / QUAD * PANEL + lane) * QUAD + index % QUAD] = value.cast_unsigned();
+    for (value, row) in values.zip(panel.chunks_exact_mut(PANEL)) {
+        row[lane] = value.cast_unsigned();
     }
 }
 
@@ -79,42 +75,20 @@ impl<'a> Panels<'a> {
         Self { bytes: &self.bytes[range.start * self.stride()..range.end * self.stride()], ..*self }
     }
 
-    /// Writes one panel as `[dimension, PANEL]` floats, each prototype times its `factor`.
+    /// Writes one panel as `[dimension, PANEL]` floats. Flat loops: of loops over rows the compiler makes gathers.
     #[inline(always)]
-    pub(crate) fn unpack(storage: Storage, panel: &[u8], factors: &[f32; PANEL], out: &mut [f32]) {
-        let (rows, _) = out.as_chunks_mut::<PANEL>();
+    pub(crate) fn unpack(storage: Storage, panel: &[u8], out: &mut [f32]) {
         match storage {
             Storage::F32 => {
                 let (words, _) = panel.as_chunks::<4>();
-                let (stored, _) = words.as_chunks::<PANEL>();
-                for (row, stored) in rows.iter_mut().zip(stored) {
-                    for lane in 0..PANEL {
-                        row[lane] = f32::from_le_bytes(stored[lane]) * factors[lane];
-                    }
-                }
+                out.iter_mut().zip(words).for_each(|(out, word)| *out = f32::from_le_bytes(*word));
             }
             Storage::F16 => {
                 let (words, _) = panel.as_chunks::<2>();
-                let (stored, _) = words.as_chunks::<PANEL>();
-                for (row, stored) in rows.iter_mut().zip(stored) {
-                    for lane in 0..PANEL {
-                        row[lane] = half_to_float(u16::from_le_bytes(stored[lane])) * factors[lane];
-                    }
-                }
+                out.iter_mut().zip(words).for_each(|(out, word)| *out = half_to_float(u16::from_le_bytes(*word)));
             }
             Storage::Int8 => {
-                let (words, _) = panel.as_chunks::<QUAD>();
-                let (stored, _) = words.as_chunks::<PANEL>();
-                for (rows, stored) in rows.chunks_mut(QUAD).zip(stored) {
-                    for (place, row) in rows.iter_mut().enumerate() {
-                        let up = 24 - 8 * place as u32;
-                        for lane in 0..PANEL {
-                            // The byte moves to the top and back, which keeps its sign.
-                            let value = ((u32::from_le_bytes(stored[lane]) << up).cast_signed() >> 24) as f32;
-                            row[lane] = value * factors[lane];
-                        }
-                    }
-                }
+                out.iter_mut().zip(panel).for_each(|(out, byte)| *out = f32::from(byte.cast_signed()));
             }
         }
     }
@@ -142,11 +116,8 @@ impl<'a> Panels<'a> {
                 }
             }
             Storage::Int8 => {
-                let (words, _) = panel.as_chunks::<QUAD>();
-                for (query, row) in query.chunks(QUAD).zip(words.chunks_exact(PANEL)) {
-                    for (&query, &byte) in query.iter().zip(&row[lane]) {
-                        add(f64::from(byte.cast_signed()), query);
-                    }
+                for (&query, row) in query.iter().zip(panel.chunks_exact(PANEL)) {
+                    add(f64::from(row[lane].cast_signed()), query);
                 }
             }
         }
@@ -157,12 +128,12 @@ impl<'a> Panels<'a> {
     pub(crate) fn copy(&self, slot: usize, out: &mut [f32]) {
         let mut values = vec![0.0; self.dimension * PANEL];
         let panel = &self.bytes[slot / PANEL * self.stride()..][..self.stride()];
-        Self::unpack(self.storage, panel, &[1.0; PANEL], &mut values);
+        Self::unpack(self.storage, panel, &mut values);
         out.iter_mut().zip(values.chunks_exact(PANEL)).for_each(|(out, row)| *out = row[slot % PANEL]);
     }
 
-    /// 1 / norm of the stored values of all slots from 0, for `filled` of a panel's slots at a time; NaN for the others,
-    /// so that no product of theirs is ever above a threshold.
+    /// 1 / norm of the stored values of all slots; NaN for those that are not filled, so that no product of theirs is ever
+    /// above a threshold.
     ///
     /// # Errors
     /// The first slot whose norm is not finite or nearly 0, and that norm.
@@ -170,7 +141,7 @@ impl<'a> Panels<'a> {
         let mut out = Vec::with_capacity(self.bytes.len() / self.stride().max(1) * PANEL);
         let mut values = vec![0.0f32; self.dimension * PANEL];
         for panel in self.bytes.chunks_exact(self.stride()) {
-            Self::unpack(self.storage, panel, &[1.0; PANEL], &mut values);
+            Self::unpack(self.storage, panel, &mut values);
             let mut squares = [0.0f64; PANEL];
             for row in values.as_chunks::<PANEL>().0 {
                 for lane in 0..PANEL {
@@ -224,16 +195,21 @@ mod tests {
         for (storage, tolerance) in [(Storage::F32, 0.0), (Storage::F16, 5e-4), (Storage::Int8, 4e-3)] {
             for dimension in [1, 3, 4, 9] {
                 let mut panel = vec![0u8; panel_bytes(storage, dimension).unwrap()];
-                let row = |lane: usize| (0..dimension).map(|k| if k == 0 { 1.0 } else { (lane as f32 - 7.5) / 8.0 }).collect();
+                let row = |lane: usize| {
+                    (0..dimension).map(|k| if k == 0 { 1.0 } else { (lane as f32 - 7.5) / 8.0 }).collect()
+                };
                 let rows: Vec<Vec<f32>> = (0..PANEL).map(row).collect();
                 rows.iter().enumerate().for_each(|(lane, row)| pack(storage, row, lane, &mut panel));
                 let mut values = vec![0.0; dimension * PANEL];
                 let factor = if storage == Storage::Int8 { 1.0 / 127.0 } else { 1.0 };
-                Panels::unpack(storage, &panel, &[factor; PANEL], &mut values);
+                Panels::unpack(storage, &panel, &mut values);
                 let panels = Panels { storage, dimension, bytes: &panel };
                 for (lane, row) in rows.iter().enumerate() {
                     for (k, value) in row.iter().enumerate() {
-                        assert!((values[k * PANEL + lane] - value).abs() <= tolerance, "{storage:?} {lane} {k}");
+                        assert!(
+                            (values[k * PANEL + lane] * factor - value).abs() <= tolerance,
+                            "{storage:?} {lane} {k}"
+                        );
                     }
                     let (dot, square) = panels.dot_and_square(lane, row);
                     let expected: f64 = row.iter().map(|v| f64::from(*v).powi(2)).sum();

@@ -81,27 +81,30 @@ impl<S: Sink> Products<'_, S> {
     fn all(mut self, multiply: impl Fn(&mut Self, Tile<'_>, &[f32], usize)) {
         // The stored form of a panel (2 kB in 8 bits at dimension 128) is read from memory once and unpacked once; its
         // floats (8 kB) stay in the first-level cache while all queries (98 kB for 192) pass over them from the second.
-        let (factors, _) = self.inverse_norms.as_chunks::<PANEL>();
         let unpacked = std::mem::take(&mut self.unpacked);
-        for (index, (panel, factors)) in self.panels.bytes.chunks_exact(self.panels.stride()).zip(factors).enumerate() {
-            Panels::unpack(self.panels.storage, panel, factors, unpacked);
+        for (index, panel) in self.panels.bytes.chunks_exact(self.panels.stride()).enumerate() {
+            Panels::unpack(self.panels.storage, panel, unpacked);
             for (number, values) in self.tiles.chunks_exact(self.panels.dimension * TILE).enumerate() {
                 multiply(&mut self, Tile { first: number * TILE, values }, unpacked, index);
             }
         }
     }
 
+    /// Makes cosines of products, and tells the sink of those that matter.
     #[inline(always)]
     fn report(&mut self, first: usize, panel: usize, products: &[[f32; PANEL]]) {
+        let Some(factors) = self.inverse_norms.as_chunks::<PANEL>().0.get(panel) else { return };
         for (lane, products) in products.iter().enumerate() {
             let query = first + lane;
             let threshold = self.sink.thresholds()[query];
+            let mut cosines = [0.0f32; PANEL];
             let mut is_above = false;
-            for product in products {
-                is_above |= *product > threshold;
+            for lane in 0..PANEL {
+                cosines[lane] = products[lane] * factors[lane];
+                is_above |= cosines[lane] > threshold;
             }
             if is_above {
-                self.sink.offer(query, self.first_panel + panel, products);
+                self.sink.offer(query, self.first_panel + panel, &cosines);
             }
         }
     }
