@@ -435,7 +435,11 @@ impl Bank {
         let index = match (search, &self.index) {
             (Search::Exact, _) => None,
             (Search::Approximate { .. }, None) => {
-                return Err(RetrievalError::NoIndex { path: self.path.clone(), command: self.build_command() });
+                return Err(RetrievalError::NoIndex {
+                    path: self.path.clone(),
+                    command: self.build_command(),
+                    prototypes: self.len(),
+                });
             }
             (Search::Approximate { probes }, Some(index)) => {
                 if !(1..=MAX_NEIGHBOURS).contains(&probes) {

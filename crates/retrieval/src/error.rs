@@ -89,12 +89,14 @@ pub enum RetrievalError {
         source: std::io::Error,
     },
     /// An approximate search in a bank that has no index for it.
-    #[error("prototype bank {} has no index, so it can only be searched exactly (--bank-search exact); to build one: `{command} --index`", path.display())]
+    #[error("prototype bank {} has no index, so it can only be searched exactly (--bank-search auto or exact): it has {prototypes} prototypes, and `hsg bank build` makes an index from {} on; banks of older versions have none: `{command}`", path.display(), crate::INDEXED_FROM)]
     NoIndex {
         /// The file.
         path: PathBuf,
         /// The command that builds it.
         command: String,
+        /// Number of its prototypes.
+        prototypes: usize,
     },
     /// A vector or a list of queries of a wrong length.
     #[error("{what} has {got} values: expected {expected}")]

@@ -26,6 +26,10 @@ pub use file::{FORMAT_VERSION, MAGIC, Storage};
 pub use majority::majority_label;
 pub use nearest::{MAX_NEIGHBOURS, Neighbours};
 
+/// Banks of at least this many prototypes are worth an index: an exact search of one takes about 20 ms for 288 queries on two
+/// cores with AVX-512, and an approximate one has little to gain in smaller ones.
+pub const INDEXED_FROM: usize = 100_000;
+
 /// Lists that an approximate search looks into unless told otherwise. With 857 000 repeated CamVid prototypes in 3700 lists
 /// every segment kept the label of the exact search; with half as many lists 0.7 % of them had another one
 /// (`docs/benchmarks/speed.md`).
