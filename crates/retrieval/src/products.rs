@@ -38,7 +38,7 @@ pub(crate) struct Products<'a, S> {
 
 impl<S: Sink> Kernel for Products<'_, S> {
     type Output = ();
-    /// 1.9 times as fast as AVX2 on a Zen 5 (`docs/benchmarks/speed.md`).
+    /// 1.4 times as fast as AVX2 on a Zen 5, the whole search (`docs/benchmarks/speed.md`).
     const WIDE: bool = true;
 
     #[inline(always)]
