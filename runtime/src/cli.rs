@@ -173,7 +173,7 @@ pub enum BankSearchArg {
     Auto,
     /// Among all prototypes.
     Exact,
-    /// In the 32 lists of the index that are nearest; about 1 name in 100 may differ.
+    /// In the 32 lists of the index that are nearest; fewer than 1 name in 100 differ.
     Approximate,
 }
 
