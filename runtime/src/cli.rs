@@ -120,6 +120,9 @@ pub struct ComputeArgs {
     /// Give each pixel the label of its cell, without refinement at borders.
     #[arg(long, env = "HSG_NO_REFINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub no_refine: Option<bool>,
+    /// How segments are looked up in the prototype bank [default: auto].
+    #[arg(long, value_name = "SEARCH", env = "HSG_BANK_SEARCH")]
+    pub bank_search: Option<BankSearchArg>,
 }
 
 /// Arguments of `hsg run`.
@@ -161,6 +164,17 @@ pub struct RunArgs {
     /// Show a live page (not in this version; refused in words).
     #[arg(long, value_name = "ADDR", env = "HSG_LIVE", hide = true)]
     pub live: Option<String>,
+}
+
+/// How segments are looked up in the prototype bank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BankSearchArg {
+    /// Approximately where the bank has an index (`hsg bank build` makes one from 100000 prototypes on), else exactly.
+    Auto,
+    /// Among all prototypes.
+    Exact,
+    /// In the 32 lists of the index that are nearest; fewer than 1 name in 100 differ.
+    Approximate,
 }
 
 /// A data set.

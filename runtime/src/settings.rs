@@ -10,13 +10,13 @@ use clap::ValueEnum;
 use models::manifest::Precision;
 use retrieval::Storage;
 use runtime::backend::BackendChoice;
-use runtime::pipeline::{DeploymentSpec, ProcessorSpec, Resolution};
+use runtime::pipeline::{BankSearch, DeploymentSpec, ProcessorSpec, Resolution};
 use runtime::sink::SaveKinds;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{
-    BackendArg, BankBuildArgs, BenchArgs, CommonArgs, ComputeArgs, DatasetArgs, EvalArgs, EvalFilesArgs, ModelArgs,
-    PrecisionArg, RunArgs, StorageArg,
+    BackendArg, BankBuildArgs, BankSearchArg, BenchArgs, CommonArgs, ComputeArgs, DatasetArgs, EvalArgs, EvalFilesArgs,
+    ModelArgs, PrecisionArg, RunArgs, StorageArg,
 };
 use crate::shipped::DEFAULT_MODEL;
 
@@ -44,6 +44,8 @@ pub struct ConfigFile {
     refine: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bank_search: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<RunSection>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -193,6 +195,8 @@ impl Base {
             track: args.no_track.map(|no| !no).or(file.track).unwrap_or(true),
             refine: args.no_refine.map(|no| !no).or(file.refine).unwrap_or(true),
             reference: args.reference.or(file.reference).unwrap_or(false),
+            bank_search: named(args.bank_search, file.bank_search.as_deref(), "bank_search")?
+                .unwrap_or(BankSearchArg::Auto),
         };
         ensure!(
             settings.refine || !settings.reference,
@@ -292,6 +296,7 @@ pub struct ComputeSettings {
     pub track: bool,
     refine: bool,
     reference: bool,
+    bank_search: BankSearchArg,
 }
 
 impl ComputeSettings {
@@ -306,7 +311,12 @@ impl ComputeSettings {
 
     /// The stages of a stream; `is_sequence`: its frames follow each other in time.
     pub fn processor(self, is_sequence: bool) -> ProcessorSpec {
-        ProcessorSpec { tracking: self.track && is_sequence, resolution: self.resolution() }
+        let bank_search = match self.bank_search {
+            BankSearchArg::Auto => BankSearch::Auto,
+            BankSearchArg::Exact => BankSearch::Exact,
+            BankSearchArg::Approximate => BankSearch::Approximate,
+        };
+        ProcessorSpec { tracking: self.track && is_sequence, resolution: self.resolution(), bank_search }
     }
 }
 
@@ -709,6 +719,7 @@ fn common_config(model: &ModelSettings, compute: Option<ComputeSettings>) -> Con
         track: compute.map(|compute| compute.track),
         refine: compute.map(|compute| compute.refine),
         reference: compute.map(|compute| compute.reference),
+        bank_search: compute.map(|compute| name_of(compute.bank_search)),
         ..ConfigFile::default()
     }
 }
@@ -809,7 +820,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 7 + 8 + (9 + 6) + 8 + 3, "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 8 + 8 + (9 + 6) + 8 + 3, "{value}");
     }
 
     #[test]

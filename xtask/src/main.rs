@@ -5,6 +5,7 @@
 
 mod arrows;
 mod bench_edges;
+mod bench_retrieval;
 mod bench_train;
 mod ci;
 mod libtorch;
@@ -68,6 +69,14 @@ enum Chore {
         /// Image to use instead of the first frame of the shipped clip.
         image: Option<String>,
     },
+    /// Time label retrieval on 857 000 prototypes, in turn with FAISS (fetched from PyPI into .deps/); needs 4 GB of memory.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench-retrieval\n  cargo xtask bench-retrieval rounds=31 probes=16,32"
+    )]
+    BenchRetrieval {
+        /// `key=value`, passed to crates/retrieval/examples/speed.rs.
+        arguments: Vec<String>,
+    },
     /// Measure training steps part by part at several crops, and the same step in plain PyTorch.
     #[command(
         after_help = "Examples:\n  cargo xtask bench-train\n  cargo xtask bench-train --preset cityscapes --crops 448 \
@@ -116,6 +125,7 @@ fn main() -> ExitCode {
         Chore::TinyModel | Chore::Bless => write_tiny_model(),
         Chore::BenchEdges { image } => bench_edges::run(image.as_deref()),
         Chore::Parity(options) => parity::run(&options),
+        Chore::BenchRetrieval { arguments } => bench_retrieval::run(&arguments),
         Chore::BenchTrain(options) => bench_train::run(&options),
         Chore::HsgTrain { arguments } => hsg_train(&arguments),
     };

@@ -31,11 +31,11 @@ pub enum RetrievalError {
         got: String,
     },
     /// A bank of another format version.
-    #[error("{} is a prototype bank of format version {got}, this program reads version {expected}: rebuild it with `hsg bank build`", path.display())]
+    #[error("{} is a prototype bank of format version {got}, this program reads up to version {expected}: rebuild it with `hsg bank build`", path.display())]
     Version {
         /// The file.
         path: PathBuf,
-        /// The version this program reads.
+        /// The newest version this program reads.
         expected: u16,
         /// The version of the file.
         got: u16,
@@ -69,7 +69,7 @@ pub enum RetrievalError {
         got: String,
     },
     /// The bank was built with another model.
-    #[error("prototype bank {} was built with model {got}, but this model is {expected}: their features cannot be compared; rebuild it with `hsg bank build`", path.display())]
+    #[error("prototype bank {} was built with model {got}, but this model is {expected}: their features cannot be compared; rebuild it with `{command}`", path.display())]
     Model {
         /// The file.
         path: PathBuf,
@@ -77,6 +77,26 @@ pub enum RetrievalError {
         expected: String,
         /// Hash of the model the bank was built with.
         got: String,
+        /// The command that builds it for the model.
+        command: String,
+    },
+    /// The file was cut or written to while it was mapped into memory.
+    #[error("prototype bank {} was changed while in use: {source}; start again, and replace banks by renaming a new file over the old one", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        source: std::io::Error,
+    },
+    /// An approximate search in a bank that has no index for it.
+    #[error("prototype bank {} has no index, so it can only be searched exactly (--bank-search auto or exact): it has {prototypes} prototypes, and `hsg bank build` makes an index from {} on; banks of older versions have none: `{command}`", path.display(), crate::INDEXED_FROM)]
+    NoIndex {
+        /// The file.
+        path: PathBuf,
+        /// The command that builds it.
+        command: String,
+        /// Number of its prototypes.
+        prototypes: usize,
     },
     /// A vector or a list of queries of a wrong length.
     #[error("{what} has {got} values: expected {expected}")]
@@ -110,6 +130,14 @@ pub enum RetrievalError {
     /// A number of neighbours out of range.
     #[error("{got} neighbours asked for: expected 1 to {expected}")]
     NumNeighbours {
+        /// The largest number.
+        expected: usize,
+        /// The number asked for.
+        got: usize,
+    },
+    /// A number of lists to look into out of range.
+    #[error("an approximate search in {got} lists was asked for: expected 1 to {expected}")]
+    NumProbes {
         /// The largest number.
         expected: usize,
         /// The number asked for.

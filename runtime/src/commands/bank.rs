@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use datasets::Dataset;
-use retrieval::{BankBuilder, majority_label};
+use retrieval::{BankBuilder, INDEXED_FROM, majority_label};
 use runtime::pipeline::{Deployment, Processor, ProcessorSpec, Resolution};
 use segcore::label_space::{IGNORE, LabelSpace};
 use serde::Serialize;
@@ -70,7 +70,8 @@ pub fn build(settings: &BankBuildSettings, printer: Printer) -> anyhow::Result<O
         check_out(out, deployment.folder().path(), settings.force)?;
     }
     let resolution = if settings.reference { Resolution::Reference } else { Resolution::Nearest };
-    let mut processor = Processor::new(Arc::clone(&deployment), ProcessorSpec { tracking: false, resolution })?;
+    let mut processor =
+        Processor::new(Arc::clone(&deployment), ProcessorSpec { resolution, ..ProcessorSpec::default() })?;
     let manifest = deployment.manifest();
     let dim = manifest.network.embedding_dim;
     let mut builder = BankBuilder::new(dim, deployment.folder().model_hash(), &space.name);
@@ -112,7 +113,11 @@ pub fn build(settings: &BankBuildSettings, printer: Printer) -> anyhow::Result<O
     );
     let images = u32::try_from(wanted).context("more images than a bank can count")?;
     builder.set_source(images, &format!("annotations of {} {}", dataset.name(), dataset.split()));
-    let encoded = builder.finish(settings.storage())?;
+    let encoded = if num_prototypes >= INDEXED_FROM {
+        builder.finish_indexed(settings.storage())?
+    } else {
+        builder.finish(settings.storage())?
+    };
     let bytes = encoded.bytes();
     let folder = deployment.folder().rewrite_bank(settings.out.as_deref(), bytes, &space)?;
     let report = BankReport {

@@ -40,6 +40,8 @@ struct BankReport {
     images: u32,
     labels_from: String,
     model_hash: String,
+    /// Lists of the index for approximate searches; 0 without one.
+    lists: usize,
 }
 
 pub fn run(args: &InspectArgs, printer: Printer) -> anyhow::Result<Outcome> {
@@ -201,18 +203,20 @@ fn bank(path: &Path) -> anyhow::Result<BankReport> {
         images: bank.num_images(),
         labels_from: bank.labels_from().to_owned(),
         model_hash: bank.model_hash().to_owned(),
+        lists: bank.num_lists(),
     })
 }
 
 fn bank_text(report: &BankReport) -> String {
     format!(
-        "{}: {:.2} MB, {} prototypes of {} values in {}, label space {}\n  from {} images, {}\n  for the model {}\n",
+        "{}: {:.2} MB, {} prototypes of {} values in {}, label space {}{}\n  from {} images, {}\n  for the model {}\n",
         report.file,
         report.bytes as f64 / 1e6,
         report.prototypes,
         report.dimension,
         report.storage,
         report.label_space,
+        if report.lists > 0 { format!(", index of {} lists", report.lists) } else { String::new() },
         report.images,
         report.labels_from,
         report.model_hash

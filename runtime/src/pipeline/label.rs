@@ -1,16 +1,19 @@
 //! \[F5\] Transitions → strict hierarchy, and a class for every segment by retrieval.
 //!
-//! A base segment takes the majority vote among its 20 nearest prototypes of the bank (method.md §7). A group takes the
+//! A base segment takes the majority vote among its 20 nearest prototypes of the bank (method.md §7); on video the vote of a
+//! segment that hardly changed is kept (`kept_votes.rs`). A group takes the
 //! class that holds most of its pixels by its members' votes, ties to the smallest id; its confidence is the
 //! pixel-weighted share of its members' votes that went to that class by members of that class, its unknown score the
 //! pixel-weighted mean of its members'. "Pixels" are cells of the feature map here, as in the hierarchy itself.
 
 use std::sync::Arc;
 
-use retrieval::Vote;
+use retrieval::{Search, Vote};
 use segcore::hierarchy::{Hierarchy, NONE};
 use segcore::spherical_kmeans::SegmentMap;
 
+use super::associate::Continuity;
+use super::kept_votes::KeptVotes;
 use super::{Deployment, MAX_LEVELS, StageError};
 use crate::sink::{LevelSegments, NO_SEGMENT};
 
@@ -20,9 +23,14 @@ pub const NUM_VOTES: usize = 20;
 /// The stage label.
 pub struct LabelStage {
     deployment: Arc<Deployment>,
+    search: Search,
     hierarchy: Hierarchy,
-    /// Prototypes of the segments that exist, without gaps, and the slots they belong to.
+    /// Prototypes of the segments that are looked up, without gaps, the slots they belong to, and what the bank says.
     queries: Vec<f32>,
+    asked: Vec<usize>,
+    answers: Vec<Vote>,
+    kept: KeptVotes,
+    /// Slots of the segments that exist, and their votes.
     slots: Vec<usize>,
     votes: Vec<Vote>,
     /// Pixels per class of one group, and those times confidence.
@@ -31,12 +39,16 @@ pub struct LabelStage {
 }
 
 impl LabelStage {
-    /// A stage.
-    pub fn new(deployment: Arc<Deployment>) -> Self {
+    /// A stage that searches the bank in this way.
+    pub fn new(deployment: Arc<Deployment>, search: Search) -> Self {
         Self {
             deployment,
+            search,
             hierarchy: Hierarchy::new(),
             queries: Vec::new(),
+            asked: Vec::new(),
+            answers: Vec::new(),
+            kept: KeptVotes::default(),
             slots: Vec::new(),
             votes: Vec::new(),
             class_areas: Vec::new(),
@@ -52,6 +64,7 @@ impl LabelStage {
         &mut self,
         segments: &SegmentMap,
         (transitions, num_transitions): ([&[f32]; MAX_LEVELS], usize),
+        continuity: Continuity<'_>,
         levels: &mut Vec<LevelSegments>,
     ) -> Result<(), StageError> {
         let sizes = self.deployment.level_sizes();
@@ -69,23 +82,45 @@ impl LabelStage {
                 out.parents.extend(parents.map(|&parent| if parent == NONE { NO_SEGMENT } else { parent }));
             }
         }
-        self.name_segments(segments, levels)
+        self.look_up(segments, continuity)?;
+        self.name_segments(segments, levels);
+        Ok(())
     }
 
-    fn name_segments(&mut self, segments: &SegmentMap, levels: &mut [LevelSegments]) -> Result<(), StageError> {
-        let Some(bank) = self.deployment.bank() else { return Ok(()) };
-        let dim = bank.dim();
-        self.queries.clear();
+    /// Finds the votes of all segments that exist, asking the bank about those that changed.
+    fn look_up(&mut self, segments: &SegmentMap, continuity: Continuity<'_>) -> Result<(), StageError> {
         self.slots.clear();
-        for (slot, prototype) in segments.prototypes.chunks_exact(dim).enumerate() {
+        self.votes.clear();
+        self.asked.clear();
+        self.queries.clear();
+        let Some(bank) = self.deployment.bank() else { return Ok(()) };
+        self.kept.forget(&segments.prototypes, &segments.areas, continuity);
+        for (slot, prototype) in segments.prototypes.chunks_exact(bank.dim()).enumerate() {
             if segments.areas[slot] > 0 {
-                self.queries.extend_from_slice(prototype);
                 self.slots.push(slot);
+                if self.kept.get(slot).is_none() {
+                    self.asked.push(slot);
+                    self.queries.extend_from_slice(prototype);
+                }
             }
         }
         let num_classes = self.deployment.label_space().num_classes();
-        bank.vote(&self.queries, NUM_VOTES, num_classes, &mut self.votes).map_err(StageError::at("label"))?;
-        let Some((finest, groups)) = levels.split_first_mut() else { return Ok(()) };
+        bank.vote_by(self.search, &self.queries, NUM_VOTES, num_classes, &mut self.answers)
+            .map_err(StageError::at("label"))?;
+        let answers = self.queries.chunks_exact(bank.dim()).zip(&self.answers);
+        for (&slot, (prototype, &vote)) in self.asked.iter().zip(answers) {
+            self.kept.keep(slot, prototype, vote);
+        }
+        self.votes.extend(self.slots.iter().filter_map(|&slot| self.kept.get(slot)));
+        Ok(())
+    }
+
+    fn name_segments(&mut self, segments: &SegmentMap, levels: &mut [LevelSegments]) {
+        if self.slots.is_empty() {
+            return;
+        }
+        let num_classes = self.deployment.label_space().num_classes();
+        let Some((finest, groups)) = levels.split_first_mut() else { return };
         for (&slot, vote) in self.slots.iter().zip(&self.votes) {
             let segment = &mut finest.segments[slot];
             segment.train_id = Some(vote.train_id);
@@ -119,7 +154,11 @@ impl LabelStage {
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Segments of the last frame that were looked up in the bank, and those that were named.
+    pub fn lookups(&self) -> (usize, usize) {
+        (self.asked.len(), self.votes.len())
     }
 
     /// The hierarchy of the last frame.

@@ -32,6 +32,7 @@ mod capture;
 mod deployment;
 pub mod embed;
 pub mod group;
+mod kept_votes;
 pub mod label;
 mod processor;
 pub mod publish;
@@ -46,7 +47,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use deployment::{Deployment, DeploymentSpec};
-pub use processor::{Processor, ProcessorSpec};
+pub use kept_votes::MIN_KEPT_SIMILARITY;
+pub use processor::{BankSearch, Processor, ProcessorSpec};
 pub use refine::Resolution;
 
 use crate::backend::BackendError;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use retrieval::{DEFAULT_PROBES, RetrievalError, Search};
 use segcore::image::Frame;
 use segcore::spherical_kmeans::SegmentMap;
 
@@ -16,6 +17,36 @@ use super::slot::FrameSlot;
 use super::{Deployment, Resolution, StageError, nanos_since};
 use crate::error::PipelineError;
 
+/// How segments are looked up in the prototype bank.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BankSearch {
+    /// Approximately where the bank has an index, which `hsg bank build` makes of large banks alone; else exactly.
+    #[default]
+    Auto,
+    /// Among all prototypes.
+    Exact,
+    /// In the lists of the index that are nearest; banks without an index are refused.
+    Approximate,
+}
+
+impl BankSearch {
+    /// What it means for the bank of a deployment.
+    fn resolve(self, deployment: &Deployment) -> Result<Search, RetrievalError> {
+        let approximate = Search::Approximate { probes: DEFAULT_PROBES };
+        let Some(bank) = deployment.bank() else { return Ok(Search::Exact) };
+        match self {
+            Self::Exact => Ok(Search::Exact),
+            Self::Auto if bank.num_lists() == 0 => Ok(Search::Exact),
+            Self::Approximate if bank.num_lists() == 0 => Err(RetrievalError::NoIndex {
+                path: bank.path().to_owned(),
+                command: bank.build_command(),
+                prototypes: bank.len(),
+            }),
+            Self::Auto | Self::Approximate => Ok(approximate),
+        }
+    }
+}
+
 /// What changes how a stream is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProcessorSpec {
@@ -23,6 +54,8 @@ pub struct ProcessorSpec {
     pub tracking: bool,
     /// How labels get from cells to pixels.
     pub resolution: Resolution,
+    /// How segments are looked up in the bank.
+    pub bank_search: BankSearch,
 }
 
 /// The compute stages of one stream. Everything that lives from frame to frame is in here.
@@ -47,7 +80,7 @@ impl Processor {
     /// The stages for one stream of a deployed model.
     ///
     /// # Errors
-    /// When the backend has no session to give or threads cannot be started.
+    /// When the backend has no session to give, threads cannot be started, or the bank has no index for the search asked for.
     pub fn new(deployment: Arc<Deployment>, spec: ProcessorSpec) -> Result<Self, PipelineError> {
         let num_threads = deployment.spec().num_threads;
         let pool = rayon::ThreadPoolBuilder::new()
@@ -55,6 +88,7 @@ impl Processor {
             .thread_name(|index| format!("hsg-math-{index}"))
             .build()
             .map_err(|error| PipelineError::Spawn { source: std::io::Error::other(error) })?;
+        let search = spec.bank_search.resolve(&deployment)?;
         let manifest = deployment.manifest();
         let features = (manifest.network.embedding_dim, manifest.stride);
         let stages = Stages {
@@ -62,7 +96,7 @@ impl Processor {
             segment: SegmentStage::new(manifest.kmeans, features, spec.resolution, num_threads)
                 .map_err(|error| error.in_frame("", 0))?,
             group: GroupStage::new(Arc::clone(&deployment))?,
-            label: LabelStage::new(Arc::clone(&deployment)),
+            label: LabelStage::new(Arc::clone(&deployment), search),
             associate: AssociateStage::new(deployment.level_sizes().len()),
             refine: RefineStage::default(),
             deployment,
@@ -137,11 +171,12 @@ impl Stages {
         slot.network_nanos = embed.network + network;
 
         let start = Instant::now();
-        self.label.run(segments, self.group.transitions(), &mut output.levels)?;
+        let continuity = Continuity { tracking: self.spec.tracking, from_grid, reseeded: self.segment.reseeded() };
+        self.label.run(segments, self.group.transitions(), continuity, &mut output.levels)?;
         output.stage_nanos.label = nanos_since(start);
+        slot.lookups = self.label.lookups();
 
         let start = Instant::now();
-        let continuity = Continuity { tracking: self.spec.tracking, from_grid, reseeded: self.segment.reseeded() };
         self.associate.run(segments, self.label.hierarchy(), continuity, &mut output.levels);
         output.stage_nanos.associate = nanos_since(start);
 

@@ -64,6 +64,10 @@ pub struct Measurements {
     pub network: Histogram,
     /// Σ |latency − latency of the frame before|, nanoseconds.
     pub jitter_sum_nanos: f64,
+    /// Base segments that were looked up in the bank.
+    pub looked_up: u64,
+    /// Base segments that were named.
+    pub named: u64,
     /// Per level, Σ segments present.
     pub segments: Vec<u64>,
     /// The stated limit that ended the run before its time.
@@ -157,6 +161,8 @@ fn publish_all(
         }
         measured.stages.add(&output.stage_nanos);
         measured.network.add(slot.network_nanos);
+        measured.looked_up += slot.lookups.0 as u64;
+        measured.named += slot.lookups.1 as u64;
         measured.segments.resize(output.levels.len(), 0);
         for (sum, level) in measured.segments.iter_mut().zip(&output.levels) {
             *sum += level.segments.iter().filter(|segment| segment.present).count() as u64;

@@ -21,12 +21,14 @@ pub struct FrameSlot {
     pub started: Instant,
     /// Time inside the two networks, nanoseconds: part of the stages embed and group.
     pub network_nanos: u64,
+    /// Segments that were looked up in the bank, and those that were named.
+    pub lookups: (usize, usize),
 }
 
 impl Default for FrameSlot {
     fn default() -> Self {
         let now = Instant::now();
-        Self { output: SegmentedFrame::default(), captured: now, started: now, network_nanos: 0 }
+        Self { output: SegmentedFrame::default(), captured: now, started: now, network_nanos: 0, lookups: (0, 0) }
     }
 }
 

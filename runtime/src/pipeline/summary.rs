@@ -40,6 +40,8 @@ pub struct Summary {
     pub cpu_seconds: f64,
     /// Per level.
     pub levels: Vec<LevelSummary>,
+    /// Label retrieval; null without a bank.
+    pub retrieval: Option<RetrievalSummary>,
     /// The machine.
     pub machine: Machine,
 }
@@ -100,6 +102,17 @@ pub struct LevelSummary {
     pub level: usize,
     /// Mean number of segments with pixels.
     pub segments_mean: f64,
+}
+
+/// What label retrieval had to do.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct RetrievalSummary {
+    /// Prototypes in the bank.
+    pub prototypes: usize,
+    /// Base segments that were named, all frames together.
+    pub named: u64,
+    /// Those of them that were looked up; the others kept the name of an earlier frame.
+    pub looked_up: u64,
 }
 
 /// The machine a run was made on.
@@ -167,6 +180,11 @@ impl Summary {
                 .enumerate()
                 .map(|(level, &sum)| LevelSummary { level, segments_mean: sum as f64 / frames.max(1) as f64 })
                 .collect(),
+            retrieval: deployment.bank().map(|bank| RetrievalSummary {
+                prototypes: bank.len(),
+                named: measured.named,
+                looked_up: measured.looked_up,
+            }),
             machine: Machine::of(deployment),
         }
     }

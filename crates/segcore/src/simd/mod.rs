@@ -1,9 +1,13 @@
 //! The inner loops, compiled twice: once for the baseline of the target and, on x86-64, once more with AVX2 and FMA,
-//! chosen at run time ([`dispatch`]; `crates/retrieval` runs its loop through it too). A kernel is one portable body over small fixed arrays that the compiler turns into vectors (on
-//! aarch64 the baseline is already NEON). This module holds the crate's only unsafe code.
+//! chosen at run time ([`dispatch`]; `crates/retrieval` runs its loop through it too). A kernel is one portable body over
+//! small fixed arrays that the compiler turns into vectors (on aarch64 the baseline is already NEON). A kernel can ask to be
+//! compiled a third time, for AVX-512 ([`Kernel::WIDE`]). This module holds the crate's only unsafe code.
 #![allow(unsafe_code)]
 
 mod kernels;
+mod wide;
+
+pub use wide::Wide;
 
 pub(crate) use kernels::{Assign, Assignment, PANEL, TILE, dot, sum_rows};
 
@@ -12,13 +16,37 @@ pub(crate) use kernels::{Assign, Assignment, PANEL, TILE, dot, sum_rows};
 pub trait Kernel {
     /// What the loop returns.
     type Output;
+    /// Whether there is a form of the loop for 512-bit registers ([`Kernel::run_wide`]). It must pay: some machines lower
+    /// their clock for them.
+    const WIDE: bool = false;
+
     /// The loop. `FMA`: a fused multiply-add is one instruction here (without it `mul_add` is a slow library call).
     fn run<const FMA: bool>(self) -> Self::Output;
+
+    /// The loop for AVX-512, with fused multiply-add: the same results up to rounding.
+    #[inline(always)]
+    fn run_wide(self, _wide: Wide) -> Self::Output
+    where
+        Self: Sized,
+    {
+        self.run::<true>()
+    }
 }
 
 /// Runs a kernel with the best instructions that this machine has.
 #[inline]
 pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    #[cfg(target_arch = "x86_64")]
+    if K::WIDE && has_avx512() {
+        // SAFETY: the machine has AVX-512F, BW, DQ and VL, as was just checked; that is all `run_avx512` asks for.
+        return unsafe { run_avx512(kernel) };
+    }
+    dispatch_narrow(kernel)
+}
+
+/// Runs a kernel without 512-bit registers (the path of machines without AVX-512; tests compare the two).
+#[inline]
+pub fn dispatch_narrow<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     if has_avx2_and_fma() {
         // SAFETY: the machine has AVX2 and FMA, as was just checked; that is all `run_avx2` asks for.
@@ -40,10 +68,38 @@ fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: the machine has AVX-512F, or this function could not have been called.
+    kernel.run_wide(unsafe { Wide::new() })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn has_avx512() -> bool {
+    has_avx2_and_fma()
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+}
+
+#[cfg(target_arch = "x86_64")]
 #[inline]
 fn has_avx2_and_fma() -> bool {
     // The standard library probes once per process and keeps the answer.
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+/// Name of the instructions that kernels with a wide form use on this machine, for reports: `avx512` or as
+/// [`instruction_set`].
+#[must_use]
+pub fn wide_instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if has_avx512() {
+        return "avx512";
+    }
+    instruction_set()
 }
 
 /// Name of the instructions the kernels use on this machine, for reports: `avx2+fma`, `neon` or `baseline`.
@@ -136,6 +192,39 @@ mod tests {
         assert_eq!(out.map(|a| a.label), [40, 0, 0, 0, 0, 0]);
         run_baseline(Assign { tiles: &tiles, panels: &panels, depth, out: &mut out });
         assert_eq!(out.map(|a| a.label), [40, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn wide_products_agree() {
+        struct AllProducts<'a>(&'a [f32], &'a [f32], usize);
+        impl Kernel for AllProducts<'_> {
+            type Output = [[f32; 16]; 12];
+            const WIDE: bool = true;
+            #[inline(always)]
+            fn run<const FMA: bool>(self) -> Self::Output {
+                let mut sums = [[0.0f32; 16]; 12];
+                for (columns, lanes) in self.0.chunks_exact(self.2).zip(self.1.chunks_exact(16)) {
+                    for column in 0..12 {
+                        for lane in 0..16 {
+                            sums[column][lane] += columns[1 + column] * lanes[lane];
+                        }
+                    }
+                }
+                sums
+            }
+            #[inline(always)]
+            fn run_wide(self, wide: Wide) -> Self::Output {
+                wide.products(self.0, (self.2, 1), self.1)
+            }
+        }
+        for depth in [0, 1, 128] {
+            let (columns, lanes) = (numbers(13 * depth, 5), numbers(16 * depth, 6));
+            let fast = dispatch(AllProducts(&columns, &lanes, 13));
+            let plain = run_baseline(AllProducts(&columns, &lanes, 13));
+            for (fast, plain) in fast.as_flattened().iter().zip(plain.as_flattened()) {
+                assert!((fast - plain).abs() < 1e-4);
+            }
+        }
     }
 
     #[test]

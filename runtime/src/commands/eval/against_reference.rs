@@ -110,7 +110,7 @@ impl AgainstReference {
     /// # Errors
     /// When the backend has no session to give.
     pub(super) fn new(deployment: &Arc<Deployment>, classes: Option<&MeasuredClasses>) -> anyhow::Result<Self> {
-        let spec = ProcessorSpec { tracking: true, resolution: Resolution::Reference };
+        let spec = ProcessorSpec { tracking: true, resolution: Resolution::Reference, ..ProcessorSpec::default() };
         let confusion = classes.map(|classes| ConfusionMatrix::new(classes.num_classes())).transpose()?;
         Ok(Self {
             processor: Processor::new(Arc::clone(deployment), spec)?,
