@@ -348,8 +348,8 @@ pub struct RunSettings {
     pub out: Option<PathBuf>,
     /// Whether it may hold files.
     pub force: bool,
-    /// What to write.
-    pub save: SaveKinds,
+    /// What to write; none = all of files, nothing of live sources.
+    pub save: Option<SaveKinds>,
     /// Most bytes to write.
     pub max_disk_bytes: Option<u64>,
     /// Frames per source.
@@ -386,8 +386,8 @@ impl RunSettings {
             sources.len().max(1)
         );
         let save = match args.save.clone().or(file.save) {
-            None => SaveKinds::ALL,
-            Some(text) => text.parse()?,
+            None => None,
+            Some(text) => Some(text.parse()?),
         };
         let max_disk = args.max_disk.clone().or(file.max_disk);
         Ok(Self {
@@ -412,7 +412,7 @@ impl RunSettings {
                 names: self.names.clone(),
                 out: self.out.clone(),
                 force: Some(self.force),
-                save: Some(self.save.to_string()),
+                save: self.save.map(|save| save.to_string()),
                 max_disk: self.max_disk_bytes.map(|bytes| bytes.to_string()),
                 frames: self.frames,
                 realtime: Some(self.realtime),

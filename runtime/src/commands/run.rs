@@ -11,7 +11,7 @@ use runtime::PipelineError;
 use runtime::pipeline::publish::{Discard, Sink};
 use runtime::pipeline::summary::Summary;
 use runtime::pipeline::{self, Control, Deployment, PipelineReport, PipelineSpec, Processor, Progress};
-use runtime::sink::{FileSinks, FileSinksSpec, OutputFolder, subfolder_name};
+use runtime::sink::{FileSinks, FileSinksSpec, OutputFolder, SaveKinds, subfolder_name};
 use runtime::source::{self, Source};
 
 use super::{LINE_INTERVAL, Outcome, deploy, frame_bar, write_json};
@@ -31,16 +31,27 @@ struct Stream {
     bar: Option<ProgressBar>,
 }
 
+impl Stream {
+    /// What is written: what the user says; without a word, everything of files and nothing of live sources, which
+    /// would fill any disk.
+    fn save(&self, settings: &RunSettings) -> SaveKinds {
+        let usual = if self.source.info().is_live { SaveKinds::NONE } else { SaveKinds::ALL };
+        settings.save.unwrap_or(usual)
+    }
+}
+
 pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let mut streams = open_sources(settings, printer)?;
     let deployment = deploy(&settings.model, printer)?;
     let mut processors = Vec::new();
-    for stream in &streams {
+    for stream in &mut streams {
+        stream.source.set_input_size(deployment.manifest().preprocessing.input)?;
         let spec = settings.compute.processor(stream.source.info().is_sequence);
         processors.push(Processor::new(Arc::clone(&deployment), spec)?);
     }
-    let folder = match settings.save.any() {
+    let saves = streams.iter().any(|stream| stream.save(settings).any());
+    let folder = match saves {
         true => Some(OutputFolder::create(settings.out.as_deref(), settings.force)?),
         false => None,
     };
@@ -69,6 +80,8 @@ fn open_sources(settings: &RunSettings, printer: Printer) -> anyhow::Result<Vec<
             .unwrap_or(wanted);
         let info = source.info().clone();
         let realtime_hz = match (settings.realtime, info.rate_hz) {
+            // Live sources have their own clock.
+            _ if info.is_live => None,
             (false, _) => None,
             (true, Some(rate)) => Some(rate),
             (true, None) => {
@@ -105,11 +118,11 @@ fn segment(
     let folder_of = |name: &str| folder.map(|out| if several { out.subfolder(name) } else { out.path().to_owned() });
     let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
     for stream in streams.iter() {
-        sinks.push(match folder_of(&stream.name) {
+        sinks.push(match folder_of(&stream.name).filter(|_| stream.save(settings).any()) {
             None => Box::new(Discard),
             Some(folder) => Box::new(FileSinks::create(FileSinksSpec {
                 folder,
-                save: settings.save,
+                save: stream.save(settings),
                 rate_hz: stream.source.info().rate_hz,
                 label_space: deployment.label_space().clone(),
                 has_classes: deployment.bank().is_some(),
@@ -204,21 +217,22 @@ fn report(
         }
         let summary = Summary::new(deployment, &stream.text, &report);
         printer.status(format!(
-            "{name}: {} frames in {:.1} s ({:.1} fps), {} dropped, {} skipped{}",
+            "{name}: {} frames in {:.1} s ({:.1} fps), {} dropped, {} skipped{}{}",
             summary.frames,
             summary.seconds,
             summary.frames_per_second,
             summary.dropped,
             summary.skipped,
+            if report.reconnects > 0 { format!(", came back {} times", report.reconnects) } else { String::new() },
             if report.interrupted { ", interrupted" } else { "" }
         ));
-        if let Some(folder) = folder_of(name) {
+        if let Some(folder) = folder_of(name).filter(|_| stream.save(settings).any()) {
             write_json(&folder.join("summary.json"), &summary)?;
             let mut places = Vec::new();
-            if settings.save.overlay && summary.frames > 0 {
+            if stream.save(settings).overlay && summary.frames > 0 {
                 places.push(format!("pictures {}", folder.join("overlay").display()));
             }
-            if settings.save.video && summary.frames > 0 {
+            if stream.save(settings).video && summary.frames > 0 {
                 places.push(format!("video {}", folder.join("video.avi").display()));
             }
             places.push(format!("figures {}", folder.join("summary.json").display()));
@@ -238,7 +252,9 @@ fn report(
         }
         return Err(first.into());
     }
-    if let Some(signal) = signals.received() {
+    // Stopping is the usual end of a live source; other work was cut off.
+    let all_live = streams.iter().all(|stream| stream.source.info().is_live);
+    if let Some(signal) = signals.received().filter(|_| !all_live) {
         return Ok(Outcome::Interrupted(signal));
     }
     Ok(outcome)

@@ -102,6 +102,8 @@ pub struct Progress {
     pub dropped: AtomicU64,
     /// Inputs that could not be read.
     pub skipped: AtomicU64,
+    /// Times that a lost source came back.
+    pub reconnects: AtomicU64,
 }
 
 /// One source and what to do with it.
@@ -124,6 +126,10 @@ pub struct PipelineReport {
     pub dropped: u64,
     /// Inputs that could not be read.
     pub skipped: u64,
+    /// Times that a lost source came back.
+    pub reconnects: u64,
+    /// Whether the source is live: it has no end, and what goes wrong with it is counted only.
+    pub live: bool,
     /// (promised, had): the container promised more frames than it had.
     pub cut_short: Option<(u64, u64)>,
     /// Whether the run was stopped from outside before its end.
@@ -135,7 +141,7 @@ pub struct PipelineReport {
 impl PipelineReport {
     /// Whether all inputs were read and no stated limit was missed.
     pub fn complete(&self) -> bool {
-        self.skipped == 0 && self.cut_short.is_none() && self.measured.limit.is_none()
+        (self.live || self.skipped == 0) && self.cut_short.is_none() && self.measured.limit.is_none()
     }
 }
 
@@ -159,7 +165,9 @@ pub fn run(
         // The queue has room for all slots and is open.
         let _ = free.push(slot);
     }
+    let source_is_live = source.info().is_live;
     let pace = match spec.realtime_hz {
+        _ if source_is_live => Pace::Live,
         None => Pace::Wait,
         Some(rate_hz) if rate_hz > 0.0 && rate_hz.is_finite() => Pace::RealTime(rate_hz),
         Some(rate_hz) => {
@@ -192,7 +200,8 @@ pub fn run(
     let CaptureReport { cut_short, first_skip, at_end, .. } = captured?;
     let skipped = progress.skipped.load(Ordering::Relaxed);
     let enough = spec.max_frames.is_some_and(|max| measured.frames >= max);
-    let interrupted = control.interrupted() && !at_end && !enough;
+    // A live source has no end of its own: being stopped is it.
+    let interrupted = control.interrupted() && !at_end && !enough && !source_is_live;
     // A source whose first frame did not fit a limit is not an empty one.
     if measured.frames == 0 && at_end && measured.limit.is_none() {
         let detail = match (&first_skip, cut_short) {
@@ -203,7 +212,16 @@ pub fn run(
         return Err(PipelineError::NoFrame { name: spec.name.clone(), detail });
     }
     let dropped = progress.dropped.load(Ordering::Relaxed);
-    Ok(PipelineReport { measured, dropped, skipped, cut_short, interrupted, seconds: start.elapsed().as_secs_f64() })
+    Ok(PipelineReport {
+        measured,
+        dropped,
+        skipped,
+        reconnects: progress.reconnects.load(Ordering::Relaxed),
+        live: source_is_live,
+        cut_short,
+        interrupted,
+        seconds: start.elapsed().as_secs_f64(),
+    })
 }
 
 fn compute(

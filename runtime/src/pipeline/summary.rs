@@ -23,6 +23,8 @@ pub struct Summary {
     pub dropped: u64,
     /// Inputs that could not be read.
     pub skipped: u64,
+    /// Times that a lost source (a camera that was unplugged or stood still) came back.
+    pub reconnects: u64,
     /// From the first read to the last write, without loading the model.
     pub seconds: f64,
     /// `frames / seconds`.
@@ -157,6 +159,7 @@ impl Summary {
             frames,
             dropped: report.dropped,
             skipped: report.skipped,
+            reconnects: report.reconnects,
             seconds: report.seconds,
             frames_per_second: if report.seconds > 0.0 { frames as f64 / report.seconds } else { 0.0 },
             latency_millis: measured.latency.distribution(),

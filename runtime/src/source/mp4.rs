@@ -28,6 +28,7 @@ impl Mp4File {
             rate_hz: Some(rate_hz.unwrap_or(known.fps)),
             is_sequence: true,
             frames_promised: Some(known.frames_promised),
+            is_live: false,
         };
         Ok(Self { name: super::folder::name_of(path), info, reader, at_end: false })
     }
