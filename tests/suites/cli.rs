@@ -9,7 +9,7 @@ use serde_json::Value;
 use tests::folders::{shipped_clip, tiny_model};
 use tests::outputs::{assert_whole, files, read_json};
 use tests::pictures::{cityscapes_dataset, own_dataset, street, street_dataset, street_folder};
-use tests::programs::Sandbox;
+use tests::programs::{Sandbox, assert_refused};
 
 /// `hsg run` on `sources` with the tiny model; add options and run it.
 fn run(sandbox: &Sandbox, sources: &[&Path]) -> assert_cmd::Command {
@@ -274,6 +274,15 @@ fn a_backend_that_is_not_there_fails_hard() {
         assert.stderr(predicate::str::contains(backend));
         assert!(!sandbox.path("out").exists());
     }
+    // A library that is none is named, with what to do.
+    fs::write(sandbox.path("lib.so"), "not a library").unwrap();
+    let mut hsg = run(&sandbox, &[&images]);
+    hsg.args(["--out", "out", "--backend", "onnxruntime"]).env("HSG_ONNXRUNTIME", sandbox.path("lib.so"));
+    assert_refused(hsg.assert(), &["HSG_ONNXRUNTIME", "lib.so", "cargo xtask deps onnxruntime", "--backend cpu"]);
+    // `auto` goes on without, and says why.
+    let mut hsg = run(&sandbox, &[&images]);
+    hsg.args(["--save", "none"]).env("HSG_ONNXRUNTIME", sandbox.path("lib.so"));
+    hsg.assert().code(0).stderr(predicate::str::contains("cpu (rten").and(predicate::str::contains("lib.so")));
 }
 
 #[test]

@@ -60,6 +60,8 @@ pub enum BackendErrorKind {
     NoDevice,
     /// The library is older than this program needs.
     TooOld,
+    /// The library works, but does what nobody asked for.
+    Unwanted,
     /// A network file cannot be loaded.
     Load,
     /// A run failed, or was asked for something the network does not have.

@@ -3,6 +3,9 @@
 //! The library is looked for in this order: the file that `HSG_ONNXRUNTIME` names; beside the program and in `../lib`; where
 //! `cargo xtask deps onnxruntime` puts it; where the system's loader looks. A program that has been linked without it starts
 //! on any machine and says what is missing.
+//!
+//! From 1.29 on the library keeps a device id in the home folder and reports how it is used to its maker, unless the
+//! variable `ORT_DISABLE_TELEMETRY` is set before it starts. Without that such a library is refused.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -24,6 +27,9 @@ const FILE_NAME: &str = "libonnxruntime.so";
 
 /// The oldest version that works: that of the interface this program is compiled for.
 const OLDEST: &str = "1.17";
+
+/// The variable that keeps the library from reporting how it is used. One that does not report does not know it.
+const SILENT_VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
 
 /// The library can be opened once in a process, so what came of it stays.
 static LIBRARY: OnceLock<Result<Library, (BackendErrorKind, String)>> = OnceLock::new();
@@ -83,15 +89,47 @@ fn open_at(path: &Path, remedy: &str) -> Result<Library, (BackendErrorKind, Stri
     let failed = |error: ort::Error| {
         (BackendErrorKind::NotInstalled, format!("{}: ONNX Runtime does not start: {error}; {remedy}", path.display()))
     };
+    let (version, reports) = examine(path);
+    if reports && std::env::var_os(SILENT_VARIABLE).is_none_or(|value| value != "1") {
+        return Err((
+            BackendErrorKind::Unwanted,
+            format!(
+                "{}: ONNX Runtime {version} reports how it is used to its maker; set {SILENT_VARIABLE}=1, or install 1.28 \
+                 (`cargo xtask deps onnxruntime`), which does not; `--backend cpu` needs nothing",
+                path.display()
+            ),
+        ));
+    }
     let environment = builder.with_name("hsg").with_telemetry(false).build().map_err(failed)?;
-    Ok(Library { environment, version: version(ort::info()), path: path.to_owned() })
+    Ok(Library { environment, version, path: path.to_owned() })
 }
 
-/// `1.31.1` out of what the library says about its build, or all of it.
-fn version(info: &str) -> String {
-    // ORT Build Info: git-branch=rel-1.31.1, git-commit-id=…
-    let branch = info.split("git-branch=").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or(info);
-    branch.trim_start_matches("rel-").trim().to_owned()
+/// The version of the library that was opened as `path`, and whether it reports how it is used. One whose file cannot be
+/// looked at might.
+fn examine(path: &Path) -> (String, bool) {
+    let file = if path.is_file() { Some(path.to_owned()) } else { mapped_file() };
+    let Some(bytes) = file.and_then(|file| std::fs::read(file).ok()) else {
+        return ("of unknown version".to_owned(), true);
+    };
+    let reports = memchr::memmem::find(&bytes, SILENT_VARIABLE.as_bytes()).is_some();
+    (version(&bytes).unwrap_or_else(|| "of unknown version".to_owned()), reports)
+}
+
+/// The version of a library file: its symbols belong to a version node such as `VERS_1.28.0`.
+fn version(bytes: &[u8]) -> Option<String> {
+    const NODE: &[u8] = b"VERS_";
+    let start = memchr::memmem::find(bytes, NODE)? + NODE.len();
+    let digits = bytes[start..].iter().take_while(|byte| byte.is_ascii_digit() || **byte == b'.');
+    Some(digits.map(|&byte| char::from(byte)).collect()).filter(|version: &String| !version.is_empty())
+}
+
+/// Where the system's loader found the library.
+fn mapped_file() -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let path = |line: &str| line.find('/').map(|at| PathBuf::from(&line[at..]));
+    maps.lines()
+        .filter_map(path)
+        .find(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(FILE_NAME)))
 }
 
 fn library() -> Result<&'static Library, BackendError> {
@@ -278,8 +316,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_is_read_off_the_build() {
-        assert_eq!(version("ORT Build Info: git-branch=rel-1.31.1, git-commit-id=ab, build type=Release"), "1.31.1");
-        assert_eq!(version("something else"), "something else");
+    fn the_version_is_read_off_the_file() {
+        assert_eq!(version(b"\0OrtGetApiBase\0VERS_1.28.0\0VERS_1.2\0").as_deref(), Some("1.28.0"));
+        assert_eq!(version(b"VERS_"), None);
+        assert_eq!(version(b"nothing"), None);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE_NAME);
+        std::fs::write(&path, b"VERS_1.31.1\0ORT_DISABLE_TELEMETRY\0").unwrap();
+        assert_eq!(examine(&path), ("1.31.1".to_owned(), true));
+        std::fs::write(&path, b"VERS_1.24.1\0").unwrap();
+        assert_eq!(examine(&path), ("1.24.1".to_owned(), false));
     }
 }
