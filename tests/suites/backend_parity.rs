@@ -50,6 +50,13 @@ fn run(engine: Arc<dyn Engine>, free: usize, times: usize) -> Vec<TensorBuffer> 
             if info.name == "valid" {
                 data.iter_mut().enumerate().for_each(|(i, value)| *value = f32::from(i % 3 != 2));
             }
+            // Features are unit vectors, about; positions are weights that add up to 1 for each axis.
+            let scale = match info.name.as_str() {
+                "features" => (3.0 / shape[1] as f32).sqrt(),
+                "positions" => 2.0 / shape[1] as f32,
+                _ => 1.0,
+            };
+            data.iter_mut().for_each(|value| *value *= scale);
             (info.name.clone(), shape, data)
         })
         .collect();
