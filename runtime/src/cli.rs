@@ -66,7 +66,14 @@ pub enum Command {
     Bench(BenchArgs),
     /// Say what is in a model folder, a network file or a bank.
     Inspect(InspectArgs),
+    /// Say what this machine has and lacks, and the remedy for each lack.
+    Doctor(DoctorArgs),
 }
+
+/// Arguments of `hsg doctor`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  hsg doctor\n\nExit code 1 when `hsg run` would not work here.")]
+pub struct DoctorArgs {}
 
 /// Which backend executes the networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -26,7 +26,7 @@ fn document(stdout: &[u8]) -> Value {
 #[test]
 fn every_command_has_help_with_an_example() {
     let sandbox = Sandbox::new();
-    for command in ["run", "eval", "eval files", "bank build", "bench", "inspect"] {
+    for command in ["run", "eval", "eval files", "eval merge", "bank build", "bench", "inspect", "doctor"] {
         let assert = sandbox.hsg().args(command.split(' ')).arg("--help").assert().success();
         assert.stdout(predicate::str::contains(format!("hsg {command}")).and(predicate::str::contains("Example")));
     }
@@ -263,6 +263,33 @@ fn shown_settings_are_a_settings_file() {
     fs::write(sandbox.path("shown.toml"), &shown).unwrap();
     let output = sandbox.hsg().args(["run", "--config", "shown.toml", "--json"]).assert().code(0);
     assert_eq!(document(&output.get_output().stdout)["frames"], 2);
+}
+
+#[test]
+fn doctor_names_what_is_lacking_and_the_remedy() {
+    let sandbox = Sandbox::new();
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/zoo");
+    // The sandbox has no example clip in reach.
+    let assert = sandbox.hsg().args(["doctor", "--json"]).env("HSG_MODELS", &zoo).assert().code(1);
+    let report = document(&assert.get_output().stdout);
+    let finding = |what: &str| {
+        let findings = report["findings"].as_array().unwrap();
+        findings.iter().find(|finding| finding["what"] == what).unwrap_or_else(|| panic!("{what} in {report}"))
+    };
+    assert_eq!(report["can_run"], false);
+    assert_eq!(
+        (&finding("model")["standing"], &finding("example clip")["standing"]),
+        (&"ok".into(), &"missing".into())
+    );
+    assert_eq!(finding("backend cpu")["standing"], "ok");
+    let lacking = finding("backend onnxruntime");
+    assert_eq!(lacking["standing"], "missing");
+    assert!(lacking["remedy"].as_str().unwrap().contains("cargo xtask deps onnxruntime"), "{lacking}");
+    // In the project's folder everything that the first run needs is there.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let words = predicate::str::contains("`hsg run` works here").and(predicate::str::contains("NVIDIA driver"));
+    sandbox.hsg().arg("doctor").current_dir(root).assert().code(0).stdout(words);
+    assert!(files(&sandbox.path(".")).is_empty(), "nothing is written");
 }
 
 #[test]

@@ -191,7 +191,7 @@ pub fn select(choice: BackendChoice) -> Result<Selection, BackendError> {
     };
     let named = || "named with --backend".to_owned();
     match choice {
-        BackendChoice::Cpu => chosen(Box::new(cpu::CpuBackend::default()), named()),
+        BackendChoice::Cpu => chosen(Box::<cpu::CpuBackend>::default(), named()),
         BackendChoice::OnnxRuntime => chosen(Box::new(onnxruntime::OnnxRuntimeBackend), named()),
         BackendChoice::Auto => match onnxruntime::OnnxRuntimeBackend.probe() {
             Ok(_) => {
@@ -199,12 +199,12 @@ pub fn select(choice: BackendChoice) -> Result<Selection, BackendError> {
                 chosen(Box::new(onnxruntime::OnnxRuntimeBackend), reason.to_owned())
             }
             Err(error) if error.kind() == BackendErrorKind::NotInstalled && !onnxruntime::is_named() => chosen(
-                Box::new(cpu::CpuBackend::default()),
+                Box::<cpu::CpuBackend>::default(),
                 "chosen by auto: it needs nothing, and ONNX Runtime is not installed".to_owned(),
             ),
             // Somebody wanted it, and it does not work: said, because it is slower without.
             Err(error) => chosen(
-                Box::new(cpu::CpuBackend::default()),
+                Box::<cpu::CpuBackend>::default(),
                 format!("chosen by auto, because ONNX Runtime does not work: {error}"),
             ),
         },
