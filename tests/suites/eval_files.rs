@@ -101,13 +101,8 @@ fn cityscapes_predictions_may_hold_train_ids() {
     };
     for frame in ["bonn_000000_000019", "zürich_000001_000019"] {
         write_labels(&prediction.join(format!("all/{frame}_anything.png")), |at| match (frame, label(at)) {
-            ("bonn_000000_000019", _) => {
-                if at % 5 == 0 {
-                    14
-                } else {
-                    255
-                }
-            }
+            ("bonn_000000_000019", _) if at % 5 == 0 => 14,
+            ("bonn_000000_000019", _) => 255,
             (_, 7) => 0,
             (_, 26) => 13,
             _ => 255,
