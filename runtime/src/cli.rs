@@ -205,7 +205,7 @@ pub struct DatasetArgs {
 #[derive(Args, Clone, Debug)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "Examples:\n  hsg eval --dataset camvid --root data/camvid --split val --model camvid-r18 --out figures\n  \
+    after_help = "Example:\n  hsg eval --dataset camvid --root data/camvid --split val --model camvid-r18 --out figures\n\nA part of a large data set:\n  \
                   hsg eval --dataset kitti-step --root kitti --split val --shard 1/4 --out part1\n\n\
                   OUT gets report.html (open it first), evaluation.json, frames.jsonl (figures of each frame) and \
                   shard.json (sums, for `hsg eval merge`)."
