@@ -72,7 +72,7 @@ pub enum Command {
 
 /// Arguments of `hsg doctor`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Example:\n  hsg doctor\n\nExit code 1 when `hsg run` would not work here.")]
+#[command(after_help = "Example:\n  hsg doctor --json\n\nExit code 1 when `hsg run` would not work here.")]
 pub struct DoctorArgs {}
 
 /// Which backend executes the networks.
