@@ -5,7 +5,7 @@
 //! | capture | [`capture`] | `hsg-capture` | source → slot |
 //! | preprocess, embed | [`embed`] | `hsg-compute` | frame → unit features `[h, w, m]` at stride 8 |
 //! | segment | [`segment`] | | features → base segments (spherical k-means, fixed slots) |
-//! | group | [`group`] | | prototypes, positions → transitions between levels |
+//! | group | [`group`], [`smooth`] | | prototypes, positions → transitions between levels, averaged over time |
 //! | label | [`label`] | | transitions → strict hierarchy; prototypes → classes by retrieval |
 //! | associate | [`associate`] | | ids that stay over time |
 //! | refine | [`refine`] | | cells → pixels at source size |
@@ -39,6 +39,7 @@ pub mod publish;
 pub mod refine;
 pub mod segment;
 pub mod slot;
+pub mod smooth;
 pub mod stats;
 pub mod summary;
 

@@ -14,6 +14,7 @@ use super::label::LabelStage;
 use super::refine::RefineStage;
 use super::segment::{SegmentStage, SegmentStart};
 use super::slot::FrameSlot;
+use super::smooth::TransitionSmoother;
 use super::{Deployment, Resolution, StageError, nanos_since};
 use crate::error::PipelineError;
 
@@ -71,6 +72,7 @@ struct Stages {
     embed: EmbedStage,
     segment: SegmentStage,
     group: GroupStage,
+    smoother: TransitionSmoother,
     label: LabelStage,
     associate: AssociateStage,
     refine: RefineStage,
@@ -96,6 +98,7 @@ impl Processor {
             segment: SegmentStage::new(manifest.kmeans, features, spec.resolution, num_threads)
                 .map_err(|error| error.in_frame("", 0))?,
             group: GroupStage::new(Arc::clone(&deployment))?,
+            smoother: TransitionSmoother::default(),
             label: LabelStage::new(Arc::clone(&deployment), search),
             associate: AssociateStage::new(deployment.level_sizes().len()),
             refine: RefineStage::default(),
@@ -110,6 +113,7 @@ impl Processor {
         let stages = &mut self.stages;
         stages.spec.tracking = tracking;
         stages.segment.restart();
+        stages.smoother = TransitionSmoother::default();
         stages.associate = AssociateStage::new(stages.deployment.level_sizes().len());
     }
 
@@ -167,17 +171,26 @@ impl Stages {
 
         let start = Instant::now();
         let network = self.group.run(segments)?;
+        let continuity = Continuity { tracking: self.spec.tracking, from_grid, reseeded: self.segment.reseeded() };
+        let (of_frame, num_transitions) = self.group.transitions();
+        let transitions = if self.spec.tracking {
+            let sizes = self.deployment.level_sizes();
+            self.smoother.run(&of_frame[..num_transitions], sizes, segments, continuity);
+            self.smoother.averages()
+        } else {
+            of_frame
+        };
         output.stage_nanos.group = nanos_since(start);
         slot.network_nanos = embed.network + network;
 
         let start = Instant::now();
-        let continuity = Continuity { tracking: self.spec.tracking, from_grid, reseeded: self.segment.reseeded() };
-        self.label.run(segments, self.group.transitions(), continuity, &mut output.levels)?;
+        self.label.run(segments, (transitions, num_transitions), continuity, &mut output.levels)?;
         output.stage_nanos.label = nanos_since(start);
         slot.lookups = self.label.lookups();
 
         let start = Instant::now();
-        self.associate.run(segments, self.label.hierarchy(), continuity, &mut output.levels);
+        let centroids = self.segment.centroids();
+        self.associate.run(segments, centroids, self.label.hierarchy(), continuity, &mut output.levels);
         output.stage_nanos.associate = nanos_since(start);
 
         let start = Instant::now();
