@@ -1,13 +1,14 @@
 //! The compute stages of one stream, in order, on the calling thread and a thread pool of its own.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use retrieval::{DEFAULT_PROBES, RetrievalError, Search};
 use segcore::image::Frame;
 use segcore::spherical_kmeans::SegmentMap;
 
 use super::associate::{AssociateStage, Continuity};
+use super::degrade::{Deadline, LADDER, Step as LadderStep};
 use super::embed::EmbedStage;
 use super::group::GroupStage;
 use super::label::LabelStage;
@@ -57,6 +58,8 @@ pub struct ProcessorSpec {
     pub resolution: Resolution,
     /// How segments are looked up in the bank.
     pub bank_search: BankSearch,
+    /// Latency beyond which frames are computed with less care, see `degrade.rs`.
+    pub deadline: Option<Duration>,
 }
 
 /// The compute stages of one stream. Everything that lives from frame to frame is in here.
@@ -76,6 +79,9 @@ struct Stages {
     label: LabelStage,
     associate: AssociateStage,
     refine: RefineStage,
+    deadline: Option<Deadline>,
+    /// Where the deadline's clock begins.
+    start: Instant,
 }
 
 impl Processor {
@@ -102,6 +108,8 @@ impl Processor {
             label: LabelStage::new(Arc::clone(&deployment), search),
             associate: AssociateStage::new(deployment.level_sizes().len()),
             refine: RefineStage::default(),
+            deadline: spec.deadline.map(Deadline::new),
+            start: Instant::now(),
             deployment,
             spec,
         };
@@ -114,6 +122,7 @@ impl Processor {
         stages.spec.tracking = tracking;
         stages.segment.restart();
         stages.smoother = TransitionSmoother::default();
+        stages.deadline = stages.spec.deadline.map(Deadline::new);
         stages.associate = AssociateStage::new(stages.deployment.level_sizes().len());
     }
 
@@ -151,7 +160,16 @@ impl Stages {
         output.size = output.frame.size;
         let stride = self.deployment.manifest().stride;
 
-        let embed = self.embed.run(&output.frame)?;
+        let at_step = self.deadline.as_ref().map_or(0, Deadline::step);
+        let step = LADDER[at_step];
+        output.degradation_step = at_step as u8;
+        self.segment.limit_rounds(step.max_rounds);
+        let resolution = match self.spec.resolution {
+            Resolution::Refined if !step.refine => Resolution::Nearest,
+            resolution => resolution,
+        };
+
+        let embed = self.embed.run(&output.frame, step.input_scale)?;
         output.stage_nanos.preprocess = embed.preprocess;
         output.stage_nanos.embed = embed.embed;
         let (Some(plan), features) = (self.embed.plan(), self.embed.map()) else {
@@ -194,15 +212,24 @@ impl Stages {
         output.stage_nanos.associate = nanos_since(start);
 
         let start = Instant::now();
-        let (resolution, centroids) = (self.spec.resolution, self.segment.centroids());
+        let centroids = self.segment.centroids();
         self.refine.run(resolution, plan, stride, features, segments, centroids, &mut output.slots)?;
         output.measure_segments();
         output.stage_nanos.refine = nanos_since(start);
+
+        if let Some(deadline) = &mut self.deadline {
+            deadline.observe(nanos_since(self.start), nanos_since(slot.counted_from));
+            if deadline.step() != at_step {
+                let LadderStep { gives_up, .. } = LADDER[deadline.step()];
+                log::info!("`{}`: degradation step {}: given up: {gives_up}", output.stream, deadline.step());
+            }
+        }
         Ok(())
     }
 
     fn base_segments(&mut self, frame: &Frame, slots: &mut Vec<u16>) -> Result<(), StageError> {
-        self.embed.run(frame)?;
+        self.segment.limit_rounds(usize::MAX);
+        self.embed.run(frame, 1.0)?;
         let (Some(plan), features) = (self.embed.plan(), self.embed.map()) else {
             return Err(StageError::new("embed", "there is no resize plan"));
         };
