@@ -85,6 +85,12 @@ struct Memory {
 }
 
 impl Memory {
+    /// Makes room for all that it may ever hold, so that nothing is allocated later.
+    fn reserve(&mut self, length: usize) {
+        self.gone.reserve(MEMORY_SIZE.saturating_sub(self.gone.len()));
+        self.features.reserve((MEMORY_SIZE * length).saturating_sub(self.features.len()));
+    }
+
     /// Remembers a segment; returns the id that is forgotten for it.
     fn add(&mut self, id: u32, frame: u64, feature: &[f32]) -> Option<u32> {
         let forgotten = if self.gone.len() >= MEMORY_SIZE { self.remove(0, feature.len()) } else { None };
@@ -189,6 +195,7 @@ impl AssociateStage {
             std::mem::swap(&mut ids.ids, &mut ids.previous);
             std::mem::swap(&mut ids.features, &mut ids.previous_features);
             write_features(level, segments, centroids, hierarchy, &mut ids.features);
+            ids.memory.reserve(ids.features.len() / hierarchy.segments(level).max(1));
             ids.ids.clear();
             ids.ids.resize(hierarchy.segments(level), NO_ID);
             if !continuity.from_grid && ids.previous.len() == ids.ids.len() {

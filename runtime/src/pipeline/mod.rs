@@ -32,8 +32,8 @@
 
 pub mod associate;
 mod capture;
-mod deployment;
 pub mod degrade;
+mod deployment;
 pub mod embed;
 pub mod group;
 mod kept_votes;
@@ -179,7 +179,8 @@ pub fn run(
             .spawn_scoped(scope, || capture::run(source, pace, spec.max_frames, &free, &ready, control, progress));
         let publish = thread("hsg-publish")
             .spawn_scoped(scope, || publish::run(sink, live, spec.max_frames, &done, &free, control, progress));
-        let computed = if capture.is_ok() && publish.is_ok() { compute(processor, live, &ready, &done) } else { Ok(()) };
+        let computed =
+            if capture.is_ok() && publish.is_ok() { compute(processor, live, &ready, &done) } else { Ok(()) };
         for queue in [&free, &ready, &done] {
             queue.close();
         }

@@ -243,3 +243,81 @@ impl Stages {
         self.refine.run(resolution, plan, stride, features, segments, centroids, slots)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use models::manifest::{ModelFolder, Precision};
+    use segcore::image::{ImageSize, PixelFormat};
+
+    use super::*;
+    use crate::backend::BackendChoice;
+    use crate::pipeline::DeploymentSpec;
+
+    fn processor(deadline: Option<Duration>) -> Processor {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-model");
+        let spec = DeploymentSpec { backend: BackendChoice::Cpu, precision: Precision::Fp32, num_threads: 1 };
+        let deployment = Arc::new(Deployment::load(ModelFolder::open(&path).unwrap(), spec).unwrap());
+        Processor::new(deployment, ProcessorSpec { tracking: true, deadline, ..ProcessorSpec::default() }).unwrap()
+    }
+
+    /// A street-like scene: sky, road, and boxes that drift by and pass each other.
+    fn draw(slot: &mut FrameSlot, time: usize) {
+        let frame = &mut slot.output.frame;
+        (frame.size, frame.format, frame.index) = (ImageSize::new(96, 64), PixelFormat::Rgb8, time as u64);
+        frame.pixels.clear();
+        for y in 0..64usize {
+            for x in 0..96usize {
+                let boxes = [
+                    (time / 2, 20, [200, 40, 30]),
+                    (time / 3 + 40, 30, [30, 60, 190]),
+                    (200 - time % 160, 40, [230, 220, 40]),
+                ];
+                let hit = boxes
+                    .iter()
+                    .find(|(left, top, _)| (x + 160 - left % 160) % 160 < 18 && (*top..top + 14).contains(&y));
+                let ground = if y < 28 { [120, 160, 220] } else { [70 + (y as u8), 70, 75] };
+                let texture = ((x * 7 + y * 13 + time / 4) % 11) as u8;
+                frame
+                    .pixels
+                    .extend(hit.map_or(ground, |(_, _, color)| *color).map(|value: u8| value.saturating_add(texture)));
+            }
+        }
+    }
+
+    #[test]
+    fn clusters_are_alive_after_5000_frames() {
+        let mut processor = processor(None);
+        let mut slot = FrameSlot::default();
+        for time in 0..5000 {
+            draw(&mut slot, time);
+            processor.process(&mut slot).unwrap();
+        }
+        let areas = &processor.stages.segment.map().areas;
+        let alive = areas.iter().filter(|&&area| area > 0).count();
+        assert!(alive * 100 >= 95 * areas.len(), "{alive} of {} clusters are alive", areas.len());
+    }
+
+    #[test]
+    fn the_ladder_is_in_the_frames_and_ids_live_on_over_it() {
+        // Every frame is later than a nanosecond, on any machine.
+        let mut processor = processor(Some(Duration::from_nanos(1)));
+        let mut slot = FrameSlot::default();
+        let (mut steps, mut ids) = (Vec::new(), Vec::new());
+        for _ in 0..20 {
+            draw(&mut slot, 0);
+            slot.counted_from = Instant::now();
+            processor.process(&mut slot).unwrap();
+            steps.push(slot.output.degradation_step);
+            let present = slot.output.levels[2].segments.iter().filter(|segment| segment.present);
+            ids.push(present.map(|segment| segment.track_id).max());
+        }
+        assert_eq!((steps[0], steps[19]), (0, 4));
+        assert!(steps.is_sorted(), "{steps:?}");
+        let plan = *processor.stages.embed.plan().unwrap();
+        assert_eq!((plan.padded.width, plan.padded.height), (48, 32));
+        // A change of the input's size is no cut: the coarsest groups are not all born again each time.
+        assert!(ids.iter().flatten().all(|&id| id < 6), "{ids:?}");
+    }
+}

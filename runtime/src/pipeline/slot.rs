@@ -30,7 +30,14 @@ pub struct FrameSlot {
 impl Default for FrameSlot {
     fn default() -> Self {
         let now = Instant::now();
-        Self { output: SegmentedFrame::default(), captured: now, started: now, counted_from: now, network_nanos: 0, lookups: (0, 0) }
+        Self {
+            output: SegmentedFrame::default(),
+            captured: now,
+            started: now,
+            counted_from: now,
+            network_nanos: 0,
+            lookups: (0, 0),
+        }
     }
 }
 

@@ -33,13 +33,7 @@ pub struct TransitionSmoother {
 
 impl TransitionSmoother {
     /// Takes the transitions of a frame, `sizes` n_0 … n_L.
-    pub fn run(
-        &mut self,
-        transitions: &[&[f32]],
-        sizes: &[usize],
-        segments: &SegmentMap,
-        continuity: Continuity<'_>,
-    ) {
+    pub fn run(&mut self, transitions: &[&[f32]], sizes: &[usize], segments: &SegmentMap, continuity: Continuity<'_>) {
         let anew = !continuity.tracking || continuity.from_grid || self.areas.len() != segments.areas.len();
         self.places.clear();
         self.places.extend(0..segments.areas.len());
@@ -54,9 +48,8 @@ impl TransitionSmoother {
                 self.next_places.clear();
                 self.next_places.extend(0..columns);
             } else {
-                let is_new = |row: usize| {
-                    level == 0 && (self.areas[row] == 0 || continuity.reseeded.contains(&(row as u32)))
-                };
+                let is_new =
+                    |row: usize| level == 0 && (self.areas[row] == 0 || continuity.reseeded.contains(&(row as u32)));
                 self.common.clear();
                 self.common.resize(columns * columns, 0.0);
                 for (row, now) in transition.chunks_exact(columns).enumerate().take(rows) {
