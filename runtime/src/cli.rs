@@ -162,6 +162,9 @@ pub struct RunArgs {
     /// Play files at their own rate and drop what is too late; the newest frame wins.
     #[arg(long, env = "HSG_REALTIME", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub realtime: Option<bool>,
+    /// Latency that frames should keep: later ones are computed with less care, step by step.
+    #[arg(long, value_name = "T", env = "HSG_DEADLINE_MILLIS")]
+    pub deadline_millis: Option<f64>,
     /// Name of a source; repeat it in the order of the sources [default: file names].
     #[arg(long = "name", value_name = "NAME")]
     pub names: Vec<String>,
@@ -371,6 +374,9 @@ pub struct BenchArgs {
     /// Play at this rate and drop what is too late, instead of as fast as possible.
     #[arg(long, value_name = "HZ", env = "HSG_RATE")]
     pub rate: Option<f64>,
+    /// Latency that frames should keep: later ones are computed with less care, step by step.
+    #[arg(long, value_name = "T", env = "HSG_DEADLINE_MILLIS")]
+    pub deadline_millis: Option<f64>,
 }
 
 /// Arguments of `hsg inspect`.

@@ -37,7 +37,7 @@ pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> 
     let deployment = deploy(&settings.model, printer)?;
     let mut processors = Vec::new();
     for stream in &streams {
-        let spec = settings.compute.processor(stream.source.info().is_sequence);
+        let spec = settings.compute.processor(stream.source.info().is_sequence, settings.deadline);
         processors.push(Processor::new(Arc::clone(&deployment), spec)?);
     }
     let folder = match settings.save.any() {

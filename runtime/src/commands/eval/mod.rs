@@ -88,7 +88,7 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
     }
     let mut measuring = Measuring {
         dataset: &*dataset,
-        processor: Processor::new(Arc::clone(&deployment), settings.compute.processor(false))?,
+        processor: Processor::new(Arc::clone(&deployment), settings.compute.processor(false, None))?,
         track: settings.compute.track,
         meter: Meter::new(
             kind,
