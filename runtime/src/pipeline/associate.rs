@@ -297,15 +297,15 @@ impl LevelIds {
                 allocator.retire(id);
             }
         }
+        while let Some(id) = memory.forget(frame, length) {
+            allocator.retire(id);
+        }
         let min_similarity = MIN_RETURN_SIMILARITY[level.min(1)];
         for (index, id) in ids.iter_mut().enumerate() {
             if *id == NO_ID && hierarchy.areas(level)[index] > 0 {
                 let feature = &features[index * length..(index + 1) * length];
                 *id = memory.recall(feature, min_similarity).unwrap_or_else(|| allocator.take());
             }
-        }
-        while let Some(id) = memory.forget(frame, length) {
-            allocator.retire(id);
         }
     }
 }
@@ -370,6 +370,7 @@ mod tests {
 
     const A: [f32; 2] = [1.0, 0.0];
     const B: [f32; 2] = [0.0, 1.0];
+    const C: [f32; 2] = [0.7, 0.7];
     const D: [f32; 2] = [-0.7, -0.7];
 
     #[test]
@@ -387,7 +388,7 @@ mod tests {
         let [first, _] = ids(&mut stage, scene(&[5, 5, 5, 5], &[0, 0, 1, 1], &[A; 4]), true, &[]);
         assert_eq!(first, [0, 1, 2, 3]);
         // Slot 1 is re-seeded, slot 2 jumps to something else, slot 3 is empty.
-        let [second, _] = ids(&mut stage, scene(&[5, 5, 5, 0], &[0, 0, 1, 1], &[A, A, B, A]), false, &[1]);
+        let [second, _] = ids(&mut stage, scene(&[5, 5, 5, 0], &[0, 0, 1, 1], &[A, C, B, A]), false, &[1]);
         assert_eq!(second[..3], [0, 4, 5]);
         // After a cut to something else all are new.
         let [third, _] = ids(&mut stage, scene(&[5, 5, 5, 5], &[0, 0, 1, 1], &[D; 4]), true, &[]);
