@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use runtime::backend::cpu::CpuBackend;
-use runtime::backend::onnxruntime::OnnxRuntimeBackend;
+use runtime::backend::onnxruntime::{OnnxRuntimeBackend, look};
 use runtime::backend::{Backend, BackendErrorKind, Engine, EngineOptions, TensorBuffer};
 use tests::folders::tiny_model;
 
@@ -14,7 +14,7 @@ const OPTIONS: EngineOptions = EngineOptions { num_threads: 2 };
 fn onnxruntime() -> Option<OnnxRuntimeBackend> {
     match OnnxRuntimeBackend.probe() {
         Ok(info) => {
-            println!("{} with {}", info.version, OnnxRuntimeBackend::library_path().unwrap().display());
+            println!("{}, {}", info.version, look().unwrap().1.display());
             Some(OnnxRuntimeBackend)
         }
         Err(error) => {

@@ -118,6 +118,10 @@ fn run_part(targets: &[String], filter: Option<&str>, programs: &PathBuf, counts
     if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
         program = program.env("PROPTEST_RNG_SEED", "1");
     }
+    // The suite of backends looks above its own program, which may be built elsewhere.
+    if let (Some(library), None) = (onnxruntime::installed(), std::env::var_os("HSG_ONNXRUNTIME")) {
+        program = program.env("HSG_ONNXRUNTIME", library);
+    }
     if let Some(filter) = filter {
         program = program.args(["--", filter]);
     }

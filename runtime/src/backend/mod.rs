@@ -253,6 +253,35 @@ pub(crate) fn load_error(path: &Path, what: impl std::fmt::Display) -> BackendEr
     )
 }
 
+/// An error of a run of the network in `path`.
+fn run_error(path: &Path, what: impl std::fmt::Display) -> BackendError {
+    BackendError::new(BackendErrorKind::Run, format!("{}: {what}", path.display()))
+}
+
+/// The library gave up on a run with these inputs.
+fn run_failed(path: &Path, error: impl std::fmt::Display, inputs: &[(&str, &[usize], &[f32])]) -> BackendError {
+    let shapes: Vec<String> = inputs.iter().map(|(name, shape, _)| format!("`{name}` {shape:?}")).collect();
+    run_error(path, format!("the run failed: {error}; inputs were {}", shapes.join(", ")))
+}
+
+/// Fails unless the network has this input or output.
+fn check_name(path: &Path, kind: &str, name: &str, known: &[TensorInfo]) -> Result<(), BackendError> {
+    if known.iter().any(|tensor| tensor.name == name) {
+        return Ok(());
+    }
+    let names: Vec<&str> = known.iter().map(|tensor| tensor.name.as_str()).collect();
+    Err(run_error(path, format!("there is no {kind} `{name}`, only {}", names.join(", "))))
+}
+
+/// Fails unless an input has as many values as its shape says.
+fn check_length(path: &Path, name: &str, shape: &[usize], data: &[f32]) -> Result<(), BackendError> {
+    let (expected, got) = (shape.iter().product::<usize>(), data.len());
+    if expected == got {
+        return Ok(());
+    }
+    Err(run_error(path, format!("the input `{name}` has {got} values, expected {expected} for shape {shape:?}")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,13 +1,12 @@
 //! `hsg doctor`: what this machine has and lacks, and the remedy for each lack.
 //!
-//! Nothing is changed and no camera is started. Vendors' libraries are looked for, not opened: what a driver does when it is
-//! loaded is not for a look-around to find out.
+//! Nothing is changed and no camera is started. ONNX Runtime is opened, as `hsg run` would; other vendors' libraries are looked
+//! for only: what a driver does when it is loaded is not for a look-around to find out.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use runtime::backend::onnxruntime::OnnxRuntimeBackend;
-use runtime::backend::{Backend, BackendChoice};
+use runtime::backend::{BackendChoice, BackendErrorKind, onnxruntime};
 use runtime::pipeline::stats::cpu_name;
 use serde::Serialize;
 
@@ -158,18 +157,14 @@ fn backends() -> Vec<Finding> {
         Ok(selection) => findings.push(Finding::ok("backend cpu", selection.info.version)),
         Err(error) => findings.push(Finding::lack("backend cpu", Standing::Broken, error.to_string(), "report this")),
     }
-    let probe = OnnxRuntimeBackend.probe();
-    findings.push(match (probe, OnnxRuntimeBackend::library_path()) {
-        (Ok(info), Ok(path)) => Finding::ok("backend onnxruntime", format!("{}, {}", info.version, path.display())),
-        (Err(error), _) | (_, Err(error)) => {
-            let standing = match error.kind() {
-                runtime::backend::BackendErrorKind::NotInstalled => Standing::Missing,
-                _ => Standing::Broken,
-            };
-            // The message ends with its remedy.
-            let text = error.to_string();
-            let (found, remedy) = text.split_once("; ").unwrap_or((&text, "see above"));
-            Finding::lack("backend onnxruntime", standing, found, remedy)
+    findings.push(match onnxruntime::look() {
+        Ok((version, path)) => {
+            Finding::ok("backend onnxruntime", format!("ONNX Runtime {version}, {}", path.display()))
+        }
+        Err(lack) => {
+            let is_missing = lack.kind == BackendErrorKind::NotInstalled && !onnxruntime::is_named();
+            let standing = if is_missing { Standing::Missing } else { Standing::Broken };
+            Finding::lack("backend onnxruntime", standing, &lack.found, &lack.remedy)
         }
     });
     findings.push(Finding::lack(
@@ -258,7 +253,12 @@ fn camera(device: &Path) -> Finding {
     let node = Path::new("/dev").join(device.file_name().unwrap_or_default());
     let found = format!("{} ({name})", node.display());
     match fs::OpenOptions::new().read(true).write(true).open(&node) {
-        Ok(_) => Finding::ok("camera", found),
+        Ok(_) => Finding::lack(
+            "camera",
+            Standing::Unused,
+            format!("{found}; this version does not read cameras yet"),
+            "record it to an MP4 file with H.264, or as a folder of images",
+        ),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Finding::lack(
             "camera",
             Standing::Broken,
