@@ -314,6 +314,11 @@ impl ComputeSettings {
         }
     }
 
+    /// How segments are looked up in the bank, as it is typed.
+    pub fn bank_search(self) -> String {
+        name_of(self.bank_search)
+    }
+
     /// The stages of a stream; `is_sequence`: its frames follow each other in time.
     pub fn processor(self, is_sequence: bool, deadline: Option<Duration>) -> ProcessorSpec {
         let bank_search = match self.bank_search {
