@@ -52,7 +52,8 @@ impl EmbedStage {
         })
     }
 
-    /// Computes the features of a frame, on a network input of `input_scale` times the model's size per side; [`EmbedStage::map`] and [`EmbedStage::plan`] then hold them.
+    /// Computes the features of a frame, on a network input of `input_scale` times the model's size per side;
+    /// [`EmbedStage::map`] and [`EmbedStage::plan`] then hold them.
     ///
     /// # Errors
     /// When the frame cannot be resized, the network fails, or its output is not finite.

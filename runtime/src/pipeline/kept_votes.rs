@@ -1,8 +1,8 @@
 //! What the bank said about a segment, kept while the segment stays what it was.
 //!
-//! On video a slot goes on with the same piece of the scene, so its prototype (averaged over time, `label.rs`) hardly moves from frame to frame. Its vote is
-//! asked for again only when the prototype has turned away from the one that was asked about: from that one, not from the
-//! frame before, so that slow drift does not add up. Nothing is kept over a start from the grid (first frame, scene cut, new
+//! On video a slot goes on with the same piece of the scene, so its prototype (averaged over time, `label.rs`) hardly moves
+//! from frame to frame. Its vote is asked for again only when the prototype has turned away from the one that was asked
+//! about: from that one, not from the frame before, so that slow drift does not add up. Nothing is kept over a start from the grid (first frame, scene cut, new
 //! size, restart), in a slot that was re-seeded, or in one that was empty.
 
 use retrieval::Vote;
