@@ -66,7 +66,14 @@ pub enum Command {
     Bench(BenchArgs),
     /// Say what is in a model folder, a network file or a bank.
     Inspect(InspectArgs),
+    /// Say what this machine has and lacks, and the remedy for each lack.
+    Doctor(DoctorArgs),
 }
+
+/// Arguments of `hsg doctor`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  hsg doctor --json\n\nExit code 1 when `hsg run` would not work here.")]
+pub struct DoctorArgs {}
 
 /// Which backend executes the networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -155,6 +162,9 @@ pub struct RunArgs {
     /// Play files at their own rate and drop what is too late; the newest frame wins.
     #[arg(long, env = "HSG_REALTIME", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub realtime: Option<bool>,
+    /// Latency that frames should keep: later ones are computed with less care, step by step.
+    #[arg(long, value_name = "T", env = "HSG_DEADLINE_MILLIS")]
+    pub deadline_millis: Option<f64>,
     /// Name of a source; repeat it in the order of the sources [default: file names].
     #[arg(long = "name", value_name = "NAME")]
     pub names: Vec<String>,
@@ -198,7 +208,7 @@ pub struct DatasetArgs {
 #[derive(Args, Clone, Debug)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "Examples:\n  hsg eval --dataset camvid --root data/camvid --split val --model camvid-r18 --out figures\n  \
+    after_help = "Example:\n  hsg eval --dataset camvid --root data/camvid --split val --model camvid-r18 --out figures\n\nA part of a large data set:\n  \
                   hsg eval --dataset kitti-step --root kitti --split val --shard 1/4 --out part1\n\n\
                   OUT gets report.html (open it first), evaluation.json, frames.jsonl (figures of each frame) and \
                   shard.json (sums, for `hsg eval merge`)."
@@ -364,6 +374,9 @@ pub struct BenchArgs {
     /// Play at this rate and drop what is too late, instead of as fast as possible.
     #[arg(long, value_name = "HZ", env = "HSG_RATE")]
     pub rate: Option<f64>,
+    /// Latency that frames should keep: later ones are computed with less care, step by step.
+    #[arg(long, value_name = "T", env = "HSG_DEADLINE_MILLIS")]
+    pub deadline_millis: Option<f64>,
 }
 
 /// Arguments of `hsg inspect`.

@@ -4,6 +4,7 @@
 //! over the TOML file of `--config` and fills in defaults. Unknown keys in the file are refused by name.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
@@ -73,6 +74,8 @@ struct RunSection {
     frames: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     realtime: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline_millis: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -150,6 +153,8 @@ struct BenchSection {
     frames: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline_millis: Option<f64>,
 }
 
 /// The settings file and the common options: the base of every command's settings.
@@ -309,14 +314,19 @@ impl ComputeSettings {
         }
     }
 
+    /// How segments are looked up in the bank, as it is typed.
+    pub fn bank_search(self) -> String {
+        name_of(self.bank_search)
+    }
+
     /// The stages of a stream; `is_sequence`: its frames follow each other in time.
-    pub fn processor(self, is_sequence: bool) -> ProcessorSpec {
+    pub fn processor(self, is_sequence: bool, deadline: Option<Duration>) -> ProcessorSpec {
         let bank_search = match self.bank_search {
             BankSearchArg::Auto => BankSearch::Auto,
             BankSearchArg::Exact => BankSearch::Exact,
             BankSearchArg::Approximate => BankSearch::Approximate,
         };
-        ProcessorSpec { tracking: self.track && is_sequence, resolution: self.resolution(), bank_search }
+        ProcessorSpec { tracking: self.track && is_sequence, resolution: self.resolution(), bank_search, deadline }
     }
 }
 
@@ -356,6 +366,8 @@ pub struct RunSettings {
     pub frames: Option<u64>,
     /// Whether files play at their own rate.
     pub realtime: bool,
+    /// Latency that frames should keep.
+    pub deadline: Option<Duration>,
 }
 
 impl RunSettings {
@@ -401,6 +413,7 @@ impl RunSettings {
             max_disk_bytes: max_disk.as_deref().map(parse_bytes).transpose()?,
             frames: positive(args.frames.or(file.frames), "frames")?,
             realtime: args.realtime.or(file.realtime).unwrap_or(false),
+            deadline: deadline(args.deadline_millis.or(file.deadline_millis))?,
         })
     }
 
@@ -416,6 +429,7 @@ impl RunSettings {
                 max_disk: self.max_disk_bytes.map(|bytes| bytes.to_string()),
                 frames: self.frames,
                 realtime: Some(self.realtime),
+                deadline_millis: self.deadline.map(|deadline| deadline.as_secs_f64() * 1e3),
             }),
             ..common_config(&self.model, Some(self.compute))
         }
@@ -679,6 +693,8 @@ pub struct BenchSettings {
     pub frames: u64,
     /// Rate to play at, hertz.
     pub rate_hz: Option<f64>,
+    /// Latency that frames should keep.
+    pub deadline: Option<Duration>,
 }
 
 impl BenchSettings {
@@ -698,16 +714,32 @@ impl BenchSettings {
             compute: base.compute(&args.compute)?,
             frames: positive(args.frames.or(file.frames), "frames")?.unwrap_or(DEFAULT_BENCH_FRAMES),
             rate_hz,
+            deadline: deadline(args.deadline_millis.or(file.deadline_millis))?,
         })
     }
 
     /// The settings as a file for `--config`.
     pub fn to_config(&self) -> ConfigFile {
         ConfigFile {
-            bench: Some(BenchSection { source: self.source.clone(), frames: Some(self.frames), rate: self.rate_hz }),
+            bench: Some(BenchSection {
+                source: self.source.clone(),
+                frames: Some(self.frames),
+                rate: self.rate_hz,
+                deadline_millis: self.deadline.map(|deadline| deadline.as_secs_f64() * 1e3),
+            }),
             ..common_config(&self.model, Some(self.compute))
         }
     }
+}
+
+/// A deadline in milliseconds.
+fn deadline(millis: Option<f64>) -> anyhow::Result<Option<Duration>> {
+    let Some(millis) = millis else { return Ok(None) };
+    ensure!(
+        (1.0..=60_000.0).contains(&millis),
+        "--deadline-millis: expected 1 to 60000 milliseconds, got {millis}; a frame of the shipped model takes about 100"
+    );
+    Ok(Some(Duration::from_secs_f64(millis / 1e3)))
 }
 
 fn common_config(model: &ModelSettings, compute: Option<ComputeSettings>) -> ConfigFile {
@@ -820,7 +852,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 8 + 8 + (9 + 6) + 8 + 3, "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 8 + 9 + (9 + 6) + 8 + 4, "{value}");
     }
 
     #[test]

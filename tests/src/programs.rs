@@ -52,6 +52,8 @@ impl Sandbox {
                 command.env_remove(&name);
             }
         }
+        // Whether ONNX Runtime is installed must not either: `auto` takes the embedded backend.
+        command.env("HSG_ONNXRUNTIME", self.folder.path().join("none/libonnxruntime.so"));
         command
     }
 
@@ -94,6 +96,18 @@ fn built(package: &str, name: &str, features: &[&str]) -> PathBuf {
     let status = cargo.status().expect("cargo starts");
     assert!(status.success(), "cargo could not build {name}: {status}");
     profile.join(name)
+}
+
+/// The program could not run: exit 2, nothing on stdout, one error with every one of `words`, no panic.
+#[track_caller]
+pub fn assert_refused(assert: assert_cmd::assert::Assert, words: &[&str]) {
+    let assert = assert.code(2).stdout("");
+    let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(!text.contains("panicked"), "{text}");
+    assert_eq!(text.lines().filter(|line| line.contains("error: ")).count(), 1, "{text}");
+    for word in words {
+        assert!(text.contains(word), "`{word}` is not in: {text}");
+    }
 }
 
 /// A started program that is ended with the test.

@@ -10,7 +10,7 @@ use segcore::image_io::{write_gray8, write_gray16};
 use serde_json::Value;
 use tests::folders::golden;
 use tests::outputs::{files, read_json};
-use tests::programs::Sandbox;
+use tests::programs::{Sandbox, assert_refused};
 
 /// Rows and columns of the made images.
 const HEIGHT: usize = 20;
@@ -72,18 +72,6 @@ fn eval_files(sandbox: &Sandbox, truth: &Path, prediction: &Path) -> assert_cmd:
 fn document(assert: &Assert) -> Value {
     let stdout = &assert.get_output().stdout;
     serde_json::from_slice(stdout).unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(stdout)))
-}
-
-/// Exit 2, nothing on stdout, one error with every one of `words`, no panic.
-#[track_caller]
-fn assert_refused(assert: Assert, words: &[&str]) {
-    let assert = assert.code(2).stdout("");
-    let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
-    assert!(!text.contains("panicked"), "{text}");
-    assert_eq!(text.lines().filter(|line| line.contains("error: ")).count(), 1, "{text}");
-    for word in words {
-        assert!(text.contains(word), "`{word}` is not in: {text}");
-    }
 }
 
 #[test]

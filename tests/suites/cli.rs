@@ -9,7 +9,7 @@ use serde_json::Value;
 use tests::folders::{shipped_clip, tiny_model};
 use tests::outputs::{assert_whole, files, read_json};
 use tests::pictures::{cityscapes_dataset, own_dataset, street, street_dataset, street_folder};
-use tests::programs::Sandbox;
+use tests::programs::{Sandbox, assert_refused};
 
 /// `hsg run` on `sources` with the tiny model; add options and run it.
 fn run(sandbox: &Sandbox, sources: &[&Path]) -> assert_cmd::Command {
@@ -26,7 +26,7 @@ fn document(stdout: &[u8]) -> Value {
 #[test]
 fn every_command_has_help_with_an_example() {
     let sandbox = Sandbox::new();
-    for command in ["run", "eval", "eval files", "bank build", "bench", "inspect"] {
+    for command in ["run", "eval", "eval files", "eval merge", "bank build", "bench", "inspect", "doctor"] {
         let assert = sandbox.hsg().args(command.split(' ')).arg("--help").assert().success();
         assert.stdout(predicate::str::contains(format!("hsg {command}")).and(predicate::str::contains("Example")));
     }
@@ -266,6 +266,34 @@ fn shown_settings_are_a_settings_file() {
 }
 
 #[test]
+fn doctor_names_what_is_lacking_and_the_remedy() {
+    let sandbox = Sandbox::new();
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/zoo");
+    // The sandbox has no example clip in reach.
+    let assert = sandbox.hsg().args(["doctor", "--json"]).env("HSG_MODELS", &zoo).assert().code(1);
+    let report = document(&assert.get_output().stdout);
+    let finding = |what: &str| {
+        let findings = report["findings"].as_array().unwrap();
+        findings.iter().find(|finding| finding["what"] == what).unwrap_or_else(|| panic!("{what} in {report}"))
+    };
+    assert_eq!(report["can_run"], false);
+    assert_eq!(
+        (&finding("model")["standing"], &finding("example clip")["standing"]),
+        (&"ok".into(), &"missing".into())
+    );
+    assert_eq!(finding("backend cpu")["standing"], "ok");
+    let lacking = finding("backend onnxruntime");
+    // The sandbox names a library that is not there.
+    assert_eq!(lacking["standing"], "broken");
+    assert!(lacking["remedy"].as_str().unwrap().contains("cargo xtask deps onnxruntime"), "{lacking}");
+    // In the project's folder everything that the first run needs is there.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let words = predicate::str::contains("`hsg run` works here").and(predicate::str::contains("NVIDIA driver"));
+    sandbox.hsg().arg("doctor").current_dir(root).assert().code(0).stdout(words);
+    assert!(files(&sandbox.path(".")).is_empty(), "nothing is written");
+}
+
+#[test]
 fn a_backend_that_is_not_there_fails_hard() {
     let sandbox = Sandbox::new();
     let images = street_folder(sandbox.path("images"), 1);
@@ -274,6 +302,15 @@ fn a_backend_that_is_not_there_fails_hard() {
         assert.stderr(predicate::str::contains(backend));
         assert!(!sandbox.path("out").exists());
     }
+    // A library that is none is named, with what to do.
+    fs::write(sandbox.path("lib.so"), "not a library").unwrap();
+    let mut hsg = run(&sandbox, &[&images]);
+    hsg.args(["--out", "out", "--backend", "onnxruntime"]).env("HSG_ONNXRUNTIME", sandbox.path("lib.so"));
+    assert_refused(hsg.assert(), &["HSG_ONNXRUNTIME", "lib.so", "cargo xtask deps onnxruntime", "--backend cpu"]);
+    // `auto` goes on without, and says why.
+    let mut hsg = run(&sandbox, &[&images]);
+    hsg.args(["--save", "none"]).env("HSG_ONNXRUNTIME", sandbox.path("lib.so"));
+    hsg.assert().code(0).stderr(predicate::str::contains("cpu (rten").and(predicate::str::contains("lib.so")));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use segcore::image_io::{write_gray8, write_gray16, write_rgb8};
 use serde_json::Value;
 use tests::folders::data;
 use tests::outputs::{files, read_json};
-use tests::programs::Sandbox;
+use tests::programs::{Sandbox, assert_refused};
 
 /// The made images.
 const SIZE: ImageSize = ImageSize { width: 6, height: 4 };
@@ -43,18 +43,6 @@ fn document(assert: &Assert) -> Value {
 
 fn figures(sandbox: &Sandbox, dataset: &str) -> Value {
     document(&eval_files(sandbox, dataset).arg("--json").assert().code(0))
-}
-
-/// Exit 2, nothing on stdout, one error with every one of `words`, no panic.
-#[track_caller]
-fn assert_refused(assert: Assert, words: &[&str]) {
-    let assert = assert.code(2).stdout("");
-    let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
-    assert!(!text.contains("panicked"), "{text}");
-    assert_eq!(text.lines().filter(|line| line.contains("error: ")).count(), 1, "{text}");
-    for word in words {
-        assert!(text.contains(word), "`{word}` is not in: {text}");
-    }
 }
 
 /// Two frames of Cityscapes: half road, half two cars, a corner that is not evaluated.
@@ -113,13 +101,8 @@ fn cityscapes_predictions_may_hold_train_ids() {
     };
     for frame in ["bonn_000000_000019", "zürich_000001_000019"] {
         write_labels(&prediction.join(format!("all/{frame}_anything.png")), |at| match (frame, label(at)) {
-            ("bonn_000000_000019", _) => {
-                if at % 5 == 0 {
-                    14
-                } else {
-                    255
-                }
-            }
+            ("bonn_000000_000019", _) if at % 5 == 0 => 14,
+            ("bonn_000000_000019", _) => 255,
             (_, 7) => 0,
             (_, 26) => 13,
             _ => 255,

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tests::folders::tiny_model;
 use tests::outputs::{files, read_json};
 use tests::pictures::{self, SIZE, street, street_dataset};
-use tests::programs::Sandbox;
+use tests::programs::{Sandbox, assert_refused};
 
 /// Train ids of what is in a street picture: sky, building, road, car. The tiny model is untrained and sees no cars, so in
 /// these data sets the building is a car and the car a building.
@@ -90,13 +90,6 @@ fn with_bank(sandbox: &Sandbox, kind: &str, root: &Path, split: &str, model: &Pa
 fn document(assert: &Assert) -> Value {
     let stdout = &assert.get_output().stdout;
     serde_json::from_slice(stdout).unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(stdout)))
-}
-
-/// Exit 2, every word on stderr, nothing on stdout.
-fn assert_refused(assert: Assert, words: &[&str]) {
-    let assert = assert.code(2).stdout("");
-    let stderr = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
-    assert!(words.iter().all(|word| stderr.contains(word)) && !stderr.contains("panicked"), "{words:?} in {stderr}");
 }
 
 fn share(value: &Value) -> bool {
@@ -256,10 +249,12 @@ fn parts_that_do_not_belong_together_are_refused() {
     part("2/2", &[], "two");
     part("2/2", &["--no-refine"], "coarse");
     part("2/2", &["--frames", "3"], "short");
+    part("2/2", &["--bank-search", "exact"], "exact");
     part("2/3", &[], "third");
     let merge = |parts: &[&str]| sandbox.hsg().args(["eval", "merge"]).args(parts).assert();
     assert_refused(merge(&["one", "coarse"]), &["one", "coarse", "`resolution`", "refined", "nearest"]);
     assert_refused(merge(&["one", "short"]), &["`samples`", "4", "3"]);
+    assert_refused(merge(&["one", "exact"]), &["`bank_search`", "auto", "exact"]);
     assert_refused(merge(&["one", "third"]), &["1/2", "2/3"]);
     assert_refused(merge(&["one"]), &["missing: 2", "--shard I/2"]);
     assert_refused(merge(&["one", "two", "one"]), &["part 1 of 2 is there twice"]);

@@ -9,7 +9,7 @@ use tests::disks::{SmallDisk, with_file_limit};
 use tests::folders::{shipped_clip, tiny_model};
 use tests::outputs::{assert_whole, files, read_frames, read_json};
 use tests::pictures::{street, street_dataset, street_folder};
-use tests::programs::{Sandbox, Started, hsg};
+use tests::programs::{Sandbox, Started, assert_refused, hsg};
 use tests::skip;
 
 /// `hsg run SOURCE --out out` with the tiny model.
@@ -21,20 +21,6 @@ fn run(sandbox: &Sandbox, source: &Path) -> assert_cmd::Command {
 
 fn stderr(assert: &Assert) -> String {
     String::from_utf8_lossy(&assert.get_output().stderr).into_owned()
-}
-
-/// The program could not run: exit 2, nothing on stdout, one error with every one of `words`, no panic.
-#[track_caller]
-fn assert_refused(assert: Assert, words: &[&str]) {
-    let assert = assert.code(2);
-    let text = stderr(&assert);
-    assert!(assert.get_output().stdout.is_empty(), "stdout: {:?}", assert.get_output().stdout);
-    assert!(!text.contains("panicked"), "{text}");
-    let errors: Vec<&str> = text.lines().filter(|line| line.contains("error: ")).collect();
-    assert_eq!(errors.len(), 1, "expected one error in: {text}");
-    for word in words {
-        assert!(text.contains(word), "`{word}` is not in: {text}");
-    }
 }
 
 #[test]

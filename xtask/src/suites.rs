@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::process::{Program, cargo};
-use crate::{arrows, libtorch, mpi};
+use crate::{arrows, libtorch, mpi, onnxruntime};
 
 /// What cargo's own result lines add up to.
 #[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
@@ -64,6 +64,10 @@ pub fn test(filter: Option<&str>) -> Result<()> {
 /// Runs the tests; failed tests are counted, not an error. A crate that does not compile is one.
 pub fn run(filter: Option<&str>) -> Result<Counts> {
     libtorch::ensure()?;
+    // Without it one suite is skipped, in words.
+    if let Err(error) = onnxruntime::ensure() {
+        eprintln!("warning: the backend onnxruntime is not tested: {error:#}");
+    }
     let metadata = arrows::metadata()?;
     // The suites run the real programs. `cargo test` alone would leave those of other packages unbuilt or stale.
     cargo()
@@ -113,6 +117,10 @@ fn run_part(targets: &[String], filter: Option<&str>, programs: &PathBuf, counts
     // `cargo test`, or this variable, draws others.
     if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
         program = program.env("PROPTEST_RNG_SEED", "1");
+    }
+    // The suite of backends looks above its own program, which may be built elsewhere.
+    if let (Some(library), None) = (onnxruntime::installed(), std::env::var_os("HSG_ONNXRUNTIME")) {
+        program = program.env("HSG_ONNXRUNTIME", library);
     }
     if let Some(filter) = filter {
         program = program.args(["--", filter]);

@@ -135,7 +135,8 @@ fn short(name: &str) -> String {
     if name.chars().count() <= MOST_LETTERS {
         return name.to_owned();
     }
-    name.chars().take(MOST_LETTERS - 1).chain(['…']).collect()
+    let start: String = name.chars().take(MOST_LETTERS - 1).collect();
+    format!("{}…", start.trim_end())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::image_io::{ImageFileError, MAX_PIXELS, MAX_SIDE, read_gray8, read_gra
 #[derive(Clone, Debug, Default)]
 pub struct LabelReader {
     file: Vec<u8>,
-    /// Rows as the file has them: a filter's number, then differences.
+    /// Some rows as the file has them: a filter's number, then differences.
     filtered: Vec<u8>,
     bytes: Vec<u8>,
 }
@@ -88,13 +88,12 @@ impl LabelReader {
         std::fs::File::open(path).ok()?.read_to_end(&mut self.file).ok()?;
         let (size, compressed) = parse(&self.file, layout)?;
         let stride = size.width * BYTES;
-        self.filtered.resize((stride + 1) * size.height, 0);
-        inflate(&compressed, &mut self.filtered)?;
         self.bytes.resize(stride * size.height, 0);
         let above = vec![0; stride];
         let mut above = above.as_slice();
-        for (filtered, row) in self.filtered.chunks_exact(stride + 1).zip(self.bytes.chunks_exact_mut(stride)) {
-            let (&filter, differences) = filtered.split_first()?;
+        let mut rows = self.bytes.chunks_exact_mut(stride);
+        inflate(&compressed, &mut self.filtered, stride + 1, |filtered| {
+            let (row, (&filter, differences)) = (rows.next()?, filtered.split_first()?);
             match filter {
                 0 => row.copy_from_slice(differences),
                 1 => undo_sub::<BYTES>(differences, row),
@@ -104,8 +103,9 @@ impl LabelReader {
                 _ => return None,
             }
             above = row;
-        }
-        Some(size)
+            Some(())
+        })?;
+        rows.next().is_none().then_some(size)
     }
 }
 
@@ -145,25 +145,44 @@ fn header(content: &[u8], layout: Layout) -> Option<ImageSize> {
     (is_possible && is_right && size.num_pixels() <= MAX_PIXELS).then_some(size)
 }
 
-/// Fills `output` exactly with what the pieces of a zlib stream hold; `None` when they hold something else.
-fn inflate(pieces: &[&[u8]], output: &mut [u8]) -> Option<()> {
+/// How far back compressed data may refer.
+const WINDOW: usize = 1 << 15;
+
+/// Gives `take` row after row, of `row_len` bytes, of what the pieces of a zlib stream hold; `None` when they hold something
+/// else than whole rows, or `take` does not want one. Only a part of the data is kept, so that it stays near the processor.
+fn inflate(
+    pieces: &[&[u8]],
+    buffer: &mut Vec<u8>,
+    row_len: usize,
+    mut take: impl FnMut(&[u8]) -> Option<()>,
+) -> Option<()> {
     let mut decompressor = fdeflate::Decompressor::new();
     // As the general decoder: each chunk has a sum of its own, which was right.
     decompressor.ignore_adler32();
-    let mut filled = 0;
+    buffer.resize(4 * WINDOW + 2 * row_len, 0);
+    // End of what is there, and begin of the next row.
+    let (mut filled, mut next) = (0, 0);
     for (index, piece) in pieces.iter().enumerate() {
         let mut input = *piece;
         let is_last = index + 1 == pieces.len();
         while !decompressor.is_done() {
-            let (consumed, produced) = decompressor.read(input, output, filled, is_last).ok()?;
+            let (consumed, produced) = decompressor.read(input, buffer, filled, is_last).ok()?;
             input = input.get(consumed..)?;
             filled += produced;
-            if consumed == 0 && produced == 0 {
+            while filled - next >= row_len {
+                take(&buffer[next..next + row_len])?;
+                next += row_len;
+            }
+            if filled == buffer.len() {
+                let kept = next.min(filled - WINDOW);
+                buffer.copy_within(kept.., 0);
+                (filled, next) = (filled - kept, next - kept);
+            } else if consumed == 0 && produced == 0 {
                 break;
             }
         }
     }
-    (decompressor.is_done() && filled == output.len()).then_some(())
+    (decompressor.is_done() && filled == next).then_some(())
 }
 
 /// Bytes that are looked at together.
@@ -366,6 +385,26 @@ mod tests {
             write(&path, png::ColorType::Rgb, png::BitDepth::Eight, rgb8.0, &rgb8.1);
             prop_assert!(reader.read_plain::<3>(&path, RGB_8).is_some());
             prop_assert_eq!(reader.rgb8(&path).unwrap().1.as_flattened(), bytes(&rgb8.1));
+        }
+
+        #[test]
+        fn the_window_moves(seed in any::<u32>()) {
+            // 300 kB of rows, some of which repeat what was long ago.
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("map.png");
+            let mut state = seed;
+            let rows: Vec<(u8, Vec<u8>)> = (0..100u32).map(|y| {
+                let row = (0..3000u32).map(|x| {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    if y % 3 == 0 { (state >> 28) as u8 } else { (x / 100 * (y % 7)) as u8 }
+                });
+                let row: Vec<u8> = row.collect();
+                ((row[0] + (y % 5) as u8) % 5, row)
+            }).collect();
+            write(&path, png::ColorType::Rgb, png::BitDepth::Eight, 1000, &rows);
+            let mut reader = LabelReader::default();
+            prop_assert!(reader.read_plain::<3>(&path, RGB_8).is_some());
+            prop_assert_eq!(&reader.bytes, &read_rgb8(&path).unwrap().pixels);
         }
 
         #[test]

@@ -155,6 +155,7 @@ pub struct SphericalKmeans {
     areas: Vec<u32>,
     reseeded: Vec<u32>,
     rounds_run: usize,
+    max_rounds: usize,
 }
 
 /// Clusters per piece of work in the centroid step: about 10 µs each at 14 pixels per cluster.
@@ -186,6 +187,7 @@ impl SphericalKmeans {
             areas: Vec::new(),
             reseeded: Vec::new(),
             rounds_run: 0,
+            max_rounds: usize::MAX,
         })
     }
 
@@ -193,6 +195,19 @@ impl SphericalKmeans {
     #[must_use]
     pub const fn spec(&self) -> &KmeansSpec {
         &self.spec
+    }
+
+    /// Makes at most this many rounds from now on; never more than the specification, never less than one.
+    pub fn limit_rounds(&mut self, max_rounds: usize) {
+        self.max_rounds = max_rounds.max(1);
+    }
+
+    /// Lets [`Start::Warm`] go on over a change of the map's size: centroids are features and relative places, which mean
+    /// the same in a finer or coarser map of the same view. Without effect before the first run.
+    pub fn carry_over(&mut self, height: usize, width: usize) {
+        if self.last_size.is_some() {
+            self.last_size = Some((height, width));
+        }
     }
 
     /// Centroids of the last assignment, `[k, dim + 2]`: features, then location (y, x); unit length or zero.
@@ -251,7 +266,7 @@ impl SphericalKmeans {
         let num_tiles = map.num_cells().div_ceil(TILE);
         self.assignments.resize(num_tiles * TILE, Assignment::default());
 
-        let mut rounds = self.spec.rounds;
+        let mut rounds = self.spec.rounds.min(self.max_rounds);
         if warm {
             for assignment in &mut self.assignments {
                 assignment.label = NONE;

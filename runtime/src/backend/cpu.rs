@@ -7,8 +7,8 @@ use rten::{Dimension, Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value
 use rten_tensor::Layout as _;
 
 use super::{
-    Backend, BackendError, BackendErrorKind, BackendInfo, Engine, EngineOptions, Session, TensorBuffer, TensorInfo,
-    load_error,
+    Backend, BackendError, BackendInfo, Engine, EngineOptions, Session, TensorBuffer, TensorInfo, check_length,
+    check_name, load_error, run_error, run_failed,
 };
 
 /// The version of rten that the workspace pins.
@@ -59,7 +59,7 @@ impl CpuEngine {
     /// Loads an ONNX file, with a thread pool of its own.
     ///
     /// # Errors
-    /// [`BackendErrorKind::Load`], naming the file and the node concerned.
+    /// [`super::BackendErrorKind::Load`], naming the file and the node concerned.
     pub fn load(path: &Path, options: EngineOptions) -> Result<Self, BackendError> {
         Self::load_in(path, Arc::new(ThreadPool::with_num_threads(options.num_threads.max(1))))
     }
@@ -95,14 +95,12 @@ impl CpuEngine {
     }
 
     fn error(&self, what: impl std::fmt::Display) -> BackendError {
-        BackendError::new(BackendErrorKind::Run, format!("{}: {what}", self.path.display()))
+        run_error(&self.path, what)
     }
 
     fn node(&self, name: &str, kind: &str, known: &[TensorInfo]) -> Result<NodeId, BackendError> {
-        self.model.find_node(name).ok_or_else(|| {
-            let names: Vec<&str> = known.iter().map(|tensor| tensor.name.as_str()).collect();
-            self.error(format!("there is no {kind} `{name}`, only {}", names.join(", ")))
-        })
+        check_name(&self.path, kind, name, known)?;
+        self.model.find_node(name).ok_or_else(|| self.error(format!("the {kind} `{name}` is lost")))
     }
 }
 
@@ -138,13 +136,8 @@ impl Session for CpuSession {
         let mut values: Vec<(NodeId, ValueOrView<'_>)> = Vec::with_capacity(inputs.len());
         for (name, shape, data) in inputs {
             let id = engine.node(name, "input", &engine.inputs)?;
-            let view = ValueView::from_shape(shape, data).map_err(|_| {
-                engine.error(format!(
-                    "the input `{name}` has {} values, expected {} for shape {shape:?}",
-                    data.len(),
-                    shape.iter().product::<usize>()
-                ))
-            })?;
+            check_length(&engine.path, name, shape, data)?;
+            let view = ValueView::from_shape(shape, data).map_err(|error| engine.error(error))?;
             values.push((id, view.into()));
         }
         let mut ids = Vec::with_capacity(outputs.len());
@@ -152,10 +145,8 @@ impl Session for CpuSession {
             ids.push(engine.node(name, "output", &engine.outputs)?);
         }
         let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&engine.pool)));
-        let results = engine.model.run(values, &ids, Some(options)).map_err(|error| {
-            let shapes: Vec<String> = inputs.iter().map(|(name, shape, _)| format!("`{name}` {shape:?}")).collect();
-            engine.error(format!("the run failed: {error}; inputs were {}", shapes.join(", ")))
-        })?;
+        let results =
+            engine.model.run(values, &ids, Some(options)).map_err(|error| run_failed(&engine.path, error, inputs))?;
         for ((name, buffer), value) in outputs.iter_mut().zip(&results) {
             let tensor = value
                 .as_tensor_view::<f32>()

@@ -60,6 +60,8 @@ pub enum BackendErrorKind {
     NoDevice,
     /// The library is older than this program needs.
     TooOld,
+    /// The library works, but does what nobody asked for.
+    Unwanted,
     /// A network file cannot be loaded.
     Load,
     /// A run failed, or was asked for something the network does not have.
@@ -189,7 +191,7 @@ pub fn select(choice: BackendChoice) -> Result<Selection, BackendError> {
     };
     let named = || "named with --backend".to_owned();
     match choice {
-        BackendChoice::Cpu => chosen(Box::new(cpu::CpuBackend::default()), named()),
+        BackendChoice::Cpu => chosen(Box::<cpu::CpuBackend>::default(), named()),
         BackendChoice::OnnxRuntime => chosen(Box::new(onnxruntime::OnnxRuntimeBackend), named()),
         BackendChoice::Auto => match onnxruntime::OnnxRuntimeBackend.probe() {
             Ok(_) => {
@@ -197,12 +199,12 @@ pub fn select(choice: BackendChoice) -> Result<Selection, BackendError> {
                 chosen(Box::new(onnxruntime::OnnxRuntimeBackend), reason.to_owned())
             }
             Err(error) if error.kind() == BackendErrorKind::NotInstalled && !onnxruntime::is_named() => chosen(
-                Box::new(cpu::CpuBackend::default()),
+                Box::<cpu::CpuBackend>::default(),
                 "chosen by auto: it needs nothing, and ONNX Runtime is not installed".to_owned(),
             ),
             // Somebody wanted it, and it does not work: said, because it is slower without.
             Err(error) => chosen(
-                Box::new(cpu::CpuBackend::default()),
+                Box::<cpu::CpuBackend>::default(),
                 format!("chosen by auto, because ONNX Runtime does not work: {error}"),
             ),
         },
@@ -249,6 +251,35 @@ pub(crate) fn load_error(path: &Path, what: impl std::fmt::Display) -> BackendEr
         BackendErrorKind::Load,
         format!("{}: cannot be loaded as a network: {what}; export the model again", path.display()),
     )
+}
+
+/// An error of a run of the network in `path`.
+fn run_error(path: &Path, what: impl std::fmt::Display) -> BackendError {
+    BackendError::new(BackendErrorKind::Run, format!("{}: {what}", path.display()))
+}
+
+/// The library gave up on a run with these inputs.
+fn run_failed(path: &Path, error: impl std::fmt::Display, inputs: &[(&str, &[usize], &[f32])]) -> BackendError {
+    let shapes: Vec<String> = inputs.iter().map(|(name, shape, _)| format!("`{name}` {shape:?}")).collect();
+    run_error(path, format!("the run failed: {error}; inputs were {}", shapes.join(", ")))
+}
+
+/// Fails unless the network has this input or output.
+fn check_name(path: &Path, kind: &str, name: &str, known: &[TensorInfo]) -> Result<(), BackendError> {
+    if known.iter().any(|tensor| tensor.name == name) {
+        return Ok(());
+    }
+    let names: Vec<&str> = known.iter().map(|tensor| tensor.name.as_str()).collect();
+    Err(run_error(path, format!("there is no {kind} `{name}`, only {}", names.join(", "))))
+}
+
+/// Fails unless an input has as many values as its shape says.
+fn check_length(path: &Path, name: &str, shape: &[usize], data: &[f32]) -> Result<(), BackendError> {
+    let (expected, got) = (shape.iter().product::<usize>(), data.len());
+    if expected == got {
+        return Ok(());
+    }
+    Err(run_error(path, format!("the input `{name}` has {got} values, expected {expected} for shape {shape:?}")))
 }
 
 #[cfg(test)]

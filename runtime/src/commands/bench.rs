@@ -46,7 +46,7 @@ pub fn run(settings: &BenchSettings, printer: Printer) -> anyhow::Result<Outcome
     let deployment = deploy(&settings.model, printer)?;
     // What is played at a sequence's rate is a sequence; a slower rate makes none of a set of images.
     let played_fast = settings.rate_hz.is_some_and(|rate| rate >= TRACKED_RATE_HZ);
-    let spec = settings.compute.processor(source.info().is_sequence || played_fast);
+    let spec = settings.compute.processor(source.info().is_sequence || played_fast, settings.deadline);
     let track = spec.tracking;
     let mut processor = Processor::new(Arc::clone(&deployment), spec)?;
     let spec = PipelineSpec {

@@ -2,6 +2,7 @@
 
 mod bank;
 mod bench;
+mod doctor;
 mod eval;
 mod inspect;
 mod run;
@@ -97,6 +98,13 @@ pub fn run_program() -> anyhow::Result<Outcome> {
         Command::Bench(args) => {
             let settings = BenchSettings::resolve(&base, args)?;
             if show(settings.to_config())? { Ok(Outcome::Done) } else { bench::run(&settings, printer) }
+        }
+        Command::Doctor(_) => {
+            if show(ConfigFile::default())? {
+                Ok(Outcome::Done)
+            } else {
+                doctor::run(printer)
+            }
         }
         Command::Inspect(args) => {
             if show(ConfigFile::default())? {

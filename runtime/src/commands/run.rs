@@ -47,7 +47,7 @@ pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> 
     let mut processors = Vec::new();
     for stream in &mut streams {
         stream.source.set_input_size(deployment.manifest().preprocessing.input)?;
-        let spec = settings.compute.processor(stream.source.info().is_sequence);
+        let spec = settings.compute.processor(stream.source.info().is_sequence, settings.deadline);
         processors.push(Processor::new(Arc::clone(&deployment), spec)?);
     }
     let saves = streams.iter().any(|stream| stream.save(settings).any());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use segcore::embedding::EmbeddingMap;
-use segcore::image::Frame;
+use segcore::image::{Frame, ImageSize};
 use segcore::preprocess::{Preprocessor, ResizePlan};
 
 use super::{Deployment, StageError, nanos_since};
@@ -17,6 +17,7 @@ pub struct EmbedStage {
     session: Box<dyn Session>,
     /// Made anew when the size of the frames changes.
     preprocessor: Option<Preprocessor>,
+    input_scale: f32,
     input: Vec<f32>,
     output: TensorBuffer,
     map: EmbeddingMap,
@@ -44,24 +45,33 @@ impl EmbedStage {
             deployment,
             session,
             preprocessor: None,
+            input_scale: 1.0,
             input: Vec::new(),
             output: TensorBuffer::default(),
             map: EmbeddingMap::default(),
         })
     }
 
-    /// Computes the features of a frame; [`EmbedStage::map`] and [`EmbedStage::plan`] then hold them.
+    /// Computes the features of a frame, on a network input of `input_scale` times the model's size per side;
+    /// [`EmbedStage::map`] and [`EmbedStage::plan`] then hold them.
     ///
     /// # Errors
     /// When the frame cannot be resized, the network fails, or its output is not finite.
-    pub fn run(&mut self, frame: &Frame) -> Result<EmbedNanos, StageError> {
+    pub fn run(&mut self, frame: &Frame, input_scale: f32) -> Result<EmbedNanos, StageError> {
         let start = Instant::now();
         let manifest = self.deployment.manifest();
-        let spec = &manifest.preprocessing;
         let fits = |preprocessor: &Preprocessor| preprocessor.plan().source == frame.size;
+        if self.input_scale != input_scale {
+            self.input_scale = input_scale;
+            self.preprocessor = None;
+        }
         let preprocessor = match self.preprocessor.take().filter(fits) {
             Some(preprocessor) => preprocessor,
-            None => Preprocessor::new(spec, frame.size).map_err(StageError::at("preprocess"))?,
+            None => {
+                let mut spec = manifest.preprocessing.clone();
+                spec.input = scaled(spec.input, input_scale, spec.multiple);
+                Preprocessor::new(&spec, frame.size).map_err(StageError::at("preprocess"))?
+            }
         };
         let preprocessor = self.preprocessor.insert(preprocessor);
         let padded = preprocessor.plan().padded;
@@ -93,4 +103,16 @@ impl EmbedStage {
     pub fn plan(&self) -> Option<&ResizePlan> {
         self.preprocessor.as_ref().map(Preprocessor::plan)
     }
+}
+
+/// A size per side, in whole multiples of the network's stride so that no padding is computed; at least one of them.
+fn scaled(size: ImageSize, scale: f32, multiple: usize) -> ImageSize {
+    if scale >= 1.0 {
+        return size;
+    }
+    let side = |pixels: usize| {
+        let cells = (pixels as f32 * scale / multiple.max(1) as f32).round() as usize;
+        (cells.max(1) * multiple.max(1)).min(pixels)
+    };
+    ImageSize::new(side(size.width), side(size.height))
 }

@@ -1,7 +1,8 @@
 //! \[F5\] Transitions → strict hierarchy, and a class for every segment by retrieval.
 //!
-//! A base segment takes the majority vote among its 20 nearest prototypes of the bank (method.md §7); on video the vote of a
-//! segment that hardly changed is kept (`kept_votes.rs`). A group takes the
+//! A base segment takes the majority vote among its 20 nearest prototypes of the bank (method.md §7). On video the
+//! prototype is averaged over the frames of the segment's life before it is looked up, so that a name does not go back and
+//! forth, and the vote of a segment that hardly changed is kept (`kept_votes.rs`). A group takes the
 //! class that holds most of its pixels by its members' votes, ties to the smallest id; its confidence is the
 //! pixel-weighted share of its members' votes that went to that class by members of that class, its unknown score the
 //! pixel-weighted mean of its members'. "Pixels" are cells of the feature map here, as in the hierarchy itself.
@@ -12,13 +13,17 @@ use retrieval::{Search, Vote};
 use segcore::hierarchy::{Hierarchy, NONE};
 use segcore::spherical_kmeans::SegmentMap;
 
-use super::associate::Continuity;
+use super::associate::{Continuity, MIN_PROTOTYPE_SIMILARITY};
 use super::kept_votes::KeptVotes;
+use super::segment::dot;
 use super::{Deployment, MAX_LEVELS, StageError};
 use crate::sink::{LevelSegments, NO_SEGMENT};
 
 /// Nearest prototypes that vote (method.md §7).
 pub const NUM_VOTES: usize = 20;
+
+/// Weight of the newest frame in the average of a prototype that is looked up.
+pub const NEWEST_PROTOTYPE_WEIGHT: f32 = 0.15;
 
 /// The stage label.
 pub struct LabelStage {
@@ -30,6 +35,10 @@ pub struct LabelStage {
     asked: Vec<usize>,
     answers: Vec<Vote>,
     kept: KeptVotes,
+    /// Prototypes averaged over time, `[slots, dim]`, of unit length.
+    averages: Vec<f32>,
+    /// Whether a slot had pixels in the last frame.
+    was_present: Vec<bool>,
     /// Slots of the segments that exist, and their votes.
     slots: Vec<usize>,
     votes: Vec<Vote>,
@@ -49,6 +58,8 @@ impl LabelStage {
             asked: Vec::new(),
             answers: Vec::new(),
             kept: KeptVotes::default(),
+            averages: Vec::new(),
+            was_present: Vec::new(),
             slots: Vec::new(),
             votes: Vec::new(),
             class_areas: Vec::new(),
@@ -94,8 +105,9 @@ impl LabelStage {
         self.asked.clear();
         self.queries.clear();
         let Some(bank) = self.deployment.bank() else { return Ok(()) };
-        self.kept.forget(&segments.prototypes, &segments.areas, continuity);
-        for (slot, prototype) in segments.prototypes.chunks_exact(bank.dim()).enumerate() {
+        average_prototypes(&mut self.averages, &mut self.was_present, segments, continuity);
+        self.kept.forget(&self.averages, &segments.areas, continuity);
+        for (slot, prototype) in self.averages.chunks_exact(bank.dim()).enumerate() {
             if segments.areas[slot] > 0 {
                 self.slots.push(slot);
                 if self.kept.get(slot).is_none() {
@@ -164,6 +176,38 @@ impl LabelStage {
     /// The hierarchy of the last frame.
     pub fn hierarchy(&self) -> &Hierarchy {
         &self.hierarchy
+    }
+}
+
+/// Moves the average of each slot towards the prototype of this frame; slots that show something else begin anew.
+fn average_prototypes(
+    averages: &mut Vec<f32>,
+    was_present: &mut Vec<bool>,
+    segments: &SegmentMap,
+    continuity: Continuity<'_>,
+) {
+    let num_slots = segments.areas.len();
+    if !continuity.tracking || continuity.from_grid || was_present.len() != num_slots {
+        was_present.clear();
+        was_present.resize(num_slots, false);
+        averages.clear();
+        averages.resize(segments.prototypes.len(), 0.0);
+    }
+    let dim = segments.prototypes.len() / num_slots.max(1);
+    let slots = averages.chunks_exact_mut(dim.max(1)).zip(segments.prototypes.chunks_exact(dim.max(1)));
+    for (slot, ((average, prototype), was_present)) in slots.zip(was_present).enumerate() {
+        let lives_on = *was_present
+            && !continuity.reseeded.contains(&(slot as u32))
+            && dot(average, prototype) >= MIN_PROTOTYPE_SIMILARITY;
+        *was_present = segments.areas[slot] > 0;
+        if lives_on {
+            for (average, &value) in average.iter_mut().zip(prototype) {
+                *average += NEWEST_PROTOTYPE_WEIGHT * (value - *average);
+            }
+            segcore::embedding::normalize(average);
+        } else {
+            average.copy_from_slice(prototype);
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! | capture | [`capture`] | `hsg-capture` | source → slot |
 //! | preprocess, embed | [`embed`] | `hsg-compute` | frame → unit features `[h, w, m]` at stride 8 |
 //! | segment | [`segment`] | | features → base segments (spherical k-means, fixed slots) |
-//! | group | [`group`] | | prototypes, positions → transitions between levels |
+//! | group | [`group`], [`smooth`] | | prototypes, positions → transitions between levels, averaged over time |
 //! | label | [`label`] | | transitions → strict hierarchy; prototypes → classes by retrieval |
 //! | associate | [`associate`] | | ids that stay over time |
 //! | refine | [`refine`] | | cells → pixels at source size |
@@ -22,6 +22,9 @@
 //! **Drop policy.** Files wait for each other: nothing is lost. With `--realtime` (and on live sources) capture never
 //! waits: a new frame takes the place of the oldest one that nobody has begun, which is counted as dropped.
 //!
+//! **Deadline.** With `--deadline-millis` frames that come late are computed with less care, step by step
+//! ([`degrade::LADDER`]); each frame says at which step.
+//!
 //! **Several sources** run side by side as pipelines of their own, which share one [`Deployment`].
 //!
 //! **End.** The source's end, `--frames`, a stop request ([`Control`]) or an error. Each closes the queues behind it;
@@ -29,6 +32,7 @@
 
 pub mod associate;
 mod capture;
+pub mod degrade;
 mod deployment;
 pub mod embed;
 pub mod group;
@@ -39,6 +43,7 @@ pub mod publish;
 pub mod refine;
 pub mod segment;
 pub mod slot;
+pub mod smooth;
 pub mod stats;
 pub mod summary;
 
@@ -182,7 +187,8 @@ pub fn run(
             .spawn_scoped(scope, || capture::run(source, pace, spec.max_frames, &free, &ready, control, progress));
         let publish = thread("hsg-publish")
             .spawn_scoped(scope, || publish::run(sink, live, spec.max_frames, &done, &free, control, progress));
-        let computed = if capture.is_ok() && publish.is_ok() { compute(processor, &ready, &done) } else { Ok(()) };
+        let computed =
+            if capture.is_ok() && publish.is_ok() { compute(processor, live, &ready, &done) } else { Ok(()) };
         for queue in [&free, &ready, &done] {
             queue.close();
         }
@@ -226,6 +232,7 @@ pub fn run(
 
 fn compute(
     processor: &mut Processor,
+    live: bool,
     ready: &BoundedQueue<Box<FrameSlot>>,
     done: &BoundedQueue<Box<FrameSlot>>,
 ) -> Result<(), PipelineError> {
@@ -233,6 +240,7 @@ fn compute(
     let (_close_ready, _close_done) = (slot::CloseOnDrop(ready), slot::CloseOnDrop(done));
     while let Some(mut slot) = ready.pop() {
         slot.started = Instant::now();
+        slot.counted_from = if live { slot.captured } else { slot.started };
         processor.process(&mut slot)?;
         if done.push(slot).is_err() {
             // Publish has ended and says why.

@@ -1,19 +1,21 @@
 //! The compute stages of one stream, in order, on the calling thread and a thread pool of its own.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use retrieval::{DEFAULT_PROBES, RetrievalError, Search};
 use segcore::image::Frame;
 use segcore::spherical_kmeans::SegmentMap;
 
 use super::associate::{AssociateStage, Continuity};
+use super::degrade::{Deadline, LADDER, Step as LadderStep};
 use super::embed::EmbedStage;
 use super::group::GroupStage;
 use super::label::LabelStage;
 use super::refine::RefineStage;
 use super::segment::{SegmentStage, SegmentStart};
 use super::slot::FrameSlot;
+use super::smooth::TransitionSmoother;
 use super::{Deployment, Resolution, StageError, nanos_since};
 use crate::error::PipelineError;
 
@@ -56,6 +58,8 @@ pub struct ProcessorSpec {
     pub resolution: Resolution,
     /// How segments are looked up in the bank.
     pub bank_search: BankSearch,
+    /// Latency beyond which frames are computed with less care, see `degrade.rs`.
+    pub deadline: Option<Duration>,
 }
 
 /// The compute stages of one stream. Everything that lives from frame to frame is in here.
@@ -71,9 +75,13 @@ struct Stages {
     embed: EmbedStage,
     segment: SegmentStage,
     group: GroupStage,
+    smoother: TransitionSmoother,
     label: LabelStage,
     associate: AssociateStage,
     refine: RefineStage,
+    deadline: Option<Deadline>,
+    /// Where the deadline's clock begins.
+    start: Instant,
 }
 
 impl Processor {
@@ -96,9 +104,12 @@ impl Processor {
             segment: SegmentStage::new(manifest.kmeans, features, spec.resolution, num_threads)
                 .map_err(|error| error.in_frame("", 0))?,
             group: GroupStage::new(Arc::clone(&deployment))?,
+            smoother: TransitionSmoother::default(),
             label: LabelStage::new(Arc::clone(&deployment), search),
             associate: AssociateStage::new(deployment.level_sizes().len()),
             refine: RefineStage::default(),
+            deadline: spec.deadline.map(Deadline::new),
+            start: Instant::now(),
             deployment,
             spec,
         };
@@ -110,6 +121,8 @@ impl Processor {
         let stages = &mut self.stages;
         stages.spec.tracking = tracking;
         stages.segment.restart();
+        stages.smoother = TransitionSmoother::default();
+        stages.deadline = stages.spec.deadline.map(Deadline::new);
         stages.associate = AssociateStage::new(stages.deployment.level_sizes().len());
     }
 
@@ -147,7 +160,16 @@ impl Stages {
         output.size = output.frame.size;
         let stride = self.deployment.manifest().stride;
 
-        let embed = self.embed.run(&output.frame)?;
+        let at_step = self.deadline.as_ref().map_or(0, Deadline::step);
+        let step = LADDER[at_step];
+        output.degradation_step = at_step as u8;
+        self.segment.limit_rounds(step.max_rounds);
+        let resolution = match self.spec.resolution {
+            Resolution::Refined if !step.refine => Resolution::Nearest,
+            resolution => resolution,
+        };
+
+        let embed = self.embed.run(&output.frame, step.input_scale)?;
         output.stage_nanos.preprocess = embed.preprocess;
         output.stage_nanos.embed = embed.embed;
         let (Some(plan), features) = (self.embed.plan(), self.embed.map()) else {
@@ -167,29 +189,47 @@ impl Stages {
 
         let start = Instant::now();
         let network = self.group.run(segments)?;
+        let continuity = Continuity { tracking: self.spec.tracking, from_grid, reseeded: self.segment.reseeded() };
+        let (of_frame, num_transitions) = self.group.transitions();
+        let transitions = if self.spec.tracking {
+            let sizes = self.deployment.level_sizes();
+            self.smoother.run(&of_frame[..num_transitions], sizes, segments, continuity);
+            self.smoother.averages()
+        } else {
+            of_frame
+        };
         output.stage_nanos.group = nanos_since(start);
         slot.network_nanos = embed.network + network;
 
         let start = Instant::now();
-        let continuity = Continuity { tracking: self.spec.tracking, from_grid, reseeded: self.segment.reseeded() };
-        self.label.run(segments, self.group.transitions(), continuity, &mut output.levels)?;
+        self.label.run(segments, (transitions, num_transitions), continuity, &mut output.levels)?;
         output.stage_nanos.label = nanos_since(start);
         slot.lookups = self.label.lookups();
 
         let start = Instant::now();
-        self.associate.run(segments, self.label.hierarchy(), continuity, &mut output.levels);
+        let centroids = self.segment.centroids();
+        self.associate.run(segments, centroids, self.label.hierarchy(), continuity, &mut output.levels);
         output.stage_nanos.associate = nanos_since(start);
 
         let start = Instant::now();
-        let (resolution, centroids) = (self.spec.resolution, self.segment.centroids());
+        let centroids = self.segment.centroids();
         self.refine.run(resolution, plan, stride, features, segments, centroids, &mut output.slots)?;
         output.measure_segments();
         output.stage_nanos.refine = nanos_since(start);
+
+        if let Some(deadline) = &mut self.deadline {
+            deadline.observe(nanos_since(self.start), nanos_since(slot.counted_from));
+            if deadline.step() != at_step {
+                let LadderStep { gives_up, .. } = LADDER[deadline.step()];
+                log::info!("`{}`: degradation step {}: given up: {gives_up}", output.stream, deadline.step());
+            }
+        }
         Ok(())
     }
 
     fn base_segments(&mut self, frame: &Frame, slots: &mut Vec<u16>) -> Result<(), StageError> {
-        self.embed.run(frame)?;
+        self.segment.limit_rounds(usize::MAX);
+        self.embed.run(frame, 1.0)?;
         let (Some(plan), features) = (self.embed.plan(), self.embed.map()) else {
             return Err(StageError::new("embed", "there is no resize plan"));
         };
@@ -201,5 +241,83 @@ impl Stages {
         let (segments, centroids) = (self.segment.map(), self.segment.centroids());
         let stride = self.deployment.manifest().stride;
         self.refine.run(resolution, plan, stride, features, segments, centroids, slots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use models::manifest::{ModelFolder, Precision};
+    use segcore::image::{ImageSize, PixelFormat};
+
+    use super::*;
+    use crate::backend::BackendChoice;
+    use crate::pipeline::DeploymentSpec;
+
+    fn processor(deadline: Option<Duration>) -> Processor {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-model");
+        let spec = DeploymentSpec { backend: BackendChoice::Cpu, precision: Precision::Fp32, num_threads: 1 };
+        let deployment = Arc::new(Deployment::load(ModelFolder::open(&path).unwrap(), spec).unwrap());
+        Processor::new(deployment, ProcessorSpec { tracking: true, deadline, ..ProcessorSpec::default() }).unwrap()
+    }
+
+    /// A street-like scene: sky, road, and boxes that drift by and pass each other.
+    fn draw(slot: &mut FrameSlot, time: usize) {
+        let frame = &mut slot.output.frame;
+        (frame.size, frame.format, frame.index) = (ImageSize::new(96, 64), PixelFormat::Rgb8, time as u64);
+        frame.pixels.clear();
+        for y in 0..64usize {
+            for x in 0..96usize {
+                let boxes = [
+                    (time / 2, 20, [200, 40, 30]),
+                    (time / 3 + 40, 30, [30, 60, 190]),
+                    (200 - time % 160, 40, [230, 220, 40]),
+                ];
+                let hit = boxes
+                    .iter()
+                    .find(|(left, top, _)| (x + 160 - left % 160) % 160 < 18 && (*top..top + 14).contains(&y));
+                let ground = if y < 28 { [120, 160, 220] } else { [70 + (y as u8), 70, 75] };
+                let texture = ((x * 7 + y * 13 + time / 4) % 11) as u8;
+                frame
+                    .pixels
+                    .extend(hit.map_or(ground, |(_, _, color)| *color).map(|value: u8| value.saturating_add(texture)));
+            }
+        }
+    }
+
+    #[test]
+    fn clusters_are_alive_after_5000_frames() {
+        let mut processor = processor(None);
+        let mut slot = FrameSlot::default();
+        for time in 0..5000 {
+            draw(&mut slot, time);
+            processor.process(&mut slot).unwrap();
+        }
+        let areas = &processor.stages.segment.map().areas;
+        let alive = areas.iter().filter(|&&area| area > 0).count();
+        assert!(alive * 100 >= 95 * areas.len(), "{alive} of {} clusters are alive", areas.len());
+    }
+
+    #[test]
+    fn the_ladder_is_in_the_frames_and_ids_live_on_over_it() {
+        // Every frame is later than a nanosecond, on any machine.
+        let mut processor = processor(Some(Duration::from_nanos(1)));
+        let mut slot = FrameSlot::default();
+        let (mut steps, mut ids) = (Vec::new(), Vec::new());
+        for _ in 0..20 {
+            draw(&mut slot, 0);
+            slot.counted_from = Instant::now();
+            processor.process(&mut slot).unwrap();
+            steps.push(slot.output.degradation_step);
+            let present = slot.output.levels[2].segments.iter().filter(|segment| segment.present);
+            ids.push(present.map(|segment| segment.track_id).max());
+        }
+        assert_eq!((steps[0], steps[19]), (0, 4));
+        assert!(steps.is_sorted(), "{steps:?}");
+        let plan = *processor.stages.embed.plan().unwrap();
+        assert_eq!((plan.padded.width, plan.padded.height), (48, 32));
+        // A change of the input's size is no cut: the coarsest groups are not all born again each time.
+        assert!(ids.iter().flatten().all(|&id| id < 6), "{ids:?}");
     }
 }

@@ -70,6 +70,8 @@ pub struct Measurements {
     pub named: u64,
     /// Per level, Σ segments present.
     pub segments: Vec<u64>,
+    /// Frames at each step of [`super::degrade::LADDER`], and the time from the frame before to them, nanoseconds.
+    pub degradation: [(u64, u64); super::degrade::LADDER.len()],
     /// The stated limit that ended the run before its time.
     pub limit: Option<String>,
     /// Resident set after [`WARM_UP_FRAMES`] frames (or the last one, when there are fewer), bytes.
@@ -134,6 +136,7 @@ fn publish_all(
     measured: &mut Measurements,
 ) -> Result<(), PipelineError> {
     let (mut last_publish, mut last_latency) = (0, None);
+    let mut last_done = Instant::now();
     while let Some(mut slot) = done.pop() {
         let start = Instant::now();
         let output = &mut slot.output;
@@ -153,12 +156,16 @@ fn publish_all(
         last_publish = nanos_since(start);
         output.stage_nanos.publish = last_publish;
 
-        let begin = if live { slot.captured } else { slot.started };
-        let latency = nanos_since(begin) + if live { 0 } else { output.stage_nanos.capture };
+        let latency = nanos_since(slot.counted_from) + if live { 0 } else { output.stage_nanos.capture };
         measured.latency.add(latency);
         if let Some(last) = last_latency.replace(latency) {
             measured.jitter_sum_nanos += latency.abs_diff(last) as f64;
         }
+        if let Some((frames, time)) = measured.degradation.get_mut(usize::from(output.degradation_step)) {
+            *frames += 1;
+            *time += nanos_since(last_done);
+        }
+        last_done = Instant::now();
         measured.stages.add(&output.stage_nanos);
         measured.network.add(slot.network_nanos);
         measured.looked_up += slot.lookups.0 as u64;

@@ -5,6 +5,7 @@
 //! to in the frame before. In a continuous drive it stays near its running mean; at a cut nothing of the old frame fits.
 
 use segcore::embedding::EmbeddingMap;
+use segcore::image::ImageSize;
 use segcore::preprocess::ResizePlan;
 use segcore::refine::reference_full_resolution;
 use segcore::spherical_kmeans::{KmeansSpec, SegmentMap, SphericalKmeans, Start};
@@ -30,8 +31,8 @@ pub struct SegmentStage {
     resolution: Resolution,
     /// Upsampled features of the reference path.
     upsampled: EmbeddingMap,
-    /// Size of the last frame's feature map; none before the first.
-    previous_size: Option<(usize, usize)>,
+    /// Size of the last frame, and of its feature map; none before the first.
+    previous_size: Option<(ImageSize, (usize, usize))>,
     /// Running mean of the distance of warm frames.
     usual_distance: f32,
 }
@@ -79,8 +80,14 @@ impl SegmentStage {
         plan: &ResizePlan,
         tracking: bool,
     ) -> Result<SegmentStart, StageError> {
-        let size = Some((embedding.height, embedding.width));
-        let comparable = tracking && self.previous_size == size;
+        let cells = (embedding.height, embedding.width);
+        // A frame of the same size on another feature map: the ladder of `degrade.rs` made the network's input smaller or
+        // larger. The view is the same, so centroids and ids live on.
+        let comparable = tracking && self.previous_size.is_some_and(|(source, _)| source == plan.source);
+        let resized = self.previous_size.is_some_and(|(_, size)| size != cells);
+        if comparable && resized && self.resolution != Resolution::Reference {
+            self.kmeans.carry_over(cells.0, cells.1);
+        }
         let distance = comparable.then(|| distance_to_segments(embedding, &self.map));
         let cut = distance.is_some_and(|distance| is_cut(distance, self.usual_distance));
         let from_grid = cut || !comparable;
@@ -93,7 +100,7 @@ impl SegmentStage {
             }
         }
         .map_err(StageError::at("segment"))?;
-        self.previous_size = size;
+        self.previous_size = Some((plan.source, cells));
         self.usual_distance = match distance {
             Some(distance) if !cut => self.usual_distance + RUNNING_WEIGHT * (distance - self.usual_distance),
             // The first frame after a start sets the scale: the distance of cells to their own segments. The next
@@ -101,6 +108,11 @@ impl SegmentStage {
             _ => distance_to_segments(embedding, &self.map),
         };
         Ok(SegmentStart { from_grid, cut, distance })
+    }
+
+    /// Makes at most this many rounds from now on.
+    pub fn limit_rounds(&mut self, max_rounds: usize) {
+        self.kmeans.limit_rounds(max_rounds);
     }
 
     /// Forgets the frames so far: the next one starts from the grid.

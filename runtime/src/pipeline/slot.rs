@@ -19,6 +19,8 @@ pub struct FrameSlot {
     pub captured: Instant,
     /// When the compute stage took it.
     pub started: Instant,
+    /// When its latency begins to count: `captured` in real time, `started` for files, which wait for us.
+    pub counted_from: Instant,
     /// Time inside the two networks, nanoseconds: part of the stages embed and group.
     pub network_nanos: u64,
     /// Segments that were looked up in the bank, and those that were named.
@@ -28,7 +30,14 @@ pub struct FrameSlot {
 impl Default for FrameSlot {
     fn default() -> Self {
         let now = Instant::now();
-        Self { output: SegmentedFrame::default(), captured: now, started: now, network_nanos: 0, lookups: (0, 0) }
+        Self {
+            output: SegmentedFrame::default(),
+            captured: now,
+            started: now,
+            counted_from: now,
+            network_nanos: 0,
+            lookups: (0, 0),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::degrade::LADDER;
 use super::publish::StageHistograms;
 use super::stats::{Distribution, cpu_name, cpu_seconds, peak_rss_bytes};
 use super::{Deployment, PipelineReport};
@@ -40,6 +41,8 @@ pub struct Summary {
     pub peak_rss_bytes: u64,
     /// Processor time of the process (all threads and sources, loading included).
     pub cpu_seconds: f64,
+    /// What was given up for the deadline, and for how long.
+    pub degradation: Vec<DegradationSummary>,
     /// Per level.
     pub levels: Vec<LevelSummary>,
     /// Label retrieval; null without a bank.
@@ -95,6 +98,19 @@ impl StagesMillis {
     pub fn total_mean(&self) -> f64 {
         self.named().iter().map(|(_, distribution)| distribution.mean).sum()
     }
+}
+
+/// One step of the ladder of `--deadline-millis`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct DegradationSummary {
+    /// 0 = nothing is given up.
+    pub step: usize,
+    /// What is.
+    pub gives_up: &'static str,
+    /// Frames computed at this step.
+    pub frames: u64,
+    /// Time spent at it.
+    pub seconds: f64,
 }
 
 /// One level of the hierarchy.
@@ -177,6 +193,18 @@ impl Summary {
             jitter_millis: measured.jitter_sum_nanos / frames.saturating_sub(1).max(1) as f64 / 1e6,
             peak_rss_bytes: peak_rss_bytes(),
             cpu_seconds: cpu_seconds(),
+            degradation: measured
+                .degradation
+                .iter()
+                .zip(&LADDER)
+                .enumerate()
+                .map(|(step, (&(frames, nanos), ladder))| DegradationSummary {
+                    step,
+                    gives_up: ladder.gives_up,
+                    frames,
+                    seconds: nanos as f64 / 1e9,
+                })
+                .collect(),
             levels: measured
                 .segments
                 .iter()

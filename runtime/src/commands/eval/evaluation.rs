@@ -35,6 +35,8 @@ pub(super) struct Identity {
     pub(super) resolution: String,
     /// Whether sequences of at least 5 Hz were to be tracked.
     pub(super) track: bool,
+    /// How segments were looked up in the bank: auto, exact or approximate.
+    pub(super) bank_search: String,
     /// The classes that are measured.
     pub(super) label_space: LabelSpace,
     /// How the classes of the model and the data set were compared; none where they are the same.

@@ -164,7 +164,8 @@ mod tests {
             segments: ids.iter().map(|&track_id| SegmentInfo { track_id, ..SegmentInfo::default() }).collect(),
         };
         let levels = vec![level(&[1, NO_SEGMENT, 0], &[7, 8, 9]), level(&[0, 0], &[3, 4]), level(&[], &[5])];
-        let frame = SegmentedFrame { levels, ..SegmentedFrame::default() };
+        let mut frame = SegmentedFrame::default();
+        frame.levels = levels;
         let expected: LevelIds =
             vec![vec![Some(7), Some(8), Some(9)], vec![Some(4), None, Some(3)], vec![Some(5), None, Some(5)]];
         assert_eq!(level_ids(&frame), expected);

@@ -88,7 +88,7 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
     }
     let mut measuring = Measuring {
         dataset: &*dataset,
-        processor: Processor::new(Arc::clone(&deployment), settings.compute.processor(false))?,
+        processor: Processor::new(Arc::clone(&deployment), settings.compute.processor(false, None))?,
         track: settings.compute.track,
         meter: Meter::new(
             kind,
@@ -237,9 +237,7 @@ impl Measuring<'_> {
         }
         Ok(())
     }
-}
 
-impl Measuring<'_> {
     /// Whether frames are missing right before `sample`.
     fn is_after_gap(&self, sample: &SampleEntry) -> bool {
         let number = || sample.image.file_stem()?.to_str()?.parse::<u64>().ok();
@@ -276,6 +274,7 @@ fn identity(
         }
         .to_owned(),
         track: settings.compute.track,
+        bank_search: settings.compute.bank_search(),
         label_space,
         label_mapping,
         missing_frames: dataset.gaps().iter().map(FrameGap::num_missing).sum(),

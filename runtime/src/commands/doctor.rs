@@ -1,0 +1,283 @@
+//! `hsg doctor`: what this machine has and lacks, and the remedy for each lack.
+//!
+//! Nothing is changed and no camera is started. ONNX Runtime is opened, as `hsg run` would; other vendors' libraries are looked
+//! for only: what a driver does when it is loaded is not for a look-around to find out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use runtime::backend::{BackendChoice, BackendErrorKind, onnxruntime};
+use runtime::pipeline::stats::cpu_name;
+use serde::Serialize;
+
+use super::Outcome;
+use crate::printer::Printer;
+use crate::shipped;
+
+/// How a part of the machine stands.
+#[derive(Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Standing {
+    /// It is here and works, as far as can be seen without starting it.
+    Ok,
+    /// It is not here; things that need it will say so.
+    Missing,
+    /// It is here and does not work.
+    Broken,
+    /// This version makes no use of it.
+    Unused,
+}
+
+/// One finding.
+#[derive(Serialize)]
+struct Finding {
+    what: &'static str,
+    standing: Standing,
+    /// What was found.
+    found: String,
+    /// What to do; null where nothing has to be done.
+    remedy: Option<String>,
+}
+
+impl Finding {
+    fn ok(what: &'static str, found: impl Into<String>) -> Self {
+        Self { what, standing: Standing::Ok, found: found.into(), remedy: None }
+    }
+
+    fn lack(what: &'static str, standing: Standing, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { what, standing, found: found.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+/// What `hsg doctor --json` prints.
+#[derive(Serialize)]
+struct Report {
+    /// Whether `hsg run` works here.
+    can_run: bool,
+    findings: Vec<Finding>,
+}
+
+pub fn run(printer: Printer) -> anyhow::Result<Outcome> {
+    let mut findings = vec![processor(), memory(), model(), clip()];
+    let can_run = findings.iter().all(|finding| finding.standing == Standing::Ok);
+    findings.extend(backends());
+    findings.extend(gpu());
+    findings.extend(cameras());
+    findings.push(gstreamer());
+    let report = Report { can_run, findings };
+    printer.document(&report)?;
+    printer.text(to_text(&report))?;
+    Ok(if can_run { Outcome::Done } else { Outcome::Incomplete })
+}
+
+fn to_text(report: &Report) -> String {
+    let width = report.findings.iter().map(|finding| finding.what.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for Finding { what, standing, found, remedy } in &report.findings {
+        let mark = match standing {
+            Standing::Ok => "ok     ",
+            Standing::Missing => "missing",
+            Standing::Broken => "broken ",
+            Standing::Unused => "unused ",
+        };
+        text.push_str(&format!("{what:<width$}  {mark}  {found}\n"));
+        if let Some(remedy) = remedy {
+            text.push_str(&format!("{:<width$}           → {remedy}\n", ""));
+        }
+    }
+    text.push_str(if report.can_run {
+        "`hsg run` works here."
+    } else {
+        "`hsg run` does not work here: see the remedies above."
+    });
+    text
+}
+
+fn processor() -> Finding {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = info.lines().find(|line| line.starts_with("flags") || line.starts_with("Features"));
+    let flags: Vec<&str> =
+        line.and_then(|line| line.split_once(':')).map_or("", |(_, f)| f).split_whitespace().collect();
+    // What the loops of this program and int8 kernels make use of.
+    let useful = ["avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "asimd", "asimddp"];
+    let has: Vec<&str> = useful.into_iter().filter(|flag| flags.contains(flag)).collect();
+    let with = if has.is_empty() { "no vector extensions known to hsg".to_owned() } else { has.join(", ") };
+    Finding::ok("processor", format!("{}, {threads} threads, {with}", cpu_name()))
+}
+
+/// What the shipped model needs with room for large frames, bytes.
+const COMFORTABLE_MEMORY: u64 = 512 << 20;
+
+fn memory() -> Finding {
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kilobytes = |key: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    let Some(available) = kilobytes("MemAvailable:").map(|kilobytes| kilobytes << 10) else {
+        return Finding::ok("memory", "not told by this system");
+    };
+    let found = format!("{:.1} GB free", available as f64 / 1e9);
+    if available < COMFORTABLE_MEMORY {
+        let remedy = format!("the shipped model wants about {} MB: end other programs", COMFORTABLE_MEMORY >> 20);
+        return Finding::lack("memory", Standing::Broken, found, remedy);
+    }
+    Finding::ok("memory", found)
+}
+
+fn model() -> Finding {
+    match shipped::open_model(shipped::DEFAULT_MODEL) {
+        Ok(folder) => {
+            let manifest = folder.manifest();
+            let bank = if folder.bank_path().is_some() { "with a prototype bank" } else { "without a prototype bank" };
+            Finding::ok("model", format!("{} in {}, all hashes right, {bank}", manifest.name, folder.path().display()))
+        }
+        Err(error) => Finding::lack(
+            "model",
+            Standing::Broken,
+            format!("{error:#}"),
+            format!("run in the project's folder, or let {} name a folder of model folders", shipped::MODELS_VARIABLE),
+        ),
+    }
+}
+
+fn clip() -> Finding {
+    match shipped::default_clip() {
+        Ok(path) => Finding::ok("example clip", path.display().to_string()),
+        Err(error) => {
+            Finding::lack("example clip", Standing::Missing, format!("{error:#}"), "name a source: `hsg run drive.mp4`")
+        }
+    }
+}
+
+fn backends() -> Vec<Finding> {
+    let mut findings = Vec::new();
+    match runtime::backend::select(BackendChoice::Cpu) {
+        Ok(selection) => findings.push(Finding::ok("backend cpu", selection.info.version)),
+        Err(error) => findings.push(Finding::lack("backend cpu", Standing::Broken, error.to_string(), "report this")),
+    }
+    findings.push(match onnxruntime::look() {
+        Ok((version, path)) => {
+            Finding::ok("backend onnxruntime", format!("ONNX Runtime {version}, {}", path.display()))
+        }
+        Err(lack) => {
+            let is_missing = lack.kind == BackendErrorKind::NotInstalled && !onnxruntime::is_named();
+            let standing = if is_missing { Standing::Missing } else { Standing::Broken };
+            Finding::lack("backend onnxruntime", standing, &lack.found, &lack.remedy)
+        }
+    });
+    findings.push(Finding::lack(
+        "backend tensorrt",
+        Standing::Unused,
+        match library("libnvinfer.so") {
+            Some(path) => format!("{} is here; this version does not use it yet", path.display()),
+            None => "not installed; this version does not use it yet".to_owned(),
+        },
+        "use `--backend auto`",
+    ));
+    findings
+}
+
+/// A library whose name begins with `name`, where systems keep theirs.
+fn library(name: &str) -> Option<PathBuf> {
+    let arch = std::env::consts::ARCH;
+    let mut places = vec![
+        PathBuf::from(format!("/usr/lib/{arch}-linux-gnu")),
+        PathBuf::from(format!("/lib/{arch}-linux-gnu")),
+        PathBuf::from("/usr/lib64"),
+        PathBuf::from("/usr/lib"),
+        PathBuf::from("/usr/local/lib"),
+        PathBuf::from("/usr/local/cuda/lib64"),
+        PathBuf::from(format!("/usr/lib/{arch}-linux-gnu/nvidia")),
+    ];
+    let more = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    places.extend(std::env::split_paths(&more).filter(|place| !place.as_os_str().is_empty()));
+    let found = |place: &PathBuf| {
+        let mut files: Vec<PathBuf> = fs::read_dir(place)
+            .ok()?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.file_name().and_then(|file| file.to_str()).is_some_and(|file| file.starts_with(name)))
+            .collect();
+        files.sort();
+        // The longest name has the version in it.
+        files.into_iter().max_by_key(|path| path.as_os_str().len())
+    };
+    places.iter().find_map(found)
+}
+
+fn gpu() -> Vec<Finding> {
+    let driver = fs::read_to_string("/proc/driver/nvidia/version").ok();
+    let driver = driver.as_deref().and_then(|text| text.lines().next()).map(str::trim).map(str::to_owned);
+    let is_jetson = Path::new("/etc/nv_tegra_release").is_file();
+    let driver = match (driver, is_jetson) {
+        (Some(version), _) => Finding::ok("NVIDIA driver", version),
+        (None, true) => {
+            let release = fs::read_to_string("/etc/nv_tegra_release").unwrap_or_default();
+            Finding::ok("NVIDIA driver", release.lines().next().unwrap_or("Jetson").trim().to_owned())
+        }
+        (None, false) => Finding::lack(
+            "NVIDIA driver",
+            Standing::Missing,
+            "no GPU driver is loaded",
+            "none is needed: hsg runs on the CPU; training on a GPU needs the NVIDIA driver",
+        ),
+    };
+    let cuda = match library("libcuda.so") {
+        Some(path) => Finding::ok("CUDA", path.display().to_string()),
+        None => Finding::lack("CUDA", Standing::Missing, "no libcuda.so", "it comes with the NVIDIA driver"),
+    };
+    vec![driver, cuda]
+}
+
+fn cameras() -> Vec<Finding> {
+    let mut devices: Vec<PathBuf> = fs::read_dir("/sys/class/video4linux")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    devices.sort();
+    if devices.is_empty() {
+        return vec![Finding::lack(
+            "cameras",
+            Standing::Missing,
+            "no video device",
+            "plug a USB camera in; in a container, pass its device on (`--device /dev/video0`)",
+        )];
+    }
+    devices.iter().map(|device| camera(device)).collect()
+}
+
+fn camera(device: &Path) -> Finding {
+    let name = fs::read_to_string(device.join("name")).unwrap_or_default().trim().to_owned();
+    let node = Path::new("/dev").join(device.file_name().unwrap_or_default());
+    let found = format!("{} ({name})", node.display());
+    match fs::OpenOptions::new().read(true).write(true).open(&node) {
+        Ok(_) => Finding::lack(
+            "camera",
+            Standing::Unused,
+            format!("{found}; this version does not read cameras yet"),
+            "record it to an MP4 file with H.264, or as a folder of images",
+        ),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Finding::lack(
+            "camera",
+            Standing::Broken,
+            format!("{found}: permission denied"),
+            "join the group `video`: `sudo usermod -aG video $USER`, then log in again",
+        ),
+        Err(error) => Finding::lack("camera", Standing::Broken, format!("{found}: {error}"), "plug it in again"),
+    }
+}
+
+fn gstreamer() -> Finding {
+    let places = std::env::var_os("PATH").unwrap_or_default();
+    let program = std::env::split_paths(&places).map(|place| place.join("gst-inspect-1.0")).find(|path| path.is_file());
+    let remedy = "MP4 with H.264 needs nothing; other codecs, RTSP and CSI cameras come with a later version";
+    match program {
+        Some(path) => {
+            let found = format!("{} is here; this version does not use it yet", path.display());
+            Finding::lack("GStreamer", Standing::Unused, found, remedy)
+        }
+        None => Finding::lack("GStreamer", Standing::Unused, "not installed; this version does not use it yet", remedy),
+    }
+}
