@@ -137,7 +137,8 @@ pub struct ComputeArgs {
 #[command(after_help = "Example:\n  hsg run drive.mp4 --model camvid-r18 --out result --frames 100\n\n\
     Without a SOURCE the shipped clip is segmented. Look at OUT/overlay/*.jpg first.")]
 pub struct RunArgs {
-    /// Folder of images (sorted by name) or file.mp4; `?rate=30` may follow. Several run side by side.
+    /// Folder of images, video file (MP4, AVI), v4l2:/dev/videoN, v4l2:by-id/NAME or raw:WIDTHxHEIGHT:FORMAT on stdin;
+    /// `?rate=30`, for cameras `&size=1280x720&format=MJPG`, may follow. Several run side by side.
     #[arg(value_name = "SOURCE")]
     pub sources: Vec<String>,
     #[command(flatten)]

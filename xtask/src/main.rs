@@ -7,6 +7,7 @@ mod arrows;
 mod bench_edges;
 mod bench_retrieval;
 mod bench_train;
+mod camera_test;
 mod ci;
 mod libtorch;
 mod lints;
@@ -88,6 +89,9 @@ enum Chore {
         after_help = "Examples:\n  cargo xtask parity\n  cargo xtask parity --time      how long both sides take, too"
     )]
     Parity(parity::Options),
+    /// Test cameras on a real kernel in QEMU: formats, faults, unplugging; about five minutes.
+    #[command(after_help = "Example: cargo xtask camera-test")]
+    CameraTest,
     /// Run the trainer (also: cargo hsg-train); fetches libtorch first.
     #[command(disable_help_flag = true, after_help = "Example: cargo hsg-train train --help")]
     HsgTrain {
@@ -127,6 +131,7 @@ fn main() -> ExitCode {
         Chore::Parity(options) => parity::run(&options),
         Chore::BenchRetrieval { arguments } => bench_retrieval::run(&arguments),
         Chore::BenchTrain(options) => bench_train::run(&options),
+        Chore::CameraTest => camera_test::run(),
         Chore::HsgTrain { arguments } => hsg_train(&arguments),
     };
     match outcome {

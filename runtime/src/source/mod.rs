@@ -6,10 +6,10 @@
 
 mod camera;
 mod folder;
-mod mp4;
 mod pixels;
 mod raw;
 mod spec;
+mod video_file;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use segcore::image::{Frame, ImageSize};
 
 pub use camera::{Address as CameraAddress, Camera, Wish as CameraWish};
 pub use folder::ImageFolder;
-pub use mp4::Mp4File;
 pub use pixels::PixelLayout;
 pub use raw::RawFrames;
 pub use spec::{SourceKind, SourceSpec};
+pub use video_file::VideoFile;
 
 /// Sequences at or above this rate are tracked by default (interface.md, `--no-track`), hertz.
 pub const TRACKED_RATE_HZ: f64 = 5.0;
@@ -194,6 +194,6 @@ pub fn open_spec(spec: &SourceSpec) -> Result<Box<dyn Source>, SourceError> {
             Ok(Box::new(Camera::open(address.clone(), wish)?))
         }
         SourceKind::Raw(layout, size) => Ok(Box::new(RawFrames::stdin(*layout, *size, spec.rate_hz)?)),
-        SourceKind::Mp4(path) => Ok(Box::new(Mp4File::open(path, spec.rate_hz)?)),
+        SourceKind::Video(path) => Ok(Box::new(VideoFile::open(path, spec.rate_hz)?)),
     }
 }

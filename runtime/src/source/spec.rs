@@ -30,7 +30,7 @@ pub enum SourceKind {
     /// One image.
     Image(PathBuf),
     /// A video file.
-    Mp4(PathBuf),
+    Video(PathBuf),
     /// A camera.
     Camera(Address),
     /// Frames of this format and size on standard input.
@@ -104,7 +104,7 @@ impl SourceSpec {
         } else if let Some(form) = path.strip_prefix("raw:") {
             parse_raw(form).map_err(syntax)?
         } else {
-            kind_of(Path::new(path), text)?
+            kind_of(Path::new(path))?
         };
         Ok(Self { kind, rate_hz, size, layout })
     }
@@ -133,7 +133,7 @@ fn unknown_format(format: &str) -> String {
     format!("format: expected RGB24, BGR24, YUYV, UYVY, NV12, YU12, GRAY8 or, of cameras, MJPG, got `{format}`")
 }
 
-fn kind_of(path: &Path, text: &str) -> Result<SourceKind, SourceError> {
+fn kind_of(path: &Path) -> Result<SourceKind, SourceError> {
     let metadata = std::fs::metadata(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => SourceError::Missing {
             path: path.to_owned(),
@@ -144,17 +144,11 @@ fn kind_of(path: &Path, text: &str) -> Result<SourceKind, SourceError> {
     if metadata.is_dir() {
         return Ok(SourceKind::Folder(path.to_owned()));
     }
-    let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    match extension.as_str() {
-        "avi" => Err(SourceError::NotInThisVersion {
-            text: text.to_owned(),
-            feature: "reading AVI files is",
-            remedy: "convert it to MP4: ffmpeg -i IN.avi -c:v libx264 -pix_fmt yuv420p OUT.mp4",
-        }),
-        _ if super::folder::is_image_name(path) => Ok(SourceKind::Image(path.to_owned())),
-        // Whatever else it is called: the content decides, and the reader says what it found.
-        _ => Ok(SourceKind::Mp4(path.to_owned())),
+    if super::folder::is_image_name(path) {
+        return Ok(SourceKind::Image(path.to_owned()));
     }
+    // Whatever else it is called: the content decides, and the reader says what it found.
+    Ok(SourceKind::Video(path.to_owned()))
 }
 
 #[cfg(test)]
@@ -180,7 +174,7 @@ mod tests {
                 layout: None
             }
         );
-        assert_eq!(parse(clip.to_str().unwrap()).kind, SourceKind::Mp4(clip.clone()));
+        assert_eq!(parse(clip.to_str().unwrap()).kind, SourceKind::Video(clip.clone()));
         let camera = parse("v4l2:/dev/video2?size=640x480&rate=30&format=MJPG");
         assert_eq!(camera.kind, SourceKind::Camera(Address::Node("/dev/video2".into())));
         assert_eq!((camera.rate_hz, camera.size), (Some(30.0), Some(ImageSize::new(640, 480))));
@@ -217,14 +211,5 @@ mod tests {
             let message = SourceSpec::parse(text).unwrap_err().to_string();
             assert!(message.contains(word), "{message}");
         }
-    }
-
-    #[test]
-    fn avi_files_are_refused_by_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.AVI");
-        std::fs::write(&path, "").unwrap();
-        let message = SourceSpec::parse(path.to_str().unwrap()).unwrap_err().to_string();
-        assert!(message.contains("reading AVI files is not in this version yet"), "{message}");
     }
 }

@@ -7,15 +7,15 @@ use video::VideoReader;
 
 use super::{Source, SourceError, SourceEvent, SourceInfo};
 
-/// The frames of an MP4 file with H.264.
-pub struct Mp4File {
+/// The frames of a video file: MP4 with H.264, AVI with Motion JPEG.
+pub struct VideoFile {
     name: String,
     info: SourceInfo,
     reader: VideoReader,
     at_end: bool,
 }
 
-impl Mp4File {
+impl VideoFile {
     /// Opens a video. `rate_hz` replaces the rate that the container states; capture times stay those of the container.
     ///
     /// # Errors
@@ -34,7 +34,7 @@ impl Mp4File {
     }
 }
 
-impl Source for Mp4File {
+impl Source for VideoFile {
     fn name(&self) -> &str {
         &self.name
     }
@@ -69,7 +69,7 @@ mod tests {
         let cut = folder.path().join("cut.mp4");
         let bytes = std::fs::read(clip).unwrap();
         std::fs::write(&cut, &bytes[..200_000]).unwrap();
-        let mut source = Mp4File::open(&cut, None).unwrap();
+        let mut source = VideoFile::open(&cut, None).unwrap();
         assert_eq!((source.name(), source.info().frames_promised), ("cut", Some(38)));
         let mut frame = Frame::black(ImageSize::new(0, 0), PixelFormat::Rgb8);
         let mut count = 0;
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn rates_can_be_replaced() {
         let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/clips/highway.mp4");
-        let source = Mp4File::open(&clip, Some(5.0)).unwrap();
+        let source = VideoFile::open(&clip, Some(5.0)).unwrap();
         assert_eq!(source.info().rate_hz, Some(5.0));
         assert_eq!(source.info().size, Some(ImageSize::new(1280, 720)));
     }
