@@ -821,7 +821,7 @@ mod tests {
                 .unwrap();
         assert_eq!((settings.frames, settings.compute.track, settings.model.model.as_str()), (Some(7), true, "b"));
         assert_eq!(settings.sources, ["y.mp4"]);
-        assert!(!settings.save.any());
+        assert_eq!(settings.save, Some(SaveKinds::NONE));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod onnxruntime;
 mod parity;
 mod process;
 mod suites;
+mod v4l2_bindings;
 
 use std::process::ExitCode;
 
@@ -92,6 +93,16 @@ enum Chore {
     /// Test cameras on a real kernel in QEMU: formats, faults, unplugging; about five minutes.
     #[command(after_help = "Example: cargo xtask camera-test")]
     CameraTest,
+    /// Compare the committed V4L2 bindings with what bindgen makes of this machine's headers (needs libclang).
+    #[command(
+        name = "v4l2-bindings",
+        after_help = "Examples:\n  cargo xtask v4l2-bindings\n  cargo xtask v4l2-bindings --write"
+    )]
+    V4l2Bindings {
+        /// Write them instead.
+        #[arg(long)]
+        write: bool,
+    },
     /// Run the trainer (also: cargo hsg-train); fetches libtorch first.
     #[command(disable_help_flag = true, after_help = "Example: cargo hsg-train train --help")]
     HsgTrain {
@@ -132,6 +143,7 @@ fn main() -> ExitCode {
         Chore::BenchRetrieval { arguments } => bench_retrieval::run(&arguments),
         Chore::BenchTrain(options) => bench_train::run(&options),
         Chore::CameraTest => camera_test::run(),
+        Chore::V4l2Bindings { write } => v4l2_bindings::run(write),
         Chore::HsgTrain { arguments } => hsg_train(&arguments),
     };
     match outcome {
