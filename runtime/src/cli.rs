@@ -166,6 +166,10 @@ pub struct RunArgs {
     /// Latency that frames should keep: later ones are computed with less care, step by step.
     #[arg(long, value_name = "T", env = "HSG_DEADLINE_MILLIS")]
     pub deadline_millis: Option<f64>,
+    /// PNG of the frames' size whose black pixels (bonnet, mount) are not segmented; one for all sources, or one for each
+    /// in their order.
+    #[arg(long = "mask", value_name = "FILE.png", env = "HSG_MASK")]
+    pub masks: Vec<PathBuf>,
     /// Name of a source; repeat it in the order of the sources [default: file names].
     #[arg(long = "name", value_name = "NAME")]
     pub names: Vec<String>,

@@ -1,6 +1,6 @@
 //! `hsg doctor`: what this machine has and lacks, and the remedy for each lack.
 //!
-//! Nothing is changed and no camera is started. ONNX Runtime is opened, as `hsg run` would; other vendors' libraries are looked
+//! Nothing is changed and no camera is started: cameras are opened and asked what they have. ONNX Runtime is opened, as `hsg run` would; other vendors' libraries are looked
 //! for only: what a driver does when it is loaded is not for a look-around to find out.
 
 use std::fs;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use runtime::backend::{BackendChoice, BackendErrorKind, onnxruntime};
 use runtime::pipeline::stats::cpu_name;
+use runtime::source::{ListedCamera, list_cameras};
 use serde::Serialize;
 
 use super::Outcome;
@@ -231,41 +232,30 @@ fn gpu() -> Vec<Finding> {
 }
 
 fn cameras() -> Vec<Finding> {
-    let mut devices: Vec<PathBuf> = fs::read_dir("/sys/class/video4linux")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
-    devices.sort();
-    if devices.is_empty() {
+    let cameras = list_cameras();
+    if cameras.is_empty() {
         return vec![Finding::lack(
             "cameras",
             Standing::Missing,
-            "no video device",
+            "no camera",
             "plug a USB camera in; in a container, pass its device on (`--device /dev/video0`)",
         )];
     }
-    devices.iter().map(|device| camera(device)).collect()
+    cameras.into_iter().map(camera).collect()
 }
 
-fn camera(device: &Path) -> Finding {
-    let name = fs::read_to_string(device.join("name")).unwrap_or_default().trim().to_owned();
-    let node = Path::new("/dev").join(device.file_name().unwrap_or_default());
-    let found = format!("{} ({name})", node.display());
-    match fs::OpenOptions::new().read(true).write(true).open(&node) {
-        Ok(_) => Finding::lack(
-            "camera",
-            Standing::Unused,
-            format!("{found}; this version does not read cameras yet"),
-            "record it to an MP4 file with H.264, or as a folder of images",
-        ),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Finding::lack(
-            "camera",
-            Standing::Broken,
-            format!("{found}: permission denied"),
-            "join the group `video`: `sudo usermod -aG video $USER`, then log in again",
-        ),
-        Err(error) => Finding::lack("camera", Standing::Broken, format!("{found}: {error}"), "plug it in again"),
+fn camera(ListedCamera { node, card, by_id, modes }: ListedCamera) -> Finding {
+    let mut found = format!("{} ({card})", node.display());
+    if let Some(name) = by_id {
+        // The name that lasts: numbers of nodes change with the order of plugging in.
+        found.push_str(&format!(", v4l2:by-id/{name}"));
+    }
+    match modes {
+        Ok(modes) => Finding::ok("camera", format!("{found}: {modes}")),
+        Err(reason) => match reason.split_once("; ") {
+            Some((reason, remedy)) => Finding::lack("camera", Standing::Broken, format!("{found}: {reason}"), remedy),
+            None => Finding::lack("camera", Standing::Broken, format!("{found}: {reason}"), "plug it in again"),
+        },
     }
 }
 

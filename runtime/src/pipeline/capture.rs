@@ -51,7 +51,8 @@ pub(super) fn run(
     let start = Instant::now();
     let mut spare: Option<Box<FrameSlot>> = None;
     let mut warned: Option<Instant> = None;
-    while !control.stopped() {
+    // A source that has nothing to give at present must not keep a run alive whose other stages have ended.
+    while !control.stopped() && !ready.is_closed() {
         if pace == Pace::Wait && max_frames.is_some_and(|max| report.captured >= max) {
             break;
         }
@@ -131,7 +132,7 @@ pub(super) fn run(
 }
 
 /// Waits; false when the run was stopped meanwhile.
-fn sleep_until(due: Instant, control: &Control) -> bool {
+pub(super) fn sleep_until(due: Instant, control: &Control) -> bool {
     loop {
         if control.stopped() {
             return false;

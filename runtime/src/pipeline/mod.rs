@@ -27,6 +27,11 @@
 //!
 //! **Several sources** run side by side as pipelines of their own, which share one [`Deployment`].
 //!
+//! **Live sources keep going** ([`SourceInfo::is_live`](crate::source::SourceInfo::is_live)). A frame that the network or a
+//! stage refuses is counted as skipped, and the stages start afresh; files that cannot be written (a full disk) are tried
+//! again every half second, and what was not saved is counted. Both are said once, not per frame. With files either ends
+//! the run, because nobody wants the rest of a result.
+//!
 //! **End.** The source's end, `--frames`, a stop request ([`Control`]) or an error. Each closes the queues behind it;
 //! frames that were begun are finished and published, sinks are finished in any case.
 
@@ -38,6 +43,7 @@ pub mod embed;
 pub mod group;
 mod kept_votes;
 pub mod label;
+pub mod mask;
 mod processor;
 pub mod publish;
 pub mod refine;
@@ -111,6 +117,28 @@ pub struct Progress {
     pub reconnects: AtomicU64,
 }
 
+/// The compute stages as the pipeline sees them: [`Processor`], or in tests something that fails on demand.
+pub trait Compute: Send {
+    /// Segments the frame of a slot.
+    ///
+    /// # Errors
+    /// When the frame is refused or the network fails.
+    fn process(&mut self, slot: &mut FrameSlot) -> Result<(), PipelineError>;
+
+    /// Gets ready for the next frame after an error.
+    fn recover(&mut self);
+}
+
+impl Compute for Processor {
+    fn process(&mut self, slot: &mut FrameSlot) -> Result<(), PipelineError> {
+        Self::process(self, slot)
+    }
+
+    fn recover(&mut self) {
+        Self::recover(self);
+    }
+}
+
 /// One source and what to do with it.
 #[derive(Clone, Debug, Default)]
 pub struct PipelineSpec {
@@ -146,7 +174,10 @@ pub struct PipelineReport {
 impl PipelineReport {
     /// Whether all inputs were read and no stated limit was missed.
     pub fn complete(&self) -> bool {
-        (self.live || self.skipped == 0) && self.cut_short.is_none() && self.measured.limit.is_none()
+        (self.live || self.skipped == 0)
+            && self.cut_short.is_none()
+            && self.measured.limit.is_none()
+            && self.measured.unsaved == 0
     }
 }
 
@@ -156,7 +187,7 @@ impl PipelineReport {
 /// The first error in the order compute, publish, capture; [`PipelineError::NoFrame`] when the source had no frame.
 pub fn run(
     source: &mut dyn Source,
-    processor: &mut Processor,
+    processor: &mut dyn Compute,
     sink: &mut dyn Sink,
     spec: &PipelineSpec,
     control: &Control,
@@ -180,15 +211,18 @@ pub fn run(
             return Err(PipelineError::Settings { name: spec.name.clone(), reason });
         }
     };
-    let live = pace != Pace::Wait;
+    let timing = Timing { real_time: pace != Pace::Wait, live: source_is_live };
     let (computed, published, captured) = std::thread::scope(|scope| {
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let capture = thread("hsg-capture")
             .spawn_scoped(scope, || capture::run(source, pace, spec.max_frames, &free, &ready, control, progress));
         let publish = thread("hsg-publish")
-            .spawn_scoped(scope, || publish::run(sink, live, spec.max_frames, &done, &free, control, progress));
-        let computed =
-            if capture.is_ok() && publish.is_ok() { compute(processor, live, &ready, &done) } else { Ok(()) };
+            .spawn_scoped(scope, || publish::run(sink, timing, spec.max_frames, &done, &free, control, progress));
+        let computed = if capture.is_ok() && publish.is_ok() {
+            compute(processor, timing, &free, &ready, &done, control, progress)
+        } else {
+            Ok(())
+        };
         for queue in [&free, &ready, &done] {
             queue.close();
         }
@@ -230,18 +264,61 @@ pub fn run(
     })
 }
 
-fn compute(
-    processor: &mut Processor,
+/// What the clock means for a source.
+#[derive(Clone, Copy, Debug)]
+struct Timing {
+    /// Frames come at their own rate, and latency counts from then.
+    real_time: bool,
+    /// The source is live: the run outlives errors of single frames.
     live: bool,
+}
+
+/// Shortest and longest pause after a frame of a live source that failed. Frames that come meanwhile are dropped, the
+/// newest is tried next.
+const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+
+fn compute(
+    processor: &mut dyn Compute,
+    timing: Timing,
+    free: &BoundedQueue<Box<FrameSlot>>,
     ready: &BoundedQueue<Box<FrameSlot>>,
     done: &BoundedQueue<Box<FrameSlot>>,
+    control: &Control,
+    progress: &Progress,
 ) -> Result<(), PipelineError> {
     // However this ends, capture must not wait for a place, and publish must see the end.
     let (_close_ready, _close_done) = (slot::CloseOnDrop(ready), slot::CloseOnDrop(done));
+    // Frames that failed since the last one that did not.
+    let mut failed = 0u64;
+    let mut pause = RETRY.0;
     while let Some(mut slot) = ready.pop() {
         slot.started = Instant::now();
-        slot.counted_from = if live { slot.captured } else { slot.started };
-        processor.process(&mut slot)?;
+        slot.counted_from = if timing.real_time { slot.captured } else { slot.started };
+        match processor.process(&mut slot) {
+            Ok(()) => {
+                if failed > 0 {
+                    log::warn!("`{}`: frames are segmented again; {failed} were not", slot.output.stream);
+                    (failed, pause) = (0, RETRY.0);
+                }
+            }
+            Err(error) if timing.live => {
+                if failed == 0 {
+                    log::error!("{error}; going on with the next frames");
+                } else {
+                    log::debug!("{error}");
+                }
+                failed += 1;
+                progress.skipped.fetch_add(1, Ordering::Relaxed);
+                let _ = free.push(slot);
+                processor.recover();
+                if !capture::sleep_until(Instant::now() + pause, control) {
+                    break;
+                }
+                pause = (pause * 2).min(RETRY.1);
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
         if done.push(slot).is_err() {
             // Publish has ended and says why.
             break;

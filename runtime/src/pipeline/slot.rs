@@ -109,6 +109,11 @@ impl<T> BoundedQueue<T> {
         }
     }
 
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// No more items come in; what is in the queue can still be taken.
     pub fn close(&self) {
         self.lock().closed = true;

@@ -26,6 +26,8 @@ pub struct Summary {
     pub skipped: u64,
     /// Times that a lost source (a camera that was unplugged or stood still) came back.
     pub reconnects: u64,
+    /// Frames of a live source that could not be saved (a full disk).
+    pub unsaved: u64,
     /// From the first read to the last write, without loading the model.
     pub seconds: f64,
     /// `frames / seconds`.
@@ -176,6 +178,7 @@ impl Summary {
             dropped: report.dropped,
             skipped: report.skipped,
             reconnects: report.reconnects,
+            unsaved: measured.unsaved,
             seconds: report.seconds,
             frames_per_second: if report.seconds > 0.0 { frames as f64 / report.seconds } else { 0.0 },
             latency_millis: measured.latency.distribution(),

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use segcore::image::{Frame, ImageSize};
 
-pub use camera::{Address as CameraAddress, Camera, Wish as CameraWish};
+pub use camera::{Address as CameraAddress, Camera, Listed as ListedCamera, Wish as CameraWish, list as list_cameras};
 pub use folder::ImageFolder;
 pub use pixels::PixelLayout;
 pub use raw::RawFrames;

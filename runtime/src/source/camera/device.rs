@@ -15,12 +15,16 @@ use v4l::{Device, FourCC};
 
 use super::super::SourceError;
 use super::super::pixels::PixelLayout;
-use super::negotiate::{Mode, Rates, Wish, sizes_in_range};
+use super::negotiate::{Mode, Rates, Wish, describe, sizes_in_range};
 
 /// Where udev keeps names that stay.
 const BY_ID: &str = "/dev/v4l/by-id";
 /// What the kernel knows about its video nodes; there also where nobody runs udev.
 const NODES: &str = "/sys/class/video4linux";
+
+/// What is said about cameras of some boards.
+const MULTI_PLANAR: &str =
+    "has the multi-planar interface only; use a build with `--features gstreamer` and gst:v4l2src";
 
 /// A camera as the user names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +107,7 @@ pub fn open(address: &Address) -> Result<(Device, PathBuf, Identity), SourceErro
         return Ok((sibling, path, identity));
     }
     let reason = if flags.contains(Flags::VIDEO_CAPTURE_MPLANE) {
-        "has the multi-planar interface only; use a build with `--features gstreamer` and gst:v4l2src".to_owned()
+        MULTI_PLANAR.to_owned()
     } else {
         format!("has no video capture; {}", cameras_here())
     };
@@ -126,6 +130,50 @@ pub fn find(identity: &Identity, preferred: &Path) -> Option<(Device, PathBuf)> 
         (if moved { same_device } else { same_plug }).then(|| (device, node.clone()))
     };
     candidates.iter().find_map(|node| look(node, false)).or_else(|| candidates.iter().find_map(|node| look(node, true)))
+}
+
+/// A video device of this machine, for people to read.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Its node.
+    pub node: PathBuf,
+    /// What it calls itself; empty where it may not be asked.
+    pub card: String,
+    /// The name that stays when it is plugged in again, of USB devices.
+    pub by_id: Option<String>,
+    /// Its formats, sizes and rates in words, or why it cannot be used and what to do.
+    pub modes: Result<String, String>,
+}
+
+/// All cameras of this machine. Nodes without pictures (a webcam's metadata node, an output) are left out; opening starts
+/// nothing.
+pub fn list() -> Vec<Listed> {
+    let named = |node: &Path| {
+        let name = fs::read_to_string(Path::new(NODES).join(node.file_name().unwrap_or_default()).join("name"));
+        name.map_or(String::new(), |name| name.trim().to_owned())
+    };
+    let mut cameras = Vec::new();
+    for node in nodes() {
+        let by_id = by_id_of(&node);
+        let device = match guarded(|| Device::with_path(&node)) {
+            Ok(device) => device,
+            Err(error) => {
+                let modes = Err(open_reason(&node, &error));
+                cameras.push(Listed { card: named(&node), node, by_id, modes });
+                continue;
+            }
+        };
+        let Ok(caps) = guarded(|| device.query_caps()) else { continue };
+        let modes = if caps.capabilities.contains(Flags::VIDEO_CAPTURE | Flags::STREAMING) {
+            modes(&device, &Wish::default()).map(|modes| describe(&modes)).map_err(|error| open_reason(&node, &error))
+        } else if caps.capabilities.contains(Flags::VIDEO_CAPTURE_MPLANE) {
+            Err(MULTI_PLANAR.to_owned())
+        } else {
+            continue;
+        };
+        cameras.push(Listed { node, card: caps.card, by_id, modes });
+    }
+    cameras
 }
 
 /// What the camera offers that this program can read.

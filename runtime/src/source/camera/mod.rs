@@ -31,7 +31,7 @@ use v4l::video::capture::Parameters;
 use v4l::{Device, Format, FourCC, Fraction};
 use yuv::{YuvRange, YuvStandardMatrix};
 
-pub use device::Address;
+pub use device::{Address, Listed, list};
 use device::{Identity, guarded, open_reason};
 pub use negotiate::Wish;
 use negotiate::{Choice, choose, describe as modes_text};
