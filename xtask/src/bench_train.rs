@@ -70,7 +70,7 @@ pub struct Options {
 /// Measures and prints two tables.
 pub fn run(options: &Options) -> Result<()> {
     let (trainer, folder) = match &options.program {
-        Some(trainer) => (trainer.clone(), std::env::temp_dir().join("hsg-bench-train")),
+        Some(trainer) => (trainer.clone(), workspace().join("gpu-results/bench-train")),
         None => {
             libtorch::ensure()?;
             cargo().args(["build", "--release", "-p", "trainer"]).run("build the trainer")?;
