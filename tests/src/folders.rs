@@ -5,15 +5,18 @@ use std::path::{Path, PathBuf};
 
 use crate::skip;
 
-/// The workspace's folder.
+/// The workspace's folder: where it was built, or, on a machine that the programs were carried to, the current folder.
 pub fn workspace() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests.parent().unwrap_or(tests).to_owned()
+    match tests.parent().filter(|folder| folder.is_dir()) {
+        Some(folder) => folder.to_owned(),
+        None => env::current_dir().unwrap_or_default(),
+    }
 }
 
 /// A path under `tests/fixtures`.
 pub fn fixture(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
+    workspace().join("tests/fixtures").join(path)
 }
 
 /// The seeded, untrained model folder that `cargo xtask tiny-model` writes.

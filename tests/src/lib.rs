@@ -8,6 +8,8 @@ pub mod networks;
 pub mod outputs;
 pub mod pictures;
 pub mod programs;
+#[cfg(feature = "torch")]
+pub mod torch;
 pub mod training;
 
 pub use close::{Tolerance, assert_close};

@@ -11,8 +11,9 @@ use models::arch::{Backbone, NetworkSpec, OutputStride, embedding_net};
 use models::weights::{Tensor as PlainTensor, Weights};
 use safetensors::tensor::{Dtype, SafeTensors};
 use segcore::spherical_kmeans::KmeansSpec;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use tests::folders;
+use tests::torch::device;
 use trainer::base_segments::{self, BaseSegments};
 use trainer::graph_module::{GraphModule, Mode, ParamStore};
 use trainer::losses::goodness_of_grouping::{Neighbours, collapse, modularity, neighbour_graph};
@@ -34,7 +35,7 @@ impl Golden {
         let path = folders::golden(&format!("hsg/{name}.safetensors"))?;
         let bytes = std::fs::read(&path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
-        let mut tensors = BTreeMap::new();
+        let (device, mut tensors) = (device(), BTreeMap::new());
         for (name, view) in file.tensors() {
             let kind = match view.dtype() {
                 Dtype::F32 => Kind::Float,
@@ -43,7 +44,7 @@ impl Golden {
                 other => panic!("{}: {name} has the unexpected type {other:?}", path.display()),
             };
             let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-            tensors.insert(name.to_owned(), Tensor::from_data_size(view.data(), &shape, kind));
+            tensors.insert(name.to_owned(), Tensor::from_data_size(view.data(), &shape, kind).to_device(device));
         }
         Some(Golden(tensors))
     }
@@ -104,12 +105,12 @@ fn kmeans_file(name: &str, may_flip: i64) {
     let embeddings = golden.get("embeddings");
     let spec = golden.kmeans_spec();
     let size = embeddings.size();
-    let start = base_segments::initial_labels(size[2], size[3], &spec, Device::Cpu);
+    let start = base_segments::initial_labels(size[2], size[3], &spec, device());
     assert_equal("initial_labels", &start, golden.get("initial_labels"));
 
     let features = unit(embeddings, 1);
-    let kept = Tensor::ones([size[0], size[2], size[3]], (Kind::Bool, Device::Cpu));
-    let no_edges = Tensor::zeros([size[0], size[2], size[3]], (Kind::Int64, Device::Cpu));
+    let kept = Tensor::ones([size[0], size[2], size[3]], (Kind::Bool, device()));
+    let no_edges = Tensor::zeros([size[0], size[2], size[3]], (Kind::Int64, device()));
     let base = BaseSegments::new(&features, &no_edges, &kept, &spec);
     let labels = golden.get("cluster_labels");
     let flipped = base.segment_of_pixel.ne_tensor(&labels.reshape([-1])).sum(Kind::Int64).int64_value(&[]);
@@ -150,7 +151,7 @@ fn golden_torch_kmeans_with_edge_segments() {
     assert_equal("kept_edge_segment", &base.edge_of_pixel, golden.get("kept_edge_segment"));
     let kept_features = base.gather(&features);
     assert_close("embeddings_unit", &kept_features, golden.get("embeddings_unit"), TOLERANCE);
-    let location = base_segments::location_features(size[2], size[3], Device::Cpu).permute([2, 0, 1]);
+    let location = base_segments::location_features(size[2], size[3], device()).permute([2, 0, 1]);
     let location = location.unsqueeze(0).expand([size[0], 2, size[2], size[3]], false);
     let with_location = unit(&Tensor::cat(&[kept_features, base.gather(&location)], 1), 1);
     assert_close(
@@ -172,8 +173,8 @@ fn clustering_transformer_file(name: &str, mode: Mode) {
     let mut weights: Weights =
         golden.weights("weights.").into_iter().map(|(n, t)| (format!("{prefix}.{n}"), t)).collect();
     weights.insert(spec.query_param(0).name, plain(query));
-    let params = ParamStore::new(&graph.params, &weights, name, Device::Cpu).unwrap();
-    let module = GraphModule::new(&graph, Device::Cpu).unwrap();
+    let params = ParamStore::new(&graph.params, &weights, name, device()).unwrap();
+    let module = GraphModule::new(&graph, device()).unwrap();
     let src = golden.leaf("src");
     let valid = 1f64 - golden.get("padding_mask").to_kind(Kind::Float);
     let inputs = [(names::FEATURES, &src), (names::POSITIONS, golden.get("pos")), (names::VALID, &valid)];
@@ -186,7 +187,7 @@ fn clustering_transformer_file(name: &str, mode: Mode) {
     let features = outputs.take(names::CENTROID_FEATURES).unwrap();
     assert_close("centroid_features", &features, golden.get("centroid_features"), TOLERANCE);
 
-    let weight = Tensor::arange(groups as i64, (Kind::Float, Device::Cpu)).reshape([1, -1, 1]) + 1.0;
+    let weight = Tensor::arange(groups as i64, (Kind::Float, device())).reshape([1, -1, 1]) + 1.0;
     let probe =
         (logits.softmax(1, None::<Kind>) * weight).sum(None::<Kind>) + centroids.square().sum(None::<Kind>) * 0.1;
     assert_close("probe_loss", &probe, golden.get("probe_loss"), TOLERANCE);
@@ -218,7 +219,7 @@ fn golden_torch_pixel_segment_loss() {
     let compute = |kind: Kind, sum: PositiveSum| {
         let features = golden.get("features").copy().to_kind(kind).set_requires_grad(true);
         let pixels = unit(&features, 1);
-        let sums = Tensor::zeros(golden.get("segments").size(), (kind, Device::Cpu));
+        let sums = Tensor::zeros(golden.get("segments").size(), (kind, device()));
         let segments = unit(&sums.index_add(0, golden.get("segment_of_pixel"), &pixels), 1);
         assert_close("segments", &segments, &unit(golden.get("segments"), 1), TOLERANCE);
         let segment_of_pixel = golden.get("segment_of_pixel");
@@ -327,7 +328,7 @@ fn golden_torch_training_step() {
     for level in 0..spec.groups.len() {
         specs.extend(clustering_transformer::training(&spec, level).unwrap().params);
     }
-    let params = ParamStore::new(&specs, &golden.weights("weights."), "training_step", Device::Cpu).unwrap();
+    let params = ParamStore::new(&specs, &golden.weights("weights."), "training_step", device()).unwrap();
     let settings = ObjectiveSettings {
         kmeans: KmeansSpec { grid_rows: 3, grid_columns: 3, rounds: 10 },
         neighbours: Neighbours::Joint(4),
@@ -338,7 +339,7 @@ fn golden_torch_training_step() {
         // their own segment's term: the file holds the form that cancels there (loss_feature is a fifth lower).
         positive_sum: PositiveSum::Subtracted,
     };
-    let module = ObjectiveModule::new(&spec, settings, Device::Cpu).unwrap();
+    let module = ObjectiveModule::new(&spec, settings, device()).unwrap();
     let position = module.position_embedding(&params, size[2], size[3]).unwrap();
     let position = position.expand(size.as_slice(), false);
     assert_close("position_embedding", &position, golden.get("position_embedding"), TOLERANCE);
@@ -433,8 +434,8 @@ fn fcn_file(name: &str, stride: OutputStride) {
         groups: vec![8, 4],
     };
     let graph = embedding_net::fcn(&spec, stride).unwrap();
-    let params = ParamStore::new(&graph.params, &weights, name, Device::Cpu).unwrap();
-    let module = GraphModule::new(&graph, Device::Cpu).unwrap();
+    let params = ParamStore::new(&graph.params, &weights, name, device()).unwrap();
+    let module = GraphModule::new(&graph, device()).unwrap();
     let image = [(embedding_net::IMAGE, golden.get("image"))];
     let mut outputs = tch::no_grad(|| module.run(&params, &image, Mode::Evaluate)).unwrap();
     // A 50-layer network: 1e-3.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use models::manifest::{ModelFolder, Precision};
@@ -211,6 +212,16 @@ fn errors_of_the_backend_cost_frames_and_not_the_run() {
     assert!(report.seconds >= 0.31, "{}", report.seconds);
 }
 
+/// Asks to stop after a while; gives the time when it did.
+fn stop_after(duration: Duration, stop: Arc<AtomicBool>) -> JoinHandle<Instant> {
+    let thread = std::thread::Builder::new().name("stopper".to_owned()).spawn(move || {
+        std::thread::sleep(duration);
+        stop.store(true, Ordering::Relaxed);
+        Instant::now()
+    });
+    thread.unwrap()
+}
+
 #[test]
 fn a_backend_that_never_works_again_can_still_be_stopped() {
     let stop = Arc::new(AtomicBool::new(false));
@@ -219,11 +230,7 @@ fn a_backend_that_never_works_again_can_still_be_stopped() {
     let mut compute = Failing { inner: processor(), fails: |n| n > 0, seen: 0, recovered: 0 };
     let spec = PipelineSpec { name: "scripted".to_owned(), ..PipelineSpec::default() };
     let control = Control::new(Arc::clone(&stop));
-    let stopper = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(1500));
-        stop.store(true, Ordering::Relaxed);
-        Instant::now()
-    });
+    let stopper = stop_after(Duration::from_millis(1500), stop);
     let report = pipeline::run(&mut source, &mut compute, &mut Discard, &spec, &control, &progress).unwrap();
     let late = stopper.join().unwrap().elapsed();
     assert!(late < Duration::from_secs(1), "stopped {late:?} after the request");
@@ -336,11 +343,7 @@ fn a_frozen_source_can_be_stopped_at_once() {
     let mut source = Scripted::new([frames(2), vec![lost()]].concat(), &progress);
     let spec = PipelineSpec { name: "scripted".to_owned(), ..PipelineSpec::default() };
     let control = Control::new(Arc::clone(&stop));
-    let stopper = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_secs(1));
-        stop.store(true, Ordering::Relaxed);
-        Instant::now()
-    });
+    let stopper = stop_after(Duration::from_secs(1), stop);
     let report = pipeline::run(&mut source, &mut processor(), &mut Discard, &spec, &control, &progress).unwrap();
     let late = stopper.join().unwrap().elapsed();
     assert!(late < Duration::from_millis(500), "stopped {late:?} after the request");

@@ -1,7 +1,8 @@
 //! Parts of a training step against slower forms of themselves.
 
 use proptest::prelude::*;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
+use tests::torch::device;
 use tests::training::tiny_settings;
 use trainer::device::Compute;
 use trainer::graph_module::Mode;
@@ -16,8 +17,8 @@ const CONCENTRATION: f64 = 16.0;
 fn plain_losses(pixels: &Tensor, segments: &Tensor, own: &Tensor, groupings: &[(Tensor, f64)]) -> Tensor {
     let similarity = (pixels.matmul(&segments.transpose(0, 1)) * CONCENTRATION).exp();
     let num_segments = segments.size()[0];
-    let is_own = own.unsqueeze(1).eq_tensor(&Tensor::arange(num_segments, (Kind::Int64, Device::Cpu)).unsqueeze(0));
-    let mut total = Tensor::zeros([1], (Kind::Double, Device::Cpu));
+    let is_own = own.unsqueeze(1).eq_tensor(&Tensor::arange(num_segments, (Kind::Int64, device())).unsqueeze(0));
+    let mut total = Tensor::zeros([1], (Kind::Double, device()));
     for (group, weight) in groupings {
         let same = group.index_select(0, own).unsqueeze(1).eq_tensor(&group.unsqueeze(0));
         let others = same.logical_and(&is_own.logical_not());
@@ -45,9 +46,9 @@ proptest! {
         chunk_bytes in prop::sample::select(vec![1usize, 5_000, 1 << 30]),
     ) {
         tch::manual_seed(seed);
-        let leaf = |rows| Tensor::randn([rows, 16], (Kind::Double, Device::Cpu)).set_requires_grad(true);
+        let leaf = |rows| Tensor::randn([rows, 16], (Kind::Double, device())).set_requires_grad(true);
         let (pixels, segments) = (leaf(num_pixels), leaf(num_segments));
-        let ids = |high, n| Tensor::randint(high, [n], (Kind::Int64, Device::Cpu));
+        let ids = |high, n| Tensor::randint(high, [n], (Kind::Int64, device()));
         let own = ids(num_segments, num_pixels);
         let groups = [(ids(num_groups, num_segments), 1.0), (ids(3, num_segments), 0.1), (ids(2, num_segments), 0.0)];
         let gradients = |loss: &Tensor| Tensor::run_backward(&[loss], &[&pixels, &segments], false, false);
@@ -84,9 +85,9 @@ fn settings() -> TrainSettings {
 #[test]
 fn half_precision_changes_little() {
     tch::manual_seed(3);
-    let images = Tensor::randn([4, 3, 64, 64], (Kind::Float, Device::Cpu));
+    let images = Tensor::randn([4, 3, 64, 64], (Kind::Float, device()));
     let forward = |precision| {
-        let trainer = Trainer::new(&settings(), Compute { device: Device::Cpu, precision }).unwrap();
+        let trainer = Trainer::new(&settings(), Compute { device: device(), precision }).unwrap();
         trainer.forward(&images, Mode::Evaluate).unwrap()
     };
     let (full, half) = (forward(Kind::Float), forward(Kind::BFloat16));
@@ -107,13 +108,13 @@ fn dropout_drops_a_tenth() {
     let input = graph.input("x", &dims);
     let output = graph.push("y", Op::Dropout { ratio: 0.1 }, &[&input]);
     graph.output("y", &output, &dims);
-    let module = GraphModule::new(&graph, Device::Cpu).unwrap();
-    let params = ParamStore::new(&[], &Default::default(), "nothing", Device::Cpu).unwrap();
+    let module = GraphModule::new(&graph, device()).unwrap();
+    let params = ParamStore::new(&[], &Default::default(), "nothing", device()).unwrap();
     let run = |x: &Tensor, dropout| {
         tch::manual_seed(5);
         module.run(&params, &[("x", x)], Mode::Train { dropout }).unwrap().take("y").unwrap()
     };
-    let x = Tensor::ones([20, 50, 100], (Kind::Float, Device::Cpu));
+    let x = Tensor::ones([20, 50, 100], (Kind::Float, device()));
     let dropped = run(&x, true).eq(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
     // 100 000 draws: four standard deviations.
     assert!((dropped - 0.1).abs() < 0.004, "{dropped}");
@@ -127,4 +128,38 @@ fn dropout_drops_a_tenth() {
     assert!(first.equal(&run(&strided, true)), "the same seed gives the same mask");
     let share = first.eq(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
     assert!((share - 0.1).abs() < 0.004, "{share}");
+}
+
+/// Parameters that are updated together move as they would one by one.
+#[test]
+fn an_update_at_once_is_one_of_each_parameter() {
+    use trainer::graph_module::ParamStore;
+    use trainer::optimiser::Sgd;
+    let specs = settings().network.params().unwrap();
+    let weights = models::params::initial_weights(&specs, 7);
+    let store = || ParamStore::new(&specs, &weights, "initial weights", device()).unwrap();
+    let (together, apart) = (store(), store());
+    let (mut all, mut each) = (Sgd::new(0.9, 1e-4, 10.0), Sgd::new(0.9, 1e-4, 10.0));
+    tch::manual_seed(11);
+    for step in 0..3 {
+        // Rows first in memory, as gradients of products come, and channels first, as those of convolutions may.
+        let gradients: Vec<Tensor> =
+            together.learned().map(|(_, param)| Tensor::randn(param.size(), (Kind::Float, device()))).collect();
+        let rate = 0.1 / f64::from(step + 1);
+        all.step(&together, &gradients, rate).unwrap();
+        // Two halves, each without the other's gradients.
+        for half in 0..2 {
+            let of_half = |(i, gradient): (usize, &Tensor)| {
+                if i % 2 == half { gradient.shallow_clone() } else { Tensor::new() }
+            };
+            let gradients: Vec<Tensor> = gradients.iter().enumerate().map(of_half).collect();
+            each.step(&apart, &gradients, rate).unwrap();
+        }
+    }
+    for ((name, a), (_, b)) in together.learned().zip(apart.learned()) {
+        assert!(a.equal(b), "{name} differs");
+    }
+    let before = store();
+    assert!(together.learned().zip(before.learned()).all(|((_, a), (_, b))| !a.equal(b)), "a parameter did not move");
+    assert_eq!(all.state().unwrap(), each.state().unwrap());
 }

@@ -85,21 +85,7 @@ pub fn random_view(
 
     image.fill(0.0);
     let used = columns.len();
-    let mut pixels: Vec<[f32; 3]> = Vec::with_capacity(used * rows.len());
-    for row in &rows.taps {
-        let above = &source.rgb[row.low * source.width * 3..][..source.width * 3];
-        let below = &source.rgb[row.high * source.width * 3..][..source.width * 3];
-        for column in &columns.taps {
-            let mut pixel = [0f32; 3];
-            for c in 0..3 {
-                let at = |line: &[u8], x: usize| f32::from(line[x * 3 + c]);
-                let top = at(above, column.low) + column.weight * (at(above, column.high) - at(above, column.low));
-                let bottom = at(below, column.low) + column.weight * (at(below, column.high) - at(below, column.low));
-                pixel[c] = (top + row.weight * (bottom - top)) * (1.0 / 255.0);
-            }
-            pixels.push(pixel);
-        }
-    }
+    let mut pixels = resampled(source, &columns, &rows);
     if rng.random_bool(spec.jitter) {
         jitter(&mut pixels, spec, rng);
     }
@@ -112,11 +98,9 @@ pub fn random_view(
         let deviation = uniform(rng, 0.1, 2.0);
         blur(&mut pixels, used, deviation);
     }
-    for (y, line) in pixels.chunks_exact(used).enumerate() {
-        for (x, pixel) in line.iter().enumerate() {
-            for c in 0..3 {
-                image[(y * crop + x) * 3 + c] = (pixel[c] - MEAN[c]) / STD[c];
-            }
+    for (line, out) in pixels.chunks_exact(used.max(1)).zip(image.chunks_exact_mut(crop * 3)) {
+        for (pixel, out) in line.iter().zip(out.as_chunks_mut::<3>().0) {
+            *out = std::array::from_fn(|c| (pixel[c] - MEAN[c]) / STD[c]);
         }
     }
     for (j, cell_row) in edges.chunks_exact_mut(cells).enumerate() {
@@ -128,6 +112,45 @@ pub fn random_view(
             };
         }
     }
+}
+
+/// The pixels of the crop, in 0 to 1, bilinear between the four pixels around each.
+///
+/// Rows of the source are interpolated along x once and kept for the rows of the crop that lie beside them.
+fn resampled(source: &Source<'_>, columns: &Axis, rows: &Axis) -> Vec<[f32; 3]> {
+    let used = columns.len();
+    let (source_rows, _) = source.rgb.as_chunks::<3>();
+    let along_x = |y: usize, out: &mut Vec<[f32; 3]>| {
+        let line = &source_rows[y * source.width..][..source.width];
+        out.clear();
+        out.extend(columns.taps.iter().map(|tap| {
+            let (low, high) = (line[tap.low].map(f32::from), line[tap.high].map(f32::from));
+            std::array::from_fn(|c| low[c] + tap.weight * (high[c] - low[c]))
+        }));
+    };
+    let (mut above, mut below) = (Vec::with_capacity(used), Vec::with_capacity(used));
+    let (mut at_above, mut at_below) = (usize::MAX, usize::MAX);
+    let mut pixels = Vec::with_capacity(used * rows.len());
+    for row in &rows.taps {
+        if row.low != at_above {
+            // Going down, what was below is above now.
+            if row.low == at_below {
+                std::mem::swap(&mut above, &mut below);
+                at_below = usize::MAX;
+            } else {
+                along_x(row.low, &mut above);
+            }
+            at_above = row.low;
+        }
+        if row.high != at_below {
+            along_x(row.high, &mut below);
+            at_below = row.high;
+        }
+        pixels.extend(above.iter().zip(&below).map(|(top, bottom): (&[f32; 3], &[f32; 3])| -> [f32; 3] {
+            std::array::from_fn(|c| (top[c] + row.weight * (bottom[c] - top[c])) * (1.0 / 255.0))
+        }));
+    }
+    pixels
 }
 
 fn uniform(rng: &mut ChaCha8Rng, low: f64, high: f64) -> f64 {

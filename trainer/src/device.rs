@@ -32,6 +32,10 @@ impl Compute {
             }
             named => Device::Cuda(gpu(named)?),
         };
+        if device.is_cuda() {
+            // Views are always of one size, so what cuDNN finds out about each convolution in the first step holds.
+            Cuda::cudnn_set_benchmark(true);
+        }
         let precision = match precision {
             "bf16" => Kind::BFloat16,
             "auto" if device.is_cuda() => Kind::BFloat16,

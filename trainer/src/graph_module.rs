@@ -29,8 +29,57 @@ pub enum Mode {
 }
 
 /// The values of all parameters of a network, by the authors' names.
+///
+/// Those that are learned lie one after the other in a single tensor, so that an update of all of them is a few operations
+/// and not a few for each: on a GPU, whose launches cost more than such small tensors do, that is a tenth of a small
+/// network's step.
 pub struct ParamStore {
     tensors: BTreeMap<String, Tensor>,
+    flat: Tensor,
+    places: Vec<Place>,
+}
+
+/// Where a learned parameter lies in the tensor of all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Place {
+    /// Its name.
+    pub name: String,
+    /// First value.
+    pub start: i64,
+    /// Number of values.
+    pub length: i64,
+    /// Values up to the next parameter, which are 0.
+    pub padding: i64,
+    shape: Vec<i64>,
+}
+
+/// Parameters begin at multiples of so many values (64 bytes): kernels read them in vectors.
+pub const ALIGNMENT: i64 = 16;
+
+impl Place {
+    /// The parameter's part of a tensor that is laid out as [`ParamStore::flat`] is, in the parameter's shape.
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`].
+    pub fn of(&self, flat: &Tensor) -> Result<Tensor> {
+        let part = flat.f_narrow(0, self.start, self.length)?;
+        Ok(match self.shape[..] {
+            [outputs, inputs, height, width] => {
+                part.f_view([outputs, height, width, inputs].as_slice())?.f_permute([0, 3, 1, 2])?
+            }
+            _ => part.f_view(self.shape.as_slice())?,
+        })
+    }
+}
+
+/// The values of `x` in the order of [`ParamStore::flat`]: channels innermost for 4-D tensors. A view where `x` lies so
+/// already.
+///
+/// # Errors
+/// [`TrainError::Torch`].
+pub fn flattened(x: &Tensor) -> Result<Tensor> {
+    let ordered = if x.dim() == 4 { x.f_permute([0, 2, 3, 1])? } else { x.shallow_clone() };
+    Ok(ordered.f_reshape([-1])?)
 }
 
 impl ParamStore {
@@ -43,16 +92,33 @@ impl ParamStore {
     /// source in the message.
     pub fn new(specs: &[ParamSpec], weights: &Weights, origin: &str, device: Device) -> Result<Self> {
         weights::check_weights(specs, weights, origin)?;
-        let mut tensors = BTreeMap::new();
-        for spec in specs {
-            let source = &weights[&spec.name];
+        let (places, end) = places(specs);
+        let flat = Tensor::f_zeros([end], (Kind::Float, device))?;
+        let value = |name: &str| -> Result<Tensor> {
+            let source = &weights[name];
             let shape: Vec<i64> = source.shape.iter().map(|&n| n as i64).collect();
-            let tensor = Tensor::f_from_slice(&source.values)?.f_reshape(shape)?.f_to_device(device)?;
-            let tensor = channels_last(&tensor).detach();
-            let tensor = if spec.is_running_statistic() { tensor } else { tensor.set_requires_grad(true) };
-            tensors.insert(spec.name.clone(), tensor);
+            Ok(Tensor::f_from_slice(&source.values)?.f_reshape(shape)?.f_to_device(device)?)
+        };
+        let mut tensors = BTreeMap::new();
+        for place in &places {
+            let mut part = place.of(&flat)?;
+            part.f_copy_(&value(&place.name)?)?;
+            tensors.insert(place.name.clone(), part.detach().set_requires_grad(true));
         }
-        Ok(ParamStore { tensors })
+        for spec in specs.iter().filter(|spec| spec.is_running_statistic()) {
+            tensors.insert(spec.name.clone(), channels_last(&value(&spec.name)?).detach());
+        }
+        Ok(ParamStore { tensors, flat, places })
+    }
+
+    /// All learned parameters in one tensor; writing to it changes them.
+    pub fn flat(&self) -> &Tensor {
+        &self.flat
+    }
+
+    /// Where each learned parameter lies in it, in the order of [`ParamStore::learned`].
+    pub fn places(&self) -> &[Place] {
+        &self.places
     }
 
     /// The tensor of this name.
@@ -85,6 +151,21 @@ impl ParamStore {
     pub fn to_weights(&self) -> Result<Weights> {
         self.all().map(|(name, tensor)| Ok((name.to_owned(), to_plain(tensor)?))).collect()
     }
+}
+
+/// Places for the learned parameters among `specs`, in name order, and the length of all together.
+fn places(specs: &[ParamSpec]) -> (Vec<Place>, i64) {
+    let learned: BTreeMap<&str, &ParamSpec> =
+        specs.iter().filter(|spec| !spec.is_running_statistic()).map(|spec| (spec.name.as_str(), spec)).collect();
+    let mut end = 0;
+    let places = learned.into_iter().map(|(name, spec)| {
+        let shape: Vec<i64> = spec.shape.iter().map(|&n| n as i64).collect();
+        let (start, length) = (end, shape.iter().product::<i64>());
+        let padding = (ALIGNMENT - length % ALIGNMENT) % ALIGNMENT;
+        end += length + padding;
+        Place { name: name.to_owned(), start, length, padding, shape }
+    });
+    (places.collect(), end)
 }
 
 /// A tensor's values, row-major, as 32-bit floats on the CPU.

@@ -16,9 +16,11 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use segcore::image::ImageSize;
 use segcore::image_io;
+use tch::Tensor;
 
 use crate::augment::{AugmentSpec, Source, ViewSize, random_view};
 use crate::base_segments::NO_REGION;
+use crate::device::Compute;
 use crate::edges::edge_file;
 use crate::error::{Result, TrainError};
 
@@ -296,6 +298,21 @@ pub struct Batch {
     pub edges: Vec<i64>,
     /// Position of each image among the samples.
     pub samples: Vec<usize>,
+    /// For a GPU: the pixels once more, in the network's precision and in memory that the GPU reads by itself.
+    pub pinned: Option<Tensor>,
+}
+
+impl Batch {
+    /// Makes the pixels ready for the GPU of `compute`; on a CPU there is nothing to do.
+    ///
+    /// Rounding them here gives what the network's first convolution would round them to, in half the bytes.
+    fn pin(&mut self, compute: Compute) -> Result<()> {
+        if compute.device.is_cuda() {
+            let pixels = Tensor::f_from_slice(&self.pixels)?.f_to_kind(compute.precision)?;
+            self.pinned = Some(pixels.f_internal_pin_memory(compute.device)?);
+        }
+        Ok(())
+    }
 }
 
 /// Makes the batch of a step (this rank's part of it).
@@ -321,6 +338,7 @@ pub fn make_batch(samples: &Samples, spec: &BatchSpec, step: usize) -> Result<Ba
         pixels,
         edges: vec![NO_REGION; images * spec.views * cells_of_view],
         samples: Vec::with_capacity(images),
+        pinned: None,
     };
     let pixels_of_image = batch.pixels.chunks_exact_mut(spec.views * pixels_of_view);
     let edges_of_image = batch.edges.chunks_exact_mut(spec.views * cells_of_view);
@@ -373,11 +391,19 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts `threads` threads with the batch of step `first`; ends after that of step `end − 1`.
+    /// Starts `threads` threads with the batch of step `first`; ends after that of step `end − 1`. The batches are made
+    /// ready for `compute`.
     ///
     /// # Errors
     /// [`TrainError::File`] when a thread cannot be started.
-    pub fn start(samples: &Arc<Samples>, spec: &BatchSpec, first: usize, end: usize, threads: usize) -> Result<Self> {
+    pub fn start(
+        samples: &Arc<Samples>,
+        spec: &BatchSpec,
+        compute: Compute,
+        first: usize,
+        end: usize,
+        threads: usize,
+    ) -> Result<Self> {
         let threads = threads.max(1);
         let mut loader = Loader { queues: Vec::new(), next: 0, threads: Vec::new() };
         for thread in 0..threads {
@@ -386,7 +412,7 @@ impl Loader {
             let steps = (first + thread..end).step_by(threads);
             let handle = std::thread::Builder::new()
                 .name(format!("loader {thread}"))
-                .spawn(move || load(&samples, &spec, steps, &sender))
+                .spawn(move || load(&samples, &spec, compute, steps, &sender))
                 .map_err(|e| TrainError::file("start", Path::new("a loader thread"), e))?;
             loader.queues.push(receiver);
             loader.threads.push(handle);
@@ -406,9 +432,15 @@ impl Iterator for Loader {
     }
 }
 
-fn load(samples: &Samples, spec: &BatchSpec, steps: impl Iterator<Item = usize>, sender: &SyncSender<Result<Batch>>) {
+fn load(
+    samples: &Samples,
+    spec: &BatchSpec,
+    compute: Compute,
+    steps: impl Iterator<Item = usize>,
+    sender: &SyncSender<Result<Batch>>,
+) {
     for step in steps {
-        let batch = make_batch(samples, spec, step);
+        let batch = make_batch(samples, spec, step).and_then(|mut batch| batch.pin(compute).map(|()| batch));
         let failed = batch.is_err();
         // The receiver is gone when training ended early.
         if sender.send(batch).is_err() || failed {

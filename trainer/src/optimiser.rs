@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use models::weights::{self, Weights};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use crate::error::Result;
-use crate::graph_module::{ParamStore, channels_last, to_plain};
+use crate::error::{Result, TrainError};
+use crate::graph_module::{ALIGNMENT, ParamStore, Place, flattened, to_plain};
 
 /// SGD with momentum. The momentum buffer accumulates learning rate × gradient: v = μ·v + lr·(g + decay·w),
 /// w = w − v. Biases (names ending in `bias`) have twice the learning rate and no decay; the parameters of the grouping
@@ -15,49 +15,126 @@ pub struct Sgd {
     momentum: f64,
     weight_decay: f64,
     grouping_factor: f64,
-    buffers: BTreeMap<String, Tensor>,
+    velocity: Option<Velocity>,
+}
+
+/// Momentum of all parameters, laid out as they are.
+struct Velocity {
+    all: Tensor,
+    /// Views of it, of the parameters that had a gradient so far.
+    parts: BTreeMap<String, Tensor>,
+    /// By value: learning rate and weight decay as multiples of those of a weight of the backbone.
+    rates: Tensor,
+    decays: Tensor,
+}
+
+impl Velocity {
+    fn zeros(params: &ParamStore, grouping_factor: f64) -> Result<Self> {
+        let flat = params.flat();
+        let (rates, decays) = (flat.f_zeros_like()?, flat.f_zeros_like()?);
+        for place in params.places() {
+            let side = if is_of_embedding(&place.name) { 1.0 } else { grouping_factor };
+            let (rate, decay) = if is_bias(&place.name) { (2.0 * side, 0.0) } else { (side, side) };
+            let _ = place.of(&rates)?.f_fill_(rate)?;
+            let _ = place.of(&decays)?.f_fill_(decay)?;
+        }
+        Ok(Velocity { all: flat.f_zeros_like()?, parts: BTreeMap::new(), rates, decays })
+    }
+
+    /// The momentum of a parameter; from now on it has one.
+    fn part(&mut self, place: &Place) -> Result<&mut Tensor> {
+        if !self.parts.contains_key(&place.name) {
+            self.parts.insert(place.name.clone(), place.of(&self.all)?);
+        }
+        self.parts.get_mut(&place.name).ok_or_else(|| unknown(&place.name))
+    }
+}
+
+fn unknown(name: &str) -> TrainError {
+    TrainError::Invalid {
+        what: format!("momentum of `{name}`"),
+        expected: "that of a learned parameter".into(),
+        got: "another one".into(),
+        remedy: "the checkpoint belongs to another architecture".into(),
+    }
 }
 
 impl Sgd {
     /// With empty (zero) buffers.
     pub fn new(momentum: f64, weight_decay: f64, grouping_factor: f64) -> Self {
-        Sgd { momentum, weight_decay, grouping_factor, buffers: BTreeMap::new() }
+        Sgd { momentum, weight_decay, grouping_factor, velocity: None }
     }
 
     /// One update. `gradients` belong to [`ParamStore::learned`], in its order; a parameter whose gradient is
     /// undefined (the loss does not depend on it) stays as it is.
     ///
     /// # Errors
-    /// [`crate::TrainError::Torch`].
+    /// [`TrainError::Torch`].
     pub fn step(&mut self, params: &ParamStore, gradients: &[Tensor], learning_rate: f64) -> Result<()> {
-        // One-element tensors: addcmul_ then adds a multiple without a temporary of the parameter's size.
-        let device = params.learned().next().map_or(Device::Cpu, |(_, param)| param.device());
-        let scalar = |value: f64| Tensor::from(value as f32).to_device(device);
-        let rates = [learning_rate, learning_rate * self.grouping_factor].map(|rate| Rates {
-            weights: scalar(rate),
-            biases: scalar(2.0 * rate),
-            decay: scalar(rate * self.weight_decay),
-        });
-        tch::no_grad(|| {
-            for ((name, param), gradient) in params.learned().zip(gradients) {
-                if !gradient.defined() {
-                    continue;
-                }
-                let is_bias = name.ends_with("bias");
-                if !self.buffers.contains_key(name) {
-                    self.buffers.insert(name.to_owned(), param.f_zeros_like()?);
-                }
-                let Some(velocity) = self.buffers.get_mut(name) else { continue };
-                let _ = velocity.f_mul_scalar_(self.momentum)?;
-                let rates = &rates[usize::from(!is_of_embedding(name))];
-                let _ = velocity.f_addcmul_(gradient, if is_bias { &rates.biases } else { &rates.weights })?;
-                if !is_bias {
-                    let _ = velocity.f_addcmul_(param, &rates.decay)?;
-                }
-                let _ = param.shallow_clone().f_sub_(velocity)?;
+        let mut velocity = match self.velocity.take() {
+            Some(velocity) => velocity,
+            None => Velocity::zeros(params, self.grouping_factor)?,
+        };
+        let stepped = tch::no_grad(|| {
+            if gradients.iter().all(Tensor::defined) {
+                self.step_at_once(params, gradients, learning_rate, &mut velocity)
+            } else {
+                self.step_one_by_one(params, gradients, learning_rate, &mut velocity)
             }
-            Ok(())
-        })
+        });
+        self.velocity = Some(velocity);
+        stepped
+    }
+
+    /// All parameters together.
+    fn step_at_once(
+        &self,
+        params: &ParamStore,
+        gradients: &[Tensor],
+        rate: f64,
+        velocity: &mut Velocity,
+    ) -> Result<()> {
+        let padding = Tensor::f_zeros([ALIGNMENT], (Kind::Float, params.flat().device()))?;
+        let mut parts = Vec::with_capacity(2 * gradients.len());
+        for (place, gradient) in params.places().iter().zip(gradients) {
+            velocity.part(place)?;
+            parts.push(flattened(gradient)?);
+            if place.padding > 0 {
+                parts.push(padding.f_narrow(0, 0, place.padding)?);
+            }
+        }
+        let gradient = Tensor::f_cat(&parts, 0)?;
+        let Velocity { all, rates, decays, .. } = velocity;
+        let mut flat = params.flat().shallow_clone();
+        let _ = all.f_mul_scalar_(self.momentum)?;
+        let _ = all.f_addcmul_(&gradient, &rates.f_mul_scalar(rate)?)?;
+        let _ = all.f_addcmul_(&flat, &decays.f_mul_scalar(rate * self.weight_decay)?)?;
+        let _ = flat.f_sub_(all)?;
+        Ok(())
+    }
+
+    /// Only those that have a gradient.
+    fn step_one_by_one(
+        &self,
+        params: &ParamStore,
+        gradients: &[Tensor],
+        rate: f64,
+        velocity: &mut Velocity,
+    ) -> Result<()> {
+        for (place, gradient) in params.places().iter().zip(gradients) {
+            if !gradient.defined() {
+                continue;
+            }
+            let rates = place.of(&velocity.rates)?.f_mul_scalar(rate)?;
+            let decays = place.of(&velocity.decays)?.f_mul_scalar(rate * self.weight_decay)?;
+            let mut param = place.of(params.flat())?;
+            let part = velocity.part(place)?;
+            let _ = part.f_mul_scalar_(self.momentum)?;
+            let _ = part.f_addcmul_(gradient, &rates)?;
+            let _ = part.f_addcmul_(&param, &decays)?;
+            let _ = param.f_sub_(part)?;
+        }
+        Ok(())
     }
 
     /// Copies of the momentum buffers by parameter name.
@@ -65,34 +142,33 @@ impl Sgd {
     /// # Errors
     /// [`crate::TrainError::Torch`].
     pub fn state(&self) -> Result<Weights> {
-        self.buffers.iter().map(|(name, buffer)| Ok((name.clone(), to_plain(buffer)?))).collect()
+        let parts = self.velocity.iter().flat_map(|velocity| &velocity.parts);
+        parts.map(|(name, part)| Ok((name.clone(), to_plain(part)?))).collect()
     }
 
     /// Takes momentum buffers as [`Sgd::state`] gave them.
     ///
     /// # Errors
-    /// [`crate::TrainError::Model`] when a buffer's shape is not its parameter's, or it is not finite; `origin`
-    /// names the file.
+    /// [`TrainError::Model`] when a buffer's shape is not its parameter's, or it is not finite; `origin` names the
+    /// file.
     pub fn restore(&mut self, params: &ParamStore, state: &Weights, origin: &str, device: Device) -> Result<()> {
-        let mut buffers = BTreeMap::new();
+        let mut velocity = Velocity::zeros(params, self.grouping_factor)?;
         for (name, buffer) in state {
+            let place = params.places().iter().find(|place| place.name == *name).ok_or_else(|| unknown(name))?;
             let shape: Vec<usize> = params.get(name)?.size().iter().map(|&n| n as usize).collect();
             let spec = models::params::ParamSpec { name: name.clone(), shape, init: models::params::ParamInit::Zeros };
             weights::check_weights(std::slice::from_ref(&spec), state, origin)?;
             let shape: Vec<i64> = buffer.shape.iter().map(|&n| n as i64).collect();
-            let tensor = Tensor::f_from_slice(&buffer.values)?.f_reshape(shape)?.f_to_device(device)?;
-            buffers.insert(name.clone(), channels_last(&tensor));
+            let values = Tensor::f_from_slice(&buffer.values)?.f_reshape(shape)?.f_to_device(device)?;
+            velocity.part(place)?.f_copy_(&values)?;
         }
-        self.buffers = buffers;
+        self.velocity = Some(velocity);
         Ok(())
     }
 }
 
-/// What gradients and weights are multiplied by.
-struct Rates {
-    weights: Tensor,
-    biases: Tensor,
-    decay: Tensor,
+fn is_bias(name: &str) -> bool {
+    name.ends_with("bias")
 }
 
 /// Whether a parameter is of the backbone or its head, by the authors' names.

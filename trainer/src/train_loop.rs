@@ -165,7 +165,7 @@ impl Course<'_> {
         let ranks = self.trainer.ranks().clone();
         let spec = batch_spec(&settings, &ranks)?;
         let threads = loader_threads(self.trainer);
-        let mut loader = Loader::start(self.samples, &spec, self.state.step, steps, threads)?;
+        let mut loader = Loader::start(self.samples, &spec, self.trainer.compute(), self.state.step, steps, threads)?;
         let mut progress = Progress::new("train", self.state.step as u64, steps as u64, quiet || !ranks.is_first());
         let mut profiler = Profiler::default();
         while self.state.step < steps && !ranks.any(interrupt.load(Ordering::Relaxed))? {
@@ -371,6 +371,8 @@ pub struct ProfileReport {
     pub stages_millis: [f64; Stage::ALL.len()],
     /// Median whole step.
     pub step_millis: f64,
+    /// The same of the steps whose stages were measured: on a GPU every mark waits for it, which costs time.
+    pub marked_millis: f64,
     /// Median forward pass of the backbone and head (part of every step).
     pub forward_millis: f64,
     /// Median of the backbone and head alone, forwards and backwards.
@@ -388,7 +390,7 @@ impl ProfileReport {
     /// Share of a step in stages that are neither the backbone's forward pass nor the backward pass.
     pub fn outside_stages(&self) -> f64 {
         let inside = [Stage::Forward, Stage::Backward].map(|stage| self.stages_millis[stage as usize]);
-        1.0 - inside.iter().sum::<f64>() / self.step_millis
+        1.0 - inside.iter().sum::<f64>() / self.marked_millis
     }
 
     /// Share of a step beyond the backbone alone, forwards and backwards: the strict measure, which counts the backward
@@ -410,31 +412,50 @@ impl ProfileReport {
 pub fn profile(trainer: &mut Trainer, samples: &Arc<Samples>, steps: usize) -> Result<ProfileReport> {
     const WARM_UP: usize = 3;
     let threads = loader_threads(trainer);
+    let compute = trainer.compute();
     let spec = batch_spec(trainer.settings(), trainer.ranks())?;
-    let mut loader = Loader::start(samples, &spec, 0, steps + WARM_UP, threads)?;
-    let mut profiler = Profiler::synchronized(trainer.compute());
-    let mut alone = Vec::new();
-    for step in 0..steps + WARM_UP {
+    // On a GPU the marks of the parts cost time, so steps with and without them take turns.
+    let plain_too = compute.device.is_cuda();
+    let rounds = steps + WARM_UP;
+    let mut loader = Loader::start(samples, &spec, compute, 0, rounds * (1 + usize::from(plain_too)), threads)?;
+    let mut profiler = Profiler::synchronized(compute);
+    let (mut whole, mut alone) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let keep = round >= WARM_UP;
         profiler.start();
         let Some(batch) = loader.next() else { break };
         let batch = batch?;
         profiler.mark(Stage::Data);
         trainer.step(&batch, &mut profiler)?;
-        profiler.end_step(step >= WARM_UP);
+        profiler.end_step(keep);
+        if plain_too {
+            let started = Instant::now();
+            let Some(batch) = loader.next() else { break };
+            trainer.step(&batch?, &mut Profiler::default())?;
+            compute.synchronize();
+            if keep {
+                whole.push(1e3 * started.elapsed().as_secs_f64());
+            }
+        }
         // Side by side, so that a busy machine disturbs both alike.
         let started = Instant::now();
         trainer.backbone_alone(&batch)?;
-        if step >= WARM_UP {
+        if keep {
             alone.push(1e3 * started.elapsed().as_secs_f64());
         }
     }
-    let (stages_millis, step_millis) = profiler.medians_millis();
-    alone.sort_by(f64::total_cmp);
+    let median = |values: &mut Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    };
+    let (stages_millis, marked_millis) = profiler.medians_millis();
+    let step_millis = median(&mut whole).unwrap_or(marked_millis);
     Ok(ProfileReport {
         stages_millis,
         step_millis,
+        marked_millis,
         forward_millis: stages_millis[Stage::Forward as usize],
-        backbone_millis: alone.get(alone.len() / 2).copied().unwrap_or(0.0),
+        backbone_millis: median(&mut alone).unwrap_or(0.0),
         images: trainer.settings().batch.images,
     })
 }

@@ -131,9 +131,13 @@ impl Trainer {
     /// [`TrainError::Torch`].
     pub fn images(&self, batch: &Batch) -> Result<Tensor> {
         let crop = self.settings.batch.crop as i64;
-        let images =
-            Tensor::f_from_slice(&batch.pixels)?.f_reshape([-1, crop, crop, 3])?.f_to_device(self.compute.device)?;
-        Ok(images.f_permute([0, 3, 1, 2])?)
+        let Compute { device, .. } = self.compute;
+        let pixels = match &batch.pinned {
+            // Nothing waits for the copy here: what reads it on the GPU comes after it.
+            Some(pinned) => pinned.f_to_device_(device, pinned.f_kind()?, true, false)?,
+            None => Tensor::f_from_slice(&batch.pixels)?.f_to_device(device)?,
+        };
+        Ok(pixels.f_reshape([-1, crop, crop, 3])?.f_permute([0, 3, 1, 2])?)
     }
 
     /// The objective of a batch's embeddings.

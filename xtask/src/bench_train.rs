@@ -16,6 +16,25 @@ const REFERENCE: &str = "tests/fixtures/training_step/reference.py";
 /// Frames to learn from: the shipped clip, so that it runs anywhere.
 const CLIPS: &str = "assets/clips";
 
+/// Ways to run the step in PyTorch: on a GPU all have bf16 autocast and channels innermost in memory, as ours.
+const PEERS: [(&str, &[&str]); 2] = [("PyTorch", &[]), ("torch.compile", &["--compile"])];
+
+/// One crop.
+struct Row {
+    crop: u32,
+    ours: Value,
+    /// By the name of the way.
+    theirs: Vec<(&'static str, Value)>,
+}
+
+impl Row {
+    fn to_json(&self) -> Value {
+        let theirs: serde_json::Map<String, Value> =
+            self.theirs.iter().map(|(name, figures)| ((*name).to_owned(), figures.clone())).collect();
+        serde_json::json!({ "crop": self.crop, "ours": self.ours, "theirs": theirs })
+    }
+}
+
 /// What is measured.
 #[derive(Args)]
 pub struct Options {
@@ -37,17 +56,30 @@ pub struct Options {
     /// Python with a torch, to run the step in plain PyTorch too
     #[arg(long, default_value = "python3")]
     python: PathBuf,
+    /// Run the step in PyTorch a second time, through torch.compile (a minute more at each crop)
+    #[arg(long)]
+    compiled: bool,
+    /// Write all figures to this file as JSON, too
+    #[arg(long, value_name = "FILE.json")]
+    save: Option<PathBuf>,
+    /// A built hsg-train, for machines without Rust; nothing is built or fetched then
+    #[arg(long, value_name = "HSG_TRAIN")]
+    program: Option<PathBuf>,
 }
 
 /// Measures and prints two tables.
 pub fn run(options: &Options) -> Result<()> {
-    libtorch::ensure()?;
-    cargo().args(["build", "--release", "-p", "trainer"]).run("build the trainer")?;
-    let metadata = crate::arrows::metadata()?;
-    let target = PathBuf::from(metadata["target_directory"].as_str().context("no target folder")?);
-    let folder = target.join("bench-train");
+    let (trainer, folder) = match &options.program {
+        Some(trainer) => (trainer.clone(), workspace().join("gpu-results/bench-train")),
+        None => {
+            libtorch::ensure()?;
+            cargo().args(["build", "--release", "-p", "trainer"]).run("build the trainer")?;
+            let metadata = crate::arrows::metadata()?;
+            let target = PathBuf::from(metadata["target_directory"].as_str().context("no target folder")?);
+            (target.join("release/hsg-train"), target.join("bench-train"))
+        }
+    };
     fs::create_dir_all(&folder).with_context(|| format!("could not create {}", folder.display()))?;
-    let trainer = target.join("release/hsg-train");
     let edges = folder.join("edges");
     let first = folder.join("edges.toml");
     fs::write(&first, settings_of(options, options.crops.first().copied().unwrap_or(224))?)
@@ -71,10 +103,26 @@ pub fn run(options: &Options) -> Result<()> {
             .arg(&edges)
             .output("measure training steps")?;
         let ours: Value = serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))?;
-        let theirs = if peer { Some(reference(options, crop, &settings, &ours)?) } else { None };
-        rows.push((crop, ours, theirs));
+        let mut theirs = Vec::new();
+        for (name, arguments) in
+            PEERS.iter().filter(|(_, arguments)| peer && (options.compiled || arguments.is_empty()))
+        {
+            match reference(options, arguments, crop, &settings, &ours) {
+                Ok(figures) => theirs.push((*name, figures)),
+                // Its memory grows with pixels × segments; that it does not fit is a result, too.
+                Err(error) if format!("{error:#}").contains("out of memory") => {
+                    println!("{name} at crop {crop}: out of memory");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        rows.push(Row { crop, ours, theirs });
     }
     print(&rows, options);
+    if let Some(path) = &options.save {
+        let rows: Vec<Value> = rows.iter().map(Row::to_json).collect();
+        fs::write(path, serde_json::to_string_pretty(&rows)?).with_context(|| path.display().to_string())?;
+    }
     if !peer {
         println!(
             "\nskipped: the same step in plain PyTorch ({REFERENCE}); {} has no torch; in a virtual environment: pip install torch==2.11.0 numpy, then --python VENV/bin/python",
@@ -114,7 +162,7 @@ fn has_torch(python: &Path) -> Result<bool> {
 }
 
 /// Medians of the step in plain PyTorch with the same sizes.
-fn reference(options: &Options, crop: u32, settings: &Path, ours: &Value) -> Result<Value> {
+fn reference(options: &Options, arguments: &[&str], crop: u32, settings: &Path, ours: &Value) -> Result<Value> {
     let text = fs::read_to_string(settings).with_context(|| settings.display().to_string())?;
     let settings: toml::Table = text.parse()?;
     let network = &settings["network"];
@@ -126,12 +174,13 @@ fn reference(options: &Options, crop: u32, settings: &Path, ours: &Value) -> Res
         .args(["--backbone", &text_of(&network["backbone"]), "--width-factor", &text_of(&network["width_factor"])])
         .args(["--crop", &crop.to_string(), "--images", &number("images"), "--views", &number("views")])
         .args(["--threads", &number("threads")])
+        .args(arguments)
         .output("measure the step in plain PyTorch")?;
     serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))
 }
 
-fn print(rows: &[(u32, Value, Option<Value>)], options: &Options) {
-    let Some((_, first, _)) = rows.first() else { return };
+fn print(rows: &[Row], options: &Options) {
+    let Some(Row { ours: first, .. }) = rows.first() else { return };
     println!(
         "preset {}, {} images × {} views, {}, {}, {} threads; medians of {} steps in ms",
         options.preset,
@@ -146,7 +195,7 @@ fn print(rows: &[(u32, Value, Option<Value>)], options: &Options) {
     print!("{:<6}", "crop");
     stages.iter().for_each(|stage| print!("{stage:>13}"));
     println!("{:>10}{:>10}{:>12}{:>15}{:>17}", "step", "images/s", "µs/pixel", "other stages", "beyond backbone");
-    for (crop, ours, _) in rows {
+    for Row { crop, ours, .. } in rows {
         let number = |key: &str| ours[key].as_f64().unwrap_or(f64::NAN);
         print!("{crop:<6}");
         stages
@@ -162,23 +211,25 @@ fn print(rows: &[(u32, Value, Option<Value>)], options: &Options) {
             100.0 * number("outside_backbone")
         );
     }
-    if rows.iter().all(|(_, _, theirs)| theirs.is_none()) {
+    if rows.iter().all(|row| row.theirs.is_empty()) {
         return;
     }
     println!("\nbeside plain PyTorch ({REFERENCE})");
     println!(
-        "{:<6}{:>12}{:>12}{:>10}{:>16}{:>16}",
-        "crop", "ours", "PyTorch", "ratio", "beyond backbone", "the same there"
+        "{:<6}{:<15}{:>12}{:>12}{:>10}{:>16}{:>16}{:>12}",
+        "crop", "", "ours", "theirs", "ratio", "beyond backbone", "the same there", "MiB there"
     );
-    for (crop, ours, theirs) in rows {
-        let Some(theirs) = theirs else { continue };
-        let number = |figures: &Value, key: &str| figures[key].as_f64().unwrap_or(f64::NAN);
-        let (ours_millis, theirs_millis) = (number(ours, "step_millis"), number(theirs, "step_ms"));
-        println!(
-            "{crop:<6}{ours_millis:>9.1} ms{theirs_millis:>9.1} ms{:>10.2}{:>15.1}%{:>15.1}%",
-            theirs_millis / ours_millis,
-            100.0 * number(ours, "outside_backbone"),
-            100.0 * number(theirs, "outside_share")
-        );
+    for Row { crop, ours, theirs } in rows {
+        for (name, theirs) in theirs {
+            let number = |figures: &Value, key: &str| figures[key].as_f64().unwrap_or(f64::NAN);
+            let (ours_millis, theirs_millis) = (number(ours, "step_millis"), number(theirs, "step_ms"));
+            println!(
+                "{crop:<6}{name:<15}{ours_millis:>9.1} ms{theirs_millis:>9.1} ms{:>10.2}{:>15.1}%{:>15.1}%{:>12.0}",
+                theirs_millis / ours_millis,
+                100.0 * number(ours, "outside_backbone"),
+                100.0 * number(theirs, "outside_share"),
+                number(theirs, "peak_memory_mib")
+            );
+        }
     }
 }

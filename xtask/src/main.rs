@@ -9,6 +9,7 @@ mod bench_retrieval;
 mod bench_train;
 mod camera_test;
 mod ci;
+mod gpu;
 mod libtorch;
 mod lints;
 mod mpi;
@@ -85,6 +86,14 @@ enum Chore {
                             --device cuda"
     )]
     BenchTrain(bench_train::Options),
+    /// Put what a GPU machine needs for `gpu-check` into gpu-pack/: built programs, and CamVid's training images if named.
+    #[command(after_help = "Example: cargo xtask gpu-pack --camvid /data/camvid")]
+    GpuPack(gpu::PackOptions),
+    /// Check on a machine with a GPU what no other machine can; it needs the repository, the pack, a driver and a Python
+    /// with PyTorch for CUDA.
+    #[command(after_help = "Examples:\n  cargo xtask gpu-check\n  gpu-pack/xtask gpu-check --out results      where \
+                            there is no Rust")]
+    GpuCheck(gpu::CheckOptions),
     /// Compare the measures of `hsg eval files` with the programs whose figures they equal (fetched from PyPI into .deps/).
     #[command(
         after_help = "Examples:\n  cargo xtask parity\n  cargo xtask parity --time      how long both sides take, too"
@@ -144,6 +153,8 @@ fn main() -> ExitCode {
         Chore::BenchTrain(options) => bench_train::run(&options),
         Chore::CameraTest => camera_test::run(),
         Chore::V4l2Bindings { write } => v4l2_bindings::run(write),
+        Chore::GpuPack(options) => gpu::pack(&options),
+        Chore::GpuCheck(options) => gpu::check(&options),
         Chore::HsgTrain { arguments } => hsg_train(&arguments),
     };
     match outcome {

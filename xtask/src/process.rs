@@ -8,10 +8,14 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// The folder of the workspace's Cargo.toml.
+/// The folder of the workspace's Cargo.toml: where this program was built, or, on a machine that it was carried to, the
+/// current folder.
 pub fn workspace() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    xtask.parent().unwrap_or(xtask).to_owned()
+    match xtask.parent().filter(|folder| folder.is_dir()) {
+        Some(folder) => folder.to_owned(),
+        None => env::current_dir().unwrap_or_default(),
+    }
 }
 
 /// A command with the words to describe it in an error.
