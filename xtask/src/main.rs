@@ -10,6 +10,7 @@ mod bench_train;
 mod camera_test;
 mod ci;
 mod gpu;
+mod gstreamer;
 mod libtorch;
 mod lints;
 mod mpi;
@@ -46,9 +47,9 @@ enum Chore {
     /// Everything a change has to pass: format, clippy, arrows, lints, tests.
     #[command(after_help = "Example: cargo xtask ci")]
     Ci,
-    /// Install what a part of the project needs: into .deps/, or (mpi) as packages of the system.
+    /// Install what a part of the project needs: into .deps/, or (mpi, gstreamer) as packages of the system.
     #[command(
-        after_help = "Examples:\n  cargo xtask deps libtorch\n  cargo xtask deps onnxruntime\n  cargo xtask deps mpi        says what it installs; needs root"
+        after_help = "Examples:\n  cargo xtask deps libtorch\n  cargo xtask deps onnxruntime\n  cargo xtask deps mpi        says what it installs; needs root\n  cargo xtask deps gstreamer  the same"
     )]
     Deps {
         /// What to install.
@@ -130,6 +131,9 @@ enum Dependency {
     OnnxRuntime,
     /// Open MPI and libclang from apt, for training in several processes on CPUs (cargo feature `mpi`).
     Mpi,
+    /// GStreamer with its usual plugins from apt, for RTSP, CSI cameras and other codecs (cargo feature `gstreamer`).
+    #[value(name = "gstreamer")]
+    GStreamer,
 }
 
 fn main() -> ExitCode {
@@ -143,6 +147,7 @@ fn main() -> ExitCode {
             onnxruntime::ensure().map(|library| println!("ONNX Runtime is {}", library.display()))
         }
         Chore::Deps { what: Dependency::Mpi } => mpi::install(),
+        Chore::Deps { what: Dependency::GStreamer } => gstreamer::install(),
         Chore::CheckArrows => arrows::check(),
         Chore::CheckLints => lints::check(),
         // One fixture is written by our own code so far; `bless` is the name that stays when there are more.

@@ -260,14 +260,23 @@ fn camera(ListedCamera { node, card, by_id, modes }: ListedCamera) -> Finding {
 }
 
 fn gstreamer() -> Finding {
-    let places = std::env::var_os("PATH").unwrap_or_default();
-    let program = std::env::split_paths(&places).map(|place| place.join("gst-inspect-1.0")).find(|path| path.is_file());
-    let remedy = "MP4 with H.264 needs nothing; other codecs, RTSP and CSI cameras come with a later version";
-    match program {
-        Some(path) => {
-            let found = format!("{} is here; this version does not use it yet", path.display());
-            Finding::lack("GStreamer", Standing::Unused, found, remedy)
-        }
-        None => Finding::lack("GStreamer", Standing::Unused, "not installed; this version does not use it yet", remedy),
+    const WHAT: &str = "GStreamer";
+    #[cfg(feature = "gstreamer")]
+    match runtime::source::gstreamer_version() {
+        Ok(version) => Finding::ok(WHAT, version),
+        Err(reason) => Finding::lack(WHAT, Standing::Broken, reason, "install it again: `cargo xtask deps gstreamer`"),
+    }
+    #[cfg(not(feature = "gstreamer"))]
+    {
+        let places = std::env::var_os("PATH").unwrap_or_default();
+        let is_here = std::env::split_paths(&places).any(|place| place.join("gst-inspect-1.0").is_file());
+        let here = if is_here { "is here" } else { "is not installed" };
+        Finding::lack(
+            WHAT,
+            Standing::Unused,
+            format!("{here}; this build of hsg does without"),
+            "USB cameras, MP4 with H.264 and Motion-JPEG AVI need nothing; for RTSP, CSI cameras and other codecs: `cargo xtask \
+             deps gstreamer`, then `cargo build --release -p runtime --features gstreamer`",
+        )
     }
 }

@@ -6,6 +6,8 @@
 
 mod camera;
 mod folder;
+#[cfg(feature = "gstreamer")]
+mod gst;
 mod pixels;
 mod raw;
 mod spec;
@@ -14,10 +16,13 @@ mod video_file;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use segcore::image::{Frame, ImageSize};
 
 pub use camera::{Address as CameraAddress, Camera, Listed as ListedCamera, Wish as CameraWish, list as list_cameras};
 pub use folder::ImageFolder;
+#[cfg(feature = "gstreamer")]
+pub use gst::{Description as GstDescription, GstSource, version as gstreamer_version};
 pub use pixels::PixelLayout;
 pub use raw::RawFrames;
 pub use spec::{SourceKind, SourceSpec};
@@ -136,6 +141,14 @@ pub enum SourceError {
         /// What to do instead.
         remedy: &'static str,
     },
+    /// A form of SOURCE that builds with GStreamer read.
+    #[error(
+        "source `{text}`: expected a build of hsg with GStreamer, got one without; make it with `cargo xtask deps gstreamer` and `cargo build --release -p runtime --features gstreamer`"
+    )]
+    NotInThisBuild {
+        /// What was typed.
+        text: String,
+    },
     /// Nothing is there.
     #[error("source {path}: there is no such file or folder (looked in {folder}); check the path", path = path.display(), folder = folder.display())]
     Missing {
@@ -161,7 +174,7 @@ pub enum SourceError {
         found: String,
     },
     /// A camera or pipe that cannot be read.
-    #[error("camera {device}: {reason}")]
+    #[error("source {device}: {reason}")]
     Camera {
         /// The device.
         device: String,
@@ -171,6 +184,12 @@ pub enum SourceError {
     /// A video that cannot be read.
     #[error(transparent)]
     Video(#[from] video::VideoError),
+}
+
+/// The clock that capture times are told by.
+fn monotonic_nanos() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
 }
 
 /// Opens what the user typed.
@@ -194,6 +213,8 @@ pub fn open_spec(spec: &SourceSpec) -> Result<Box<dyn Source>, SourceError> {
             Ok(Box::new(Camera::open(address.clone(), wish)?))
         }
         SourceKind::Raw(layout, size) => Ok(Box::new(RawFrames::stdin(*layout, *size, spec.rate_hz)?)),
+        #[cfg(feature = "gstreamer")]
+        SourceKind::Gst(description) => Ok(Box::new(GstSource::open(description.clone())?)),
         SourceKind::Video(path) => Ok(Box::new(VideoFile::open(path, spec.rate_hz)?)),
     }
 }

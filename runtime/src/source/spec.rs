@@ -33,18 +33,19 @@ pub enum SourceKind {
     Video(PathBuf),
     /// A camera.
     Camera(Address),
+    /// A GStreamer pipeline or an RTSP stream.
+    #[cfg(feature = "gstreamer")]
+    Gst(super::GstDescription),
     /// Frames of this format and size on standard input.
     Raw(PixelLayout, ImageSize),
 }
 
 /// Prefixes that interface.md names and this version does not read: prefix, feature with its verb, what to do instead.
-const LATER: [(&str, &str, &str); 4] = [
-    ("rtsp://", "RTSP streams (feature `gstreamer`) are", RECORD_FIRST),
-    ("rtsps://", "RTSP streams (feature `gstreamer`) are", RECORD_FIRST),
-    ("gst:", "GStreamer pipelines (feature `gstreamer`) are", RECORD_FIRST),
-    ("replay:", "replaying MCAP recordings is", "give the original video or images instead"),
-];
-const RECORD_FIRST: &str = "record to an MP4 file (H.264) or a folder of images first and give that";
+const LATER: [(&str, &str, &str); 1] =
+    [("replay:", "replaying MCAP recordings is", "give the original video or images instead")];
+/// Prefixes that builds with the feature `gstreamer` read.
+#[cfg(not(feature = "gstreamer"))]
+const WITH_GSTREAMER: [&str; 3] = ["rtsp://", "rtsps://", "gst:"];
 
 impl SourceSpec {
     /// Takes SOURCE apart: a path or a prefixed form, then perhaps `?rate=30`.
@@ -56,8 +57,17 @@ impl SourceSpec {
         if let Some((_, feature, remedy)) = LATER.iter().find(|(prefix, ..)| text.starts_with(prefix)) {
             return Err(SourceError::NotInThisVersion { text: text.to_owned(), feature, remedy });
         }
+        #[cfg(not(feature = "gstreamer"))]
+        if WITH_GSTREAMER.iter().any(|prefix| text.starts_with(prefix)) {
+            return Err(SourceError::NotInThisBuild { text: text.to_owned() });
+        }
         if text.is_empty() {
             return Err(syntax("it is empty".to_owned()));
+        }
+        // Options are the pipeline's or the address's own: `?` belongs to them.
+        #[cfg(feature = "gstreamer")]
+        if let Some(description) = gst_description(text) {
+            return Ok(Self { kind: SourceKind::Gst(description), rate_hz: None, size: None, layout: None });
         }
         if let Some((scheme, _)) = text.split_once("://") {
             return Err(syntax(format!("`{scheme}://` is not a kind of source")));
@@ -108,6 +118,14 @@ impl SourceSpec {
         };
         Ok(Self { kind, rate_hz, size, layout })
     }
+}
+
+#[cfg(feature = "gstreamer")]
+fn gst_description(text: &str) -> Option<super::GstDescription> {
+    if text.starts_with("rtsp://") || text.starts_with("rtsps://") {
+        return Some(super::GstDescription::Rtsp(text.to_owned()));
+    }
+    text.strip_prefix("gst:").map(|pipeline| super::GstDescription::Pipeline(pipeline.trim().to_owned()))
 }
 
 fn parse_size(text: &str) -> Option<ImageSize> {
@@ -201,8 +219,10 @@ mod tests {
     #[test]
     fn other_forms_say_what_is_missing() {
         for (text, word) in [
-            ("rtsp://host/path?rate=3", "RTSP"),
-            ("gst:videotestsrc ! appsink name=hsg", "GStreamer"),
+            #[cfg(not(feature = "gstreamer"))]
+            ("rtsp://host/path?rate=3", "--features gstreamer"),
+            #[cfg(not(feature = "gstreamer"))]
+            ("gst:videotestsrc ! appsink name=hsg", "cargo xtask deps gstreamer"),
             ("replay:a.mcap", "replaying MCAP recordings is not in this version yet"),
             ("https://host/a.mp4", "`https://`"),
             ("", "empty"),

@@ -20,7 +20,6 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::time::{ClockId, clock_gettime};
 use segcore::image::{CaptureTime, Frame, ImageSize};
 use v4l::buffer::{Flags, Metadata, Type};
 use v4l::format::{Colorspace, Quantization};
@@ -37,7 +36,7 @@ pub use negotiate::Wish;
 use negotiate::{Choice, choose, describe as modes_text};
 
 use super::pixels::{PixelLayout, YuvColors, to_rgb};
-use super::{Source, SourceError, SourceEvent, SourceInfo, WAITING};
+use super::{Source, SourceError, SourceEvent, SourceInfo, WAITING, monotonic_nanos};
 
 /// Buffers that the driver fills in turn. One is with us, so it can be three frames ahead of us before it drops.
 const NUM_BUFFERS: u32 = 4;
@@ -337,11 +336,6 @@ fn negotiate(
         session.rate_hz.map_or_else(|| "an unknown rate,".to_owned(), |rate| format!("{rate:.2}"))
     );
     Ok((choice, session))
-}
-
-fn monotonic_nanos() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
 }
 
 impl Source for Camera {
