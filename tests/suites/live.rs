@@ -13,6 +13,7 @@ use runtime::PipelineError;
 use runtime::backend::{BackendChoice, BackendError, BackendErrorKind};
 use runtime::pipeline::publish::{Discard, Sink};
 use runtime::pipeline::slot::FrameSlot;
+use runtime::pipeline::turns::Turns;
 use runtime::pipeline::{
     self, Compute, Control, Deployment, DeploymentSpec, PipelineReport, PipelineSpec, Processor, ProcessorSpec,
     Progress,
@@ -348,6 +349,55 @@ fn a_frozen_source_can_be_stopped_at_once() {
     let late = stopper.join().unwrap().elapsed();
     assert!(late < Duration::from_millis(500), "stopped {late:?} after the request");
     assert_eq!((report.measured.frames, report.interrupted), (2, false), "being stopped is the usual end");
+}
+
+/// An engine that takes 10 ms a frame, shared by the streams of a deployment.
+struct Slow {
+    deployment: Arc<Deployment>,
+    inside: Arc<AtomicBool>,
+}
+
+impl Compute for Slow {
+    fn process(&mut self, _: &mut FrameSlot) -> Result<(), PipelineError> {
+        assert!(!self.inside.swap(true, Ordering::SeqCst), "two frames in one engine");
+        std::thread::sleep(Duration::from_millis(10));
+        self.inside.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn recover(&mut self) {}
+
+    fn turns(&self) -> Option<Arc<Turns>> {
+        Some(Arc::clone(self.deployment.turns()))
+    }
+}
+
+#[test]
+fn streams_that_share_an_engine_take_turns() {
+    let (deployment, inside) = (deployment(), Arc::new(AtomicBool::new(false)));
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopper = stop_after(Duration::from_secs(2), Arc::clone(&stop));
+    let reports: Vec<PipelineReport> = std::thread::scope(|scope| {
+        // Each has its next frame ready as soon as the one before is through.
+        let streams: Vec<_> = (0..3)
+            .map(|_| {
+                let mut compute = Slow { deployment: Arc::clone(&deployment), inside: Arc::clone(&inside) };
+                let control = Control::new(Arc::clone(&stop));
+                let run = move || {
+                    let progress = Arc::default();
+                    let mut source = Scripted::new(frames(2000), &progress);
+                    let spec = PipelineSpec { name: "scripted".to_owned(), ..PipelineSpec::default() };
+                    pipeline::run(&mut source, &mut compute, &mut Discard, &spec, &control, &progress).unwrap()
+                };
+                std::thread::Builder::new().name("stream".to_owned()).spawn_scoped(scope, run).unwrap()
+            })
+            .collect();
+        streams.into_iter().map(|stream| stream.join().unwrap()).collect()
+    });
+    stopper.join().unwrap();
+    let published: Vec<u64> = reports.iter().map(|report| report.measured.frames).collect();
+    let (least, most) = (published.iter().min().unwrap(), published.iter().max().unwrap());
+    assert!(*least >= 20 && most - least <= 3, "{published:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use image::{GrayImage, Luma, RgbImage};
 use tests::folders::{shipped_clip, tiny_model};
-use tests::outputs::{assert_nested, assert_whole, files, read_json, read_labels};
+use tests::outputs::{assert_nested, assert_whole, files, read_frames, read_json, read_labels};
 use tests::pictures::{SIZE, street, street_folder};
 use tests::programs::{Sandbox, assert_refused, hsg};
 use tests::skip;
@@ -99,6 +99,25 @@ fn signals_during_a_pipe_leave_whole_files() {
         assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
         assert_eq!(assert_whole(&sandbox.path("out")), Some(3));
     }
+}
+
+#[test]
+fn in_real_time_the_newest_frame_wins() {
+    let sandbox = Sandbox::new();
+    // Far faster than the shipped model computes on any machine: 38 frames in 0.2 s.
+    let clip = format!("{}?rate=190", shipped_clip().display());
+    let mut command = sandbox.hsg();
+    command.args(["run", &clip, "--realtime", "--save", "frames", "--out", "out", "--threads", "1"]);
+    command.assert().code(0);
+    let summary = read_json(&sandbox.path("out/summary.json"));
+    let (frames, dropped) = (summary["frames"].as_u64().unwrap(), summary["dropped"].as_u64().unwrap());
+    assert_eq!(frames + dropped, 38, "none is lost uncounted");
+    assert!(dropped >= 15, "{dropped} dropped");
+    let published = read_frames(&sandbox.path("out/frames.hsg"));
+    assert_eq!(published.len() as u64, frames);
+    // What is computed last is the newest there was.
+    let last = published.last().unwrap().capture_monotonic_nanos;
+    assert!(last > 36 * 1_000_000_000 / 25, "the last frame is from {last} ns of 1.5 s");
 }
 
 /// The video of a run over the shipped clip.

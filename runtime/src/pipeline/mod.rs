@@ -25,7 +25,8 @@
 //! **Deadline.** With `--deadline-millis` frames that come late are computed with less care, step by step
 //! ([`degrade::LADDER`]); each frame says at which step.
 //!
-//! **Several sources** run side by side as pipelines of their own, which share one [`Deployment`].
+//! **Several sources** run side by side as pipelines of their own, which share one [`Deployment`]: its engine computes
+//! one frame at a time, and the streams take [`turns`]. In real time a frame that waited makes way for a newer one.
 //!
 //! **Live sources keep going** ([`SourceInfo::is_live`](crate::source::SourceInfo::is_live)). A frame that the network or a
 //! stage refuses is counted as skipped, and the stages start afresh; files that cannot be written (a full disk) are tried
@@ -52,6 +53,7 @@ pub mod slot;
 pub mod smooth;
 pub mod stats;
 pub mod summary;
+pub mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -68,6 +70,7 @@ use crate::source::Source;
 use capture::{CaptureReport, Pace};
 use publish::{Measurements, Sink};
 use slot::{BoundedQueue, FrameSlot};
+use turns::Turns;
 
 /// Most levels a model may have, base segments included (the paper uses 5).
 pub const MAX_LEVELS: usize = 16;
@@ -127,6 +130,11 @@ pub trait Compute: Send {
 
     /// Gets ready for the next frame after an error.
     fn recover(&mut self);
+
+    /// The queue of the streams that share an engine; none = nobody to share with.
+    fn turns(&self) -> Option<Arc<Turns>> {
+        None
+    }
 }
 
 impl Compute for Processor {
@@ -136,6 +144,10 @@ impl Compute for Processor {
 
     fn recover(&mut self) {
         Self::recover(self);
+    }
+
+    fn turns(&self) -> Option<Arc<Turns>> {
+        Some(Arc::clone(self.deployment().turns()))
     }
 }
 
@@ -291,10 +303,20 @@ fn compute(
     // Frames that failed since the last one that did not.
     let mut failed = 0u64;
     let mut pause = RETRY.0;
+    let turns = processor.turns();
     while let Some(mut slot) = ready.pop() {
+        let turn = turns.as_ref().map(|turns| turns.wait());
+        if timing.real_time
+            && let Some(newer) = ready.try_pop()
+        {
+            progress.dropped.fetch_add(1, Ordering::Relaxed);
+            let _ = free.push(std::mem::replace(&mut slot, newer));
+        }
         slot.started = Instant::now();
         slot.counted_from = if timing.real_time { slot.captured } else { slot.started };
-        match processor.process(&mut slot) {
+        let processed = processor.process(&mut slot);
+        drop(turn);
+        match processed {
             Ok(()) => {
                 if failed > 0 {
                     log::warn!("`{}`: frames are segmented again; {failed} were not", slot.output.stream);
