@@ -84,10 +84,11 @@ fn settings() -> TrainSettings {
 /// In bf16 the features point where they do in fp32, and come back as 32-bit floats.
 #[test]
 fn half_precision_changes_little() {
+    let device = device();
     tch::manual_seed(3);
-    let images = Tensor::randn([4, 3, 64, 64], (Kind::Float, device()));
+    let images = Tensor::randn([4, 3, 64, 64], (Kind::Float, device));
     let forward = |precision| {
-        let trainer = Trainer::new(&settings(), Compute { device: device(), precision }).unwrap();
+        let trainer = Trainer::new(&settings(), Compute { device, precision }).unwrap();
         trainer.forward(&images, Mode::Evaluate).unwrap()
     };
     let (full, half) = (forward(Kind::Float), forward(Kind::BFloat16));
@@ -130,9 +131,9 @@ fn dropout_drops_a_tenth() {
     assert!((share - 0.1).abs() < 0.004, "{share}");
 }
 
-/// Parameters that are updated together move as they would one by one.
+/// Parameters that are updated together move as they would one by one; those without a gradient stay.
 #[test]
-fn an_update_at_once_is_one_of_each_parameter() {
+fn an_update_of_all_is_one_of_each_parameter() {
     use trainer::graph_module::ParamStore;
     use trainer::optimiser::Sgd;
     let specs = settings().network.params().unwrap();
@@ -162,4 +163,57 @@ fn an_update_at_once_is_one_of_each_parameter() {
     let before = store();
     assert!(together.learned().zip(before.learned()).all(|((_, a), (_, b))| !a.equal(b)), "a parameter did not move");
     assert_eq!(all.state().unwrap(), each.state().unwrap());
+}
+
+/// Nodes that are run as one operator give what they give one by one, and the same gradients; in every transformer all
+/// linear layers and attentions are such.
+#[test]
+fn composites_are_their_nodes() {
+    use models::arch::clustering_transformer::{self, names};
+    use trainer::composites::{Composite, Composites};
+    use trainer::graph_module::{GraphModule, ParamStore};
+    let (spec, device) = (settings().network, device());
+    tch::manual_seed(13);
+    for level in 0..spec.groups.len() {
+        let graph = clustering_transformer::training(&spec, level).unwrap();
+        let found = Composites::find(&graph);
+        let count = |wanted: fn(&Composite) -> bool| found.at.values().filter(|(found, _)| wanted(found)).count();
+        // Two encoder layers with an attention each, two decoder layers with two.
+        assert_eq!(count(|found| matches!(found, Composite::Attention { .. })), 6);
+        // Four projections of each attention, two layers of each feed-forward part, one of the statistics.
+        assert_eq!(count(|found| *found == Composite::Linear), 6 * 4 + 4 * 2 + 1);
+        let weights = models::params::initial_weights(&graph.params, 5);
+        let options = (Kind::Float, device);
+        let (batch, dim) = (3, spec.embedding_dim as i64);
+        let tokens = if level == 0 { 23 } else { spec.groups[level - 1] as i64 };
+        let positions = Tensor::randn([batch, dim, tokens], options);
+        let values = Tensor::randn([batch, dim, tokens], options);
+        let valid = Tensor::ones([batch, tokens], options);
+        let _ = valid.narrow(0, 1, 1).narrow(1, tokens - 3, 3).fill_(0.0);
+        let run = |composites: Composites| {
+            let module = GraphModule::with_composites(&graph, composites, device).unwrap();
+            let params = ParamStore::new(&graph.params, &weights, "initial weights", device).unwrap();
+            let features = values.copy().set_requires_grad(true);
+            let mut inputs = vec![(names::FEATURES, &features), (names::POSITIONS, &positions)];
+            if level == 0 {
+                inputs.push((names::VALID, &valid));
+            }
+            let mut out = module.run(&params, &inputs, Mode::Train { dropout: false }).unwrap();
+            let (logits, centroids) = (out.take(names::LOGITS).unwrap(), out.take(names::CENTROIDS).unwrap());
+            (logits.softmax(1, None::<Kind>).square().sum(None::<Kind>) + centroids.square().sum(None::<Kind>))
+                .backward();
+            let gradients: Vec<Tensor> = params.learned().map(|(_, param)| param.grad()).collect();
+            (vec![logits, centroids, features.grad()], gradients)
+        };
+        let ((apart, apart_gradients), (together, gradients)) = (run(Composites::default()), run(found));
+        for (a, b) in apart.iter().zip(&together).chain(apart_gradients.iter().zip(&gradients)) {
+            assert_eq!(a.defined(), b.defined());
+            if a.defined() {
+                // The bias of keys has no gradient but rounding.
+                let scale = a.abs().max().double_value(&[]).max(0.1);
+                let worst = (a - b).abs().max().double_value(&[]);
+                assert!(worst <= 1e-4 * scale, "differ by {worst} of {scale}");
+            }
+        }
+    }
 }

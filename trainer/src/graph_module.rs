@@ -13,6 +13,7 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
+use crate::composites::{Composite, Composites};
 use crate::error::{Result, TrainError};
 use crate::parallel::{self, BatchNorm, Ranks};
 
@@ -196,6 +197,8 @@ enum Source {
 enum Action {
     /// One node.
     Node(Op),
+    /// Several nodes that libtorch has as one operator.
+    Composite(Composite),
     /// All slices of one parameter at once, which together are the whole of it: autograd then puts its gradient
     /// together in one go instead of one full-size tensor a slice.
     Split { axis: i64, sizes: Vec<i64> },
@@ -233,11 +236,20 @@ impl GraphModule {
         self
     }
 
-    /// Translates `graph`, with its constants on `device`.
+    /// Translates `graph`, with its constants on `device`; for a GPU with [`Composites`].
     ///
     /// # Errors
     /// [`TrainError::Model`] when the graph is not well formed.
     pub fn new(graph: &Graph, device: Device) -> Result<Self> {
+        let composites = if device.is_cuda() { Composites::find(graph) } else { Composites::default() };
+        Self::with_composites(graph, composites, device)
+    }
+
+    /// The same with these composites.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] when the graph is not well formed.
+    pub fn with_composites(graph: &Graph, mut composites: Composites, device: Device) -> Result<Self> {
         graph.validate()?;
         let mut slots: BTreeMap<&str, usize> = BTreeMap::new();
         let mut inputs = Vec::new();
@@ -255,17 +267,21 @@ impl GraphModule {
         let mut steps: Vec<Step> = Vec::with_capacity(graph.nodes.len());
         let mut splits = complete_splits(graph);
         for (i, node) in graph.nodes.iter().enumerate() {
-            if slots.contains_key(node.output.as_str()) {
-                continue; // A slice that was made with the first one of its parameter.
+            // A slice that was made with the first one of its parameter, or a node inside a composite.
+            if slots.contains_key(node.output.as_str()) || composites.covered.contains(&i) {
+                continue;
             }
-            let sources = node.inputs.iter().map(|name| match slots.get(name.as_str()) {
+            let composite = composites.at.remove(&i);
+            let inputs = composite.as_ref().map_or(&node.inputs, |(_, inputs)| inputs);
+            let sources = inputs.iter().map(|name| match slots.get(name.as_str()) {
                 Some(&slot) => Source::Slot(slot),
                 None => Source::Param(name.clone()),
             });
             let inputs = sources.collect();
-            let (action, made) = match splits.remove(&i) {
-                Some((action, nodes)) => (action, nodes),
-                None => (Action::Node(node.op.clone()), vec![i]),
+            let (action, made) = match (composite, splits.remove(&i)) {
+                (Some((composite, _)), _) => (Action::Composite(composite), vec![i]),
+                (None, Some((action, nodes))) => (action, nodes),
+                (None, None) => (Action::Node(node.op.clone()), vec![i]),
             };
             let mut outputs = Vec::with_capacity(made.len());
             for i in made {
@@ -335,6 +351,9 @@ impl GraphModule {
             }
             let values = match &step.action {
                 Action::Node(op) => vec![self.apply(op, &operands, mode)?],
+                Action::Composite(composite) => {
+                    vec![composite.apply(&operands, mode == Mode::Train { dropout: true })?]
+                }
                 Action::Split { axis, sizes } => operands[0].f_split_with_sizes(sizes, *axis)?,
             };
             for (&slot, value) in step.outputs.iter().zip(values) {
