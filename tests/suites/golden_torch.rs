@@ -232,7 +232,7 @@ fn golden_torch_pixel_segment_loss() {
         let num_pixels = segment_of_pixel.size()[0] as f64;
         // Small chunks: several of them, the last one cut.
         let spec = PixelSegmentSpec { concentration, sum, num_pixels, chunk_bytes: 1 };
-        let losses = pixel_segment_losses(&pixels, &segments, segment_of_pixel, &groupings, &spec);
+        let losses = pixel_segment_losses(&pixels, &segments, segment_of_pixel, &groupings, &spec, None);
         losses.total.backward();
         (losses.per_pixel[0].shallow_clone(), losses.total.detach(), features.grad())
     };

@@ -6,6 +6,7 @@ use tests::torch::device;
 use tests::training::tiny_settings;
 use trainer::device::Compute;
 use trainer::graph_module::Mode;
+use trainer::losses::image_blocks::ImageBlocks;
 use trainer::losses::pixel_segment::{Grouping, PixelSegmentSpec, PositiveSum, pixel_segment_losses};
 use trainer::losses::unit;
 use trainer::settings::TrainSettings;
@@ -62,12 +63,73 @@ proptest! {
             num_pixels: num_pixels as f64,
             chunk_bytes,
         };
-        let got = pixel_segment_losses(&unit(&pixels, 1), &unit(&segments, 1), &own, &groupings, &spec);
+        let got = pixel_segment_losses(&unit(&pixels, 1), &unit(&segments, 1), &own, &groupings, &spec, None);
         let value = |t: &Tensor| t.double_value(&[]);
         prop_assert!((value(&got.total) - value(&expected)).abs() < 1e-9 * value(&expected).abs().max(1.0));
         let terms: f64 = got.terms.iter().map(value).sum();
         prop_assert!((terms - value(&expected)).abs() < 1e-9 * terms.abs().max(1.0));
         for (got, expected) in gradients(&got.total).iter().zip(&expected_gradients) {
+            let difference = value(&(got - expected).abs().max());
+            prop_assert!(difference < 1e-9 * value(&expected.abs().max()).max(1e-3), "{difference}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
+
+    /// By blocks of images the loss and its gradients are what they are over all segments, with the segments of another
+    /// rank in front and images without a pixel among them.
+    #[test]
+    fn blocks_of_images_change_nothing(
+        seed in 0i64..1 << 40,
+        num_images in 1i64..5,
+        num_pixels in 1i64..300,
+        num_segments in 1i64..40,
+        num_groups in 1i64..6,
+        num_foreign in 0i64..10,
+        chunk_bytes in prop::sample::select(vec![1usize, 5_000, 1 << 30]),
+    ) {
+        let device = device();
+        tch::manual_seed(seed);
+        let leaf = |rows| Tensor::randn([rows, 16], (Kind::Double, device)).set_requires_grad(true);
+        let (pixels, segments) = (leaf(num_pixels), leaf(num_foreign + num_segments));
+        let ids = |high, n| Tensor::randint(high, [n], (Kind::Int64, device));
+        let image_of_segment = ids(num_images, num_segments).sort(0, false).0;
+        let local = ids(num_segments, num_pixels).sort(0, false).0;
+        let image_of_pixel = image_of_segment.index_select(0, &local);
+        let own = local + num_foreign;
+        // Groups of this rank's images, and one of the other's.
+        let groups = |count| {
+            let here = &image_of_segment * 100 + ids(count, num_segments);
+            Tensor::cat(&[Tensor::full([num_foreign], -1, (Kind::Int64, device)), here], 0)
+        };
+        let groups = [(groups(num_groups), 1.0), (groups(3), 0.1), (groups(2), 0.0)];
+        let groupings = groups.each_ref().map(|(group_of_segment, weight)| Grouping { group_of_segment, weight: *weight });
+        let spec = PixelSegmentSpec {
+            concentration: CONCENTRATION,
+            sum: PositiveSum::Direct,
+            num_pixels: num_pixels as f64,
+            chunk_bytes,
+        };
+        let blocks = ImageBlocks {
+            image_of_pixel: &image_of_pixel,
+            image_of_segment: &image_of_segment,
+            num_images,
+            first_segment: num_foreign,
+        };
+        let run = |blocks| {
+            let losses = pixel_segment_losses(&unit(&pixels, 1), &unit(&segments, 1), &own, &groupings, &spec, blocks);
+            let gradients = Tensor::run_backward(&[&losses.total], &[&pixels, &segments], false, false);
+            (losses, gradients)
+        };
+        let ((expected, expected_gradients), (got, gradients)) = (run(None), run(Some(&blocks)));
+        let value = |t: &Tensor| t.double_value(&[]);
+        for (got, expected) in got.terms.iter().zip(&expected.terms) {
+            prop_assert!((value(got) - value(expected)).abs() < 1e-9 * value(expected).abs().max(1.0));
+        }
+        prop_assert!(got.per_pixel[2].numel() == 0 && expected.per_pixel[2].numel() == 0);
+        for (got, expected) in gradients.iter().zip(&expected_gradients) {
             let difference = value(&(got - expected).abs().max());
             prop_assert!(difference < 1e-9 * value(&expected.abs().max()).max(1e-3), "{difference}");
         }
