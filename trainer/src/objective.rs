@@ -210,7 +210,9 @@ impl ObjectiveModule {
             num_images: views.num_images,
             first_segment: segments.before,
         };
-        let losses = pixel_segment_losses(&pixels, &all_features, &segment_of_pixel, &groupings, &spec, Some(&blocks));
+        // A CPU has a chunk of pixels with all segments in its cache, but not the blocks of all images.
+        let blocks = pixels.device().is_cuda().then_some(&blocks);
+        let losses = pixel_segment_losses(&pixels, &all_features, &segment_of_pixel, &groupings, &spec, blocks);
         let mut terms = losses.terms.into_iter();
         let edge = terms.next().unwrap_or_default();
         let feature: Vec<Tensor> = terms.collect();

@@ -75,11 +75,13 @@ impl Sgd {
             Some(velocity) => velocity,
             None => Velocity::zeros(params, self.grouping_factor)?,
         };
-        // Parameters without a gradient part the others into a few runs.
+        // Parameters without a gradient part the others into a few runs. A CPU keeps a parameter in its cache while it
+        // works on it, but not all of them.
+        let together = params.flat().device() != Device::Cpu;
         let defined: Vec<bool> = gradients.iter().map(Tensor::defined).collect();
         let mut first = 0;
         let mut stepped = Ok(());
-        for run in defined.chunk_by(|a, b| a == b) {
+        for run in defined.chunk_by(|a, b| together && a == b) {
             let range = first..first + run.len();
             first = range.end;
             if stepped.is_ok() && run[0] {
@@ -102,22 +104,18 @@ impl Sgd {
         velocity: &mut Velocity,
     ) -> Result<()> {
         let (Some(first), Some(last)) = (places.first(), places.last()) else { return Ok(()) };
-        let padding = Tensor::f_zeros([ALIGNMENT], (Kind::Float, params.flat().device()))?;
-        let mut parts = Vec::with_capacity(2 * gradients.len());
-        for (place, gradient) in places.iter().zip(gradients) {
+        for place in places {
             velocity.part(place)?;
-            parts.push(flattened(gradient)?);
-            if place.padding > 0 {
-                parts.push(padding.f_narrow(0, 0, place.padding)?);
-            }
         }
-        let gradient = Tensor::f_cat(&parts, 0)?;
-        let (start, length) = (first.start, last.start + last.length + last.padding - first.start);
-        let of_run = |flat: &Tensor| flat.f_narrow(0, start, length);
+        let (start, end) = (first.start, last.start + last.length);
+        let of_run = |flat: &Tensor| flat.f_narrow(0, start, end - start);
+        // One parameter has one rate.
+        let factor = |flat: &Tensor| if places.len() == 1 { flat.f_narrow(0, start, 1) } else { of_run(flat) };
+        let gradient = joined(places, gradients)?;
         let (mut values, mut momentum) = (of_run(params.flat())?, of_run(&velocity.all)?);
         let _ = momentum.f_mul_scalar_(self.momentum)?;
-        let _ = momentum.f_addcmul_(&gradient, &of_run(&velocity.rates)?.f_mul_scalar(rate)?)?;
-        let decays = of_run(&velocity.decays)?.f_mul_scalar(rate * self.weight_decay)?;
+        let _ = momentum.f_addcmul_(&gradient, &factor(&velocity.rates)?.f_mul_scalar(rate)?)?;
+        let decays = factor(&velocity.decays)?.f_mul_scalar(rate * self.weight_decay)?;
         let _ = momentum.f_addcmul_(&values, &decays)?;
         let _ = values.f_sub_(&momentum)?;
         Ok(())
@@ -151,6 +149,23 @@ impl Sgd {
         self.velocity = Some(velocity);
         Ok(())
     }
+}
+
+/// Gradients of parameters that lie one after the other, as they lie.
+fn joined(places: &[Place], gradients: &[Tensor]) -> Result<Tensor> {
+    if let [gradient] = gradients {
+        return flattened(gradient);
+    }
+    let device = gradients.first().map_or(Device::Cpu, Tensor::device);
+    let padding = Tensor::f_zeros([ALIGNMENT], (Kind::Float, device))?;
+    let mut parts = Vec::with_capacity(2 * gradients.len());
+    for (i, (place, gradient)) in places.iter().zip(gradients).enumerate() {
+        parts.push(flattened(gradient)?);
+        if place.padding > 0 && i + 1 < places.len() {
+            parts.push(padding.f_narrow(0, 0, place.padding)?);
+        }
+    }
+    Ok(Tensor::f_cat(&parts, 0)?)
 }
 
 fn is_bias(name: &str) -> bool {
