@@ -437,12 +437,16 @@ fn golden_torch_training_step_on_device() {
     assert_close("loss_feature", &sum(&g.feature), &sum(&e.feature), TOLERANCE);
     assert_close("loss", &here(&g.total), &e.total, TOLERANCE);
     assert_close("gradient", &here(&got.embeddings.grad()), &expected.embeddings.grad(), GRADIENT_TOLERANCE);
+    let size_of = |t: &Tensor| if t.defined() { t.abs().max().double_value(&[]) } else { 0.0 };
+    let largest = expected.params.learned().map(|(_, param)| size_of(&param.grad())).fold(0.0, f64::max);
     for ((name, param), (_, other)) in expected.params.learned().zip(got.params.learned()) {
         let (e, g) = (param.grad(), other.grad());
         assert_eq!(e.defined(), g.defined(), "{name}");
-        // The bias of keys has no gradient but rounding.
-        if e.defined() && e.abs().max().double_value(&[]) > 1e-5 {
-            assert_close(name, &here(&g), &e, GRADIENT_TOLERANCE);
+        if e.defined() {
+            // Some gradients, as that of the bias of keys, are nothing but rounding.
+            let allowed = GRADIENT_TOLERANCE * size_of(&e).max(0.1 * largest);
+            let difference = size_of(&(here(&g) - &e));
+            assert!(difference <= allowed, "{name}: differs by {difference:e}, allowed {allowed:e}");
         }
     }
 }

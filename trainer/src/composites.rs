@@ -1,8 +1,10 @@
-//! Groups of a graph's nodes that libtorch has as one operator.
+//! Groups of a graph's nodes that libtorch has as one operator, on tokens as rows.
 //!
-//! On a GPU a small operator costs its launch, whatever it computes, and a clustering transformer has hundreds of them.
-//! A linear layer is three nodes of a graph and scaled dot-product attention eight, each with a backward pass of its own;
-//! libtorch has both as one. On a CPU the nodes stay: there they are not slower, and what a run computes does not change.
+//! On a GPU a small operator costs its launch and its place in autograd's records, whatever it computes, and a clustering
+//! transformer has hundreds of them. A linear layer is three nodes of a graph and multi-head attention twelve; libtorch has
+//! both as one. Tokens, `[b, c, n]` in the graph, lie in memory as rows `[b·n, c]`, and stay such a matrix from operator to
+//! operator: linear layers and normalisation take it as it is, without views in between that autograd records one by one.
+//! On a CPU the nodes stay: there they are not slower, and what a run computes does not change.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,11 +16,13 @@ use crate::error::Result;
 /// An operator that stands for several nodes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Composite {
-    /// `W · x + b` for tokens x `[b, in, n]`, W `[out, in]`, b `[out]`: inputs x, W, b.
+    /// `W · x + b` for tokens x, W `[out, in]`, b `[out]`: inputs x, W and, if there is one, b.
     Linear,
-    /// `v · dropout(softmax(scale · qᵀ k + mask))ᵀ` for heads `[b, h, d, n]`: inputs q, k, v and, if there is one, the mask,
-    /// which is added to `[b, h, queries, keys]`.
+    /// Attention of several heads between projected queries, keys and values: inputs q, k, v and, if there is one, the
+    /// mask, which is added to the scores `[b, heads, queries, keys]`.
     Attention {
+        /// Number of heads.
+        heads: i64,
         /// What the products are multiplied by.
         scale: f64,
         /// Share of the weights that is dropped in training.
@@ -26,24 +30,102 @@ pub enum Composite {
     },
 }
 
-impl Composite {
-    /// Its value.
+/// A value on its way through a graph.
+#[derive(Debug)]
+pub enum Value {
+    /// As the graph has it.
+    Plain(Tensor),
+    /// Tokens `[b, c, n]` as rows `[b·n, c]`, and b.
+    Rows(Tensor, i64),
+}
+
+impl Value {
+    /// As the graph has it.
     ///
     /// # Errors
     /// [`crate::TrainError::Torch`].
-    pub fn apply(self, x: &[&Tensor], is_dropping: bool) -> Result<Tensor> {
+    pub fn plain(&self) -> Result<Tensor> {
         Ok(match self {
-            Composite::Linear => x[0].f_transpose(1, 2)?.f_linear(x[1], x.get(2).copied())?.f_transpose(1, 2)?,
-            Composite::Attention { scale, dropout } => {
-                let rows = |heads: &Tensor| heads.f_transpose(2, 3);
-                let dropout = if is_dropping { f64::from(dropout) } else { 0.0 };
-                let (q, k, v) = (rows(x[0])?, rows(x[1])?, rows(x[2])?);
-                let mask = x.get(3).copied();
-                let mixed = Tensor::f_scaled_dot_product_attention(&q, &k, &v, mask, dropout, false, scale, false)?;
-                mixed.f_transpose(2, 3)?
+            Value::Plain(tensor) => tensor.shallow_clone(),
+            Value::Rows(rows, batch) => {
+                let channels = rows.size()[1];
+                rows.f_view([*batch, -1, channels].as_slice())?.f_transpose(1, 2)?
             }
         })
     }
+
+    /// Rows, and the batch size; `None` for what is no tokens.
+    ///
+    /// # Errors
+    /// [`crate::TrainError::Torch`].
+    pub fn rows(&self) -> Result<Option<(Tensor, i64)>> {
+        Ok(match self {
+            Value::Rows(rows, batch) => Some((rows.shallow_clone(), *batch)),
+            Value::Plain(tensor) => match tensor.size()[..] {
+                [batch, channels, _] => Some((tensor.f_transpose(1, 2)?.f_reshape([-1, channels])?, batch)),
+                _ => None,
+            },
+        })
+    }
+}
+
+impl Composite {
+    /// Its value; `None` where an input is no tokens.
+    ///
+    /// # Errors
+    /// [`crate::TrainError::Torch`].
+    pub fn apply(self, x: &[&Value], is_dropping: bool) -> Result<Option<Value>> {
+        let Some((first, batch)) = x[0].rows()? else { return Ok(None) };
+        match self {
+            Composite::Linear => {
+                let weight = x[1].plain()?;
+                let bias = x.get(2).map(|bias| bias.plain()).transpose()?;
+                Ok(Some(Value::Rows(first.f_linear(&weight, bias)?, batch)))
+            }
+            Composite::Attention { heads, scale, dropout } => {
+                let split = |rows: &Tensor| -> Result<Tensor> {
+                    let width = rows.size()[1] / heads;
+                    Ok(rows.f_view([batch, -1, heads, width].as_slice())?.f_transpose(1, 2)?)
+                };
+                let (Some((keys, _)), Some((values, _))) = (x[1].rows()?, x[2].rows()?) else { return Ok(None) };
+                let mask = x.get(3).map(|mask| mask.plain()).transpose()?;
+                let dropout = if is_dropping { f64::from(dropout) } else { 0.0 };
+                let (q, k, v) = (split(&first)?, split(&keys)?, split(&values)?);
+                let mixed = Tensor::f_scaled_dot_product_attention(&q, &k, &v, mask, dropout, false, scale, false)?;
+                let joined = mixed.f_transpose(1, 2)?.f_reshape([-1, first.size()[1]])?;
+                Ok(Some(Value::Rows(joined, batch)))
+            }
+        }
+    }
+}
+
+/// An elementwise operator where tokens may stay rows; `None` where they may not.
+///
+/// # Errors
+/// [`crate::TrainError::Torch`].
+pub fn elementwise_rows(op: &Op, x: &[&Value]) -> Result<Option<Value>> {
+    let sum = match (op, x) {
+        (Op::Add, [Value::Rows(a, batch), Value::Rows(b, _)]) if a.size() == b.size() => {
+            Value::Rows(a.f_add(b)?, *batch)
+        }
+        (Op::Add, [Value::Rows(a, batch), Value::Plain(b)] | [Value::Plain(b), Value::Rows(a, batch)]) => {
+            let (size, channels) = (b.size(), a.size()[1]);
+            match size[..] {
+                // The same tokens, or one set for the whole batch.
+                [b0, b1, b2] if b0 == *batch && b1 == channels && b0 * b2 == a.size()[0] => {
+                    Value::Rows(a.f_add(&b.f_transpose(1, 2)?.f_reshape([-1, channels])?)?, *batch)
+                }
+                [b1, b2] if b1 == channels && batch * b2 == a.size()[0] => {
+                    let sum = a.f_view([*batch, b2, channels].as_slice())?.f_add(&b.f_transpose(0, 1)?)?;
+                    Value::Rows(sum.f_view([-1, channels].as_slice())?, *batch)
+                }
+                _ => return Ok(None),
+            }
+        }
+        (Op::Relu, [Value::Rows(a, batch)]) => Value::Rows(a.f_relu()?, *batch),
+        _ => return Ok(None),
+    };
+    Ok(Some(sum))
 }
 
 /// The composites of a graph.
@@ -65,6 +147,14 @@ impl Composites {
             if let Some((composite, inputs, covered)) = composite {
                 found.at.insert(last, (composite, inputs));
                 found.covered.extend(covered);
+            }
+        }
+        // Linear layers without a bias.
+        for (i, node) in graph.nodes.iter().enumerate().filter(|(i, _)| !found.covered.contains(i)) {
+            if let (Op::MatMul, [weight, x]) = (&node.op, node.inputs.as_slice())
+                && values.is_learned(weight)
+            {
+                found.at.insert(i, (Composite::Linear, vec![x.clone(), weight.clone()]));
             }
         }
         found
@@ -123,11 +213,16 @@ impl<'a> Values<'a> {
         Some((Composite::Linear, vec![x.clone(), weight.clone(), bias.clone()], vec![product_at, column_at]))
     }
 
-    /// MatMul(v, Transpose(Dropout(Softmax(Add(MatMul(Transpose(Mul(q, scale)), k), mask))))).
+    /// Reshape(MatMul(v, Transpose(Dropout(Softmax(Add(MatMul(Transpose(Mul(q, scale)), k), mask)))))), where q, k and v
+    /// are reshaped to heads.
     fn attention(&self, last: usize) -> Option<Found> {
         const SWAP: [usize; 4] = [0, 1, 3, 2];
-        let node = &self.graph.nodes[last];
-        let (Op::MatMul, [v, shares]) = (&node.op, node.inputs.as_slice()) else { return None };
+        let (Op::Reshape { .. }, [mixed]) = (&self.graph.nodes[last].op, self.graph.nodes[last].inputs.as_slice())
+        else {
+            return None;
+        };
+        let (mixed_at, mixed) = self.inner(mixed)?;
+        let (Op::MatMul, [v, shares]) = (&mixed.op, mixed.inputs.as_slice()) else { return None };
         let (shares_at, shares) = self.inner(shares)?;
         let Op::Transpose { perm } = &shares.op else { return None };
         let (dropped_at, dropped) = self.inner(&shares.inputs[0])?;
@@ -151,9 +246,18 @@ impl<'a> Values<'a> {
         if perm.as_slice() != SWAP || of_rows.as_slice() != SWAP {
             return None;
         }
-        covered.extend([scores_at, rows_at, scaled_at]);
-        let composite = Composite::Attention { scale: f64::from(scale.values[0]), dropout: ratio };
-        let inputs = [q, k, v].into_iter().cloned().chain(mask).collect();
+        covered.extend([mixed_at, scores_at, rows_at, scaled_at]);
+        let mut inputs = Vec::with_capacity(4);
+        let mut heads = 0;
+        for name in [q, k, v] {
+            let (at, node) = self.inner(name)?;
+            let (Op::Reshape { shape }, [projected]) = (&node.op, node.inputs.as_slice()) else { return None };
+            heads = *shape.get(1).filter(|_| shape.len() == 4)?;
+            inputs.push(projected.clone());
+            covered.push(at);
+        }
+        inputs.extend(mask);
+        let composite = Composite::Attention { heads, scale: f64::from(scale.values[0]), dropout: ratio };
         Some((composite, inputs, covered))
     }
 }

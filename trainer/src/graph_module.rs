@@ -13,7 +13,7 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
-use crate::composites::{Composite, Composites};
+use crate::composites::{Composite, Composites, Value, elementwise_rows};
 use crate::error::{Result, TrainError};
 use crate::parallel::{self, BatchNorm, Ranks};
 
@@ -331,31 +331,33 @@ impl GraphModule {
     /// [`TrainError::Model`] when an input is missing; [`TrainError::Torch`] when operands do not fit, which
     /// `Graph::infer_shapes` would have told.
     pub fn run(&self, params: &ParamStore, inputs: &[(&str, &Tensor)], mode: Mode) -> Result<Outputs> {
-        let mut slots: Vec<Option<Tensor>> = (0..self.num_slots).map(|_| None).collect();
+        let mut slots: Vec<Option<Value>> = (0..self.num_slots).map(|_| None).collect();
         for (name, slot) in &self.inputs {
-            let value = inputs.iter().find(|(n, _)| n == name).map(|(_, t)| t.shallow_clone());
+            let value = inputs.iter().find(|(n, _)| n == name).map(|(_, t)| Value::Plain(t.shallow_clone()));
             slots[*slot] = Some(value.ok_or_else(|| self.error(format!("no value was given for the input `{name}`")))?);
         }
         for (slot, value) in &self.constants {
-            slots[*slot] = Some(value.shallow_clone());
+            slots[*slot] = Some(Value::Plain(value.shallow_clone()));
         }
         for step in &self.steps {
-            let mut operands: Vec<&Tensor> = Vec::with_capacity(step.inputs.len());
-            for source in &step.inputs {
-                operands.push(match source {
-                    Source::Slot(slot) => slots[*slot].as_ref().ok_or_else(|| {
+            let of_params: Vec<Option<Value>> = (step.inputs.iter())
+                .map(|source| match source {
+                    Source::Slot(_) => Ok(None),
+                    Source::Param(name) => Ok(Some(Value::Plain(params.get(name)?.shallow_clone()))),
+                })
+                .collect::<Result<_>>()?;
+            let operands: Vec<&Value> = (step.inputs.iter().zip(&of_params))
+                .map(|(source, of_params)| {
+                    let value = match source {
+                        Source::Slot(slot) => slots[*slot].as_ref(),
+                        Source::Param(_) => of_params.as_ref(),
+                    };
+                    value.ok_or_else(|| {
                         self.error(format!("node `{}` reads a value that was already dropped", step.name))
-                    })?,
-                    Source::Param(name) => params.get(name)?,
-                });
-            }
-            let values = match &step.action {
-                Action::Node(op) => vec![self.apply(op, &operands, mode)?],
-                Action::Composite(composite) => {
-                    vec![composite.apply(&operands, mode == Mode::Train { dropout: true })?]
-                }
-                Action::Split { axis, sizes } => operands[0].f_split_with_sizes(sizes, *axis)?,
-            };
+                    })
+                })
+                .collect::<Result<_>>()?;
+            let values = self.execute(step, &operands, mode)?;
             for (&slot, value) in step.outputs.iter().zip(values) {
                 slots[slot] = Some(value);
             }
@@ -366,10 +368,48 @@ impl GraphModule {
         let mut outputs = BTreeMap::new();
         for (name, slot) in &self.outputs {
             if let Some(value) = &slots[*slot] {
-                outputs.insert(name.clone(), self.in_full_precision(value)?);
+                outputs.insert(name.clone(), self.in_full_precision(&value.plain()?)?);
             }
         }
         Ok(Outputs(outputs))
+    }
+
+    /// One step; tokens stay rows where that is possible and composites have made them rows.
+    fn execute(&self, step: &Step, operands: &[&Value], mode: Mode) -> Result<Vec<Value>> {
+        let is_dropping = mode == Mode::Train { dropout: true };
+        let plain = || -> Result<Vec<Tensor>> { operands.iter().map(|value| value.plain()).collect() };
+        Ok(match &step.action {
+            Action::Node(op) => {
+                let has_rows = operands.iter().any(|value| matches!(value, Value::Rows(..)));
+                let value = if has_rows { self.apply_to_rows(op, operands, mode)? } else { None };
+                vec![match value {
+                    Some(value) => value,
+                    None => {
+                        let operands = plain()?;
+                        Value::Plain(self.apply(op, &operands.iter().collect::<Vec<_>>(), mode)?)
+                    }
+                }]
+            }
+            Action::Composite(composite) => match composite.apply(operands, is_dropping)? {
+                Some(value) => vec![value],
+                None => return Err(self.error(format!("node `{}` is not given tokens", step.name))),
+            },
+            Action::Split { axis, sizes } => {
+                plain()?[0].f_split_with_sizes(sizes, *axis)?.into_iter().map(Value::Plain).collect()
+            }
+        })
+    }
+
+    /// A node on rows; `None` where it needs what the graph has.
+    fn apply_to_rows(&self, op: &Op, operands: &[&Value], mode: Mode) -> Result<Option<Value>> {
+        match (op, operands) {
+            (Op::BatchNormalization { .. } | Op::Dropout { .. }, [Value::Rows(rows, batch), others @ ..]) => {
+                let others: Vec<Tensor> = others.iter().map(|value| value.plain()).collect::<Result<_>>()?;
+                let operands: Vec<&Tensor> = std::iter::once(rows).chain(&others).collect();
+                Ok(Some(Value::Rows(self.apply(op, &operands, mode)?, *batch)))
+            }
+            _ => elementwise_rows(op, operands),
+        }
     }
 
     fn apply(&self, op: &Op, operands: &[&Tensor], mode: Mode) -> Result<Tensor> {
