@@ -225,6 +225,17 @@ impl Cuda {
         &self.info
     }
 
+    /// Highest clock of the multiprocessors, as the driver names it.
+    ///
+    /// # Errors
+    /// When the driver does not tell.
+    pub fn clock_kilohertz(&self) -> Result<i32, BackendError> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE;
+        // SAFETY: the device came from the driver.
+        unsafe { result::device::get_attribute(self.context.device, attribute) }
+            .map_err(|error| failed("tell its clock", error))
+    }
+
     /// Waits for everything that was started.
     ///
     /// # Errors

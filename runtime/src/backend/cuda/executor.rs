@@ -7,6 +7,7 @@ use bytemuck::Pod;
 use crate::backend::{BackendError, BackendErrorKind};
 
 /// The modules: name, and the PTX that `cargo xtask kernels` made of `../kernels/<name>.cu`.
+#[cfg(feature = "cuda")]
 pub(super) const MODULES: [(&str, &str); 4] = [
     ("preprocess", include_str!("../kernels/preprocess.ptx")),
     ("spherical_kmeans", include_str!("../kernels/spherical_kmeans.ptx")),

@@ -110,7 +110,7 @@ __device__ inline void scan(const float* query_tiles, const Stored* bank, const 
     if (thread < QUERY_TILE) {
         counts[thread] = 0;
         // Nothing is above infinity: the filling of the last tile collects nothing.
-        threshold[thread] = blockIdx.x * QUERY_TILE + thread < num_queries ? -INFINITE : INFINITE;
+        threshold[thread] = (int)blockIdx.x * QUERY_TILE + thread < num_queries ? -INFINITE : INFINITE;
     }
     for (int p = first_panel; p < end_panel; p++) {
         const Stored* panel = bank + (u64)p * dim * BANK_PANEL;
