@@ -108,9 +108,8 @@ impl Executor for Twin {
         let backwards = (self.num_launches.get() % 2) as c_int;
         let name = CString::new(kernel.name()).unwrap_or_default();
         // SAFETY: name and arguments outlive the call; what they describe is the caller's promise.
-        let code = unsafe {
-            hsg_twin_launch(name.as_ptr(), grid[0], grid[1], num_threads, backwards, pointers.as_mut_ptr())
-        };
+        let code =
+            unsafe { hsg_twin_launch(name.as_ptr(), grid[0], grid[1], num_threads, backwards, pointers.as_mut_ptr()) };
         match code {
             0 => Ok(()),
             1 => Err(fail(format!("the twin has no kernel {}", kernel.name()))),

@@ -1,10 +1,10 @@
 //! What the suites share: comparison of numbers, where data and fixtures are, pictures to feed, programs to run.
 
 mod close;
-pub mod kernel_twin;
 pub mod disks;
 pub mod folders;
 pub mod golden;
+pub mod kernel_twin;
 pub mod networks;
 pub mod outputs;
 pub mod pictures;

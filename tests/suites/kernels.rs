@@ -51,7 +51,10 @@ fn yuv_is_the_usual_conversion() {
                     - 2.0 * (1.0 - kr) * kr / kg * chroma * red;
                 let b = scale * luma + 2.0 * (1.0 - kb) * chroma * blue;
                 for (got, expected) in yuv_to_rgb(y, u, v).into_iter().zip([r, g, b]) {
-                    assert!((f64::from(got) - expected.clamp(0.0, 255.0)).abs() <= 0.55, "{y} {u} {v}: {got} {expected}");
+                    assert!(
+                        (f64::from(got) - expected.clamp(0.0, 255.0)).abs() <= 0.55,
+                        "{y} {u} {v}: {got} {expected}"
+                    );
                 }
             }
         }
@@ -101,7 +104,8 @@ fn nearest_prototypes_are_the_banks() {
         (64, 16, Storage::F16, 3, 1),
         (65, 48, Storage::F32, 10, 24),
     ] {
-        let (bank, queries) = checks::bank_and_queries(num_prototypes, dim, storage, num_queries, &mut numbers).unwrap();
+        let (bank, queries) =
+            checks::bank_and_queries(num_prototypes, dim, storage, num_queries, &mut numbers).unwrap();
         expect_all(&[checks::top_k(&twin, &bank, &queries, k).unwrap()]);
     }
 }

@@ -24,7 +24,8 @@ pub fn run(check: bool) -> Result<()> {
     let header = read("kernels.h")?;
     let mut stale = Vec::new();
     for name in SOURCES {
-        let ptx = nvrtc.compile(&format!("{name}.cu"), &read(&format!("{name}.cu"))?, &[("kernels.h", &header)], &OPTIONS)?;
+        let ptx =
+            nvrtc.compile(&format!("{name}.cu"), &read(&format!("{name}.cu"))?, &[("kernels.h", &header)], &OPTIONS)?;
         let path = folder.join(format!("{name}.ptx"));
         if fs::read_to_string(&path).is_ok_and(|committed| committed == ptx) {
             continue;

@@ -109,19 +109,18 @@ impl Nvrtc {
                 *const *const c_char,
                 *const *const c_char,
             ) -> c_int>(b"nvrtcCreateProgram\0")?;
-            let compile = self.library.get::<unsafe extern "C" fn(Handle, c_int, *const *const c_char) -> c_int>(
-                b"nvrtcCompileProgram\0",
-            )?;
-            let destroy =
-                self.library.get::<unsafe extern "C" fn(*mut Handle) -> c_int>(b"nvrtcDestroyProgram\0")?;
+            let compile = self
+                .library
+                .get::<unsafe extern "C" fn(Handle, c_int, *const *const c_char) -> c_int>(b"nvrtcCompileProgram\0")?;
+            let destroy = self.library.get::<unsafe extern "C" fn(*mut Handle) -> c_int>(b"nvrtcDestroyProgram\0")?;
             let mut handle = ptr::null_mut();
             let number = headers.len() as c_int;
-            let code =
-                create(&mut handle, source.as_ptr(), c_name.as_ptr(), number, texts.as_ptr(), names.as_ptr());
+            let code = create(&mut handle, source.as_ptr(), c_name.as_ptr(), number, texts.as_ptr(), names.as_ptr());
             ensure!(code == 0, "NVRTC could not begin with {name}: error {code}");
             let code = compile(handle, options.0.len() as c_int, options.0.as_ptr());
             let log = self.text(handle, b"nvrtcGetProgramLogSize\0", b"nvrtcGetProgramLog\0");
-            let ptx = if code == 0 { self.text(handle, b"nvrtcGetPTXSize\0", b"nvrtcGetPTX\0") } else { Ok(String::new()) };
+            let ptx =
+                if code == 0 { self.text(handle, b"nvrtcGetPTXSize\0", b"nvrtcGetPTX\0") } else { Ok(String::new()) };
             destroy(&mut handle);
             let log = log?;
             if code != 0 {

@@ -174,11 +174,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     }
     let passed = comparisons.iter().all(|comparison| comparison.passed);
     let num_failed = comparisons.iter().filter(|comparison| !comparison.passed).count();
-    println!(
-        "{} comparisons, {num_failed} failed; {:.1} s",
-        comparisons.len(),
-        start.elapsed().as_secs_f64()
-    );
+    println!("{} comparisons, {num_failed} failed; {:.1} s", comparisons.len(), start.elapsed().as_secs_f64());
     let report = Report {
         device: info.name,
         driver_cuda: info.driver,
@@ -322,8 +318,7 @@ fn time_frames(timer: &mut Timer<'_>, numbers: &mut Numbers) -> Result<(), Backe
             // Eight frames in turn: together they are larger than the cache, where the frame is large.
             let mut kernels = Vec::new();
             for _ in 0..8 {
-                let mut kernel =
-                    Preprocess::new(cuda, &checks::preprocess_spec(input), source, format, stride, half)?;
+                let mut kernel = Preprocess::new(cuda, &checks::preprocess_spec(input), source, format, stride, half)?;
                 kernel.upload(cuda, &checks::frame(format, source, stride, numbers))?;
                 kernels.push(kernel);
             }
@@ -476,10 +471,7 @@ fn print_table(timings: &[Timing], bytes_per_second: f64, operations_per_second:
         bytes_per_second / 1e9,
         operations_per_second / 1e12
     );
-    println!(
-        "{:<92}{:>9}{:>17}{:>9}{:>17}{:>9}{:>9}",
-        "", "ms", "5 %–95 %", "graph", "5 %–95 %", "bytes", "flops"
-    );
+    println!("{:<92}{:>9}{:>17}{:>9}{:>17}{:>9}{:>9}", "", "ms", "5 %–95 %", "graph", "5 %–95 %", "bytes", "flops");
     for Timing { name, launches, graph, memory_floor_millis, arithmetic_floor_millis, .. } in timings {
         let spread = |times: &Times| format!("{:.4}–{:.4}", times.p5_millis, times.p95_millis);
         println!(

@@ -258,8 +258,8 @@ impl Cuda {
             .map_err(|error| failed("begin a graph's capture", error))?;
         let outcome = work();
         // SAFETY: capture began on this stream just now.
-        let graph = unsafe { result::stream::end_capture(self.stream) }
-            .map_err(|error| failed("end a graph's capture", error));
+        let graph =
+            unsafe { result::stream::end_capture(self.stream) }.map_err(|error| failed("end a graph's capture", error));
         outcome?;
         let graph = graph?;
         // SAFETY: the graph came from the capture.

@@ -372,9 +372,14 @@ impl<E: Executor> Kmeans<E> {
         &self.labels
     }
 
-    /// Centroids on the device: features `[k, dim]` and locations `[k, 2]`.
-    pub const fn centroids(&self) -> (&Memory<E::Buffer, f32>, &Memory<E::Buffer, f32>) {
-        (&self.centroids, &self.places)
+    /// Features of the centroids on the device, `[k, dim]`.
+    pub const fn centroids(&self) -> &Memory<E::Buffer, f32> {
+        &self.centroids
+    }
+
+    /// Locations (y, x) of the centroids on the device, `[k, 2]`.
+    pub const fn places(&self) -> &Memory<E::Buffer, f32> {
+        &self.places
     }
 
     /// Prototypes on the device, `[k, dim]`.

@@ -25,4 +25,4 @@ pub use executor::{Argument, Executor, Kernel, MAX_ARGUMENTS, Memory};
 pub use kmeans::Kmeans;
 pub use preprocess::{FrameFormat, Preprocess, yuv_to_rgb};
 pub use refine::Refine;
-pub use top_k::{MAX_K, NO_NEIGHBOUR, TopK};
+pub use top_k::{Found, MAX_K, NO_NEIGHBOUR, TopK};

@@ -55,12 +55,11 @@ impl<E: Executor> Refine<E> {
     pub fn run(&mut self, executor: &E, kmeans: &Kmeans<E>) -> Result<(), BackendError> {
         let (height, width) = self.cells;
         expect_len("the features", height * width * self.dim, kmeans.features().len())?;
-        let (centroids, places) = kmeans.centroids();
         let arguments = [
             kmeans.features().argument(),
             kmeans.labels().argument(),
-            centroids.argument(),
-            places.argument(),
+            kmeans.centroids().argument(),
+            kmeans.places().argument(),
             self.row_starts.argument(),
             self.column_starts.argument(),
             self.row_sides.argument(),

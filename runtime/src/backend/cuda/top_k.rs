@@ -194,15 +194,27 @@ impl<E: Executor> TopK<E> {
         self.doubtful.fill(executor, 0xee)
     }
 
-    /// Reads indices and similarities `[n, k]` ([`NO_NEIGHBOUR`] where there is none), and for each query whether too many
-    /// prototypes were too close to each other for the kernel to be sure: those are to be searched on the CPU.
+    /// Reads the results of the first `num_queries` queries.
     ///
     /// # Errors
     /// When a kernel failed.
-    pub fn read(&self, executor: &E, num_queries: usize) -> Result<(Vec<u32>, Vec<f32>, Vec<bool>), BackendError> {
-        let indices = self.indices.to_vec(executor, num_queries * self.k)?;
-        let similarities = self.similarities.to_vec(executor, num_queries * self.k)?;
-        let doubtful = self.doubtful.to_vec(executor, num_queries)?;
-        Ok((indices, similarities, doubtful.iter().map(|&doubt| doubt != 0).collect()))
+    pub fn read(&self, executor: &E, num_queries: usize) -> Result<Found, BackendError> {
+        Ok(Found {
+            indices: self.indices.to_vec(executor, num_queries * self.k)?,
+            similarities: self.similarities.to_vec(executor, num_queries * self.k)?,
+            doubtful: self.doubtful.to_vec(executor, num_queries)?.iter().map(|&doubt| doubt != 0).collect(),
+        })
     }
+}
+
+/// What a search found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// `[n, k]`, nearest first; [`NO_NEIGHBOUR`] where there is none.
+    pub indices: Vec<u32>,
+    /// `[n, k]`, cosine similarities.
+    pub similarities: Vec<f32>,
+    /// Per query: too many prototypes were too close to each other for the kernel to be sure of all; to be searched on the
+    /// CPU.
+    pub doubtful: Vec<bool>,
 }
