@@ -22,9 +22,17 @@ unsafe extern "C" {
 
 /// Runs kernels at once, on the calling thread. The threads of a block take turns forwards in every other launch, backwards
 /// in the others: what depends on their order shows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Twin {
     num_launches: Cell<usize>,
+    num_multiprocessors: usize,
+}
+
+impl Twin {
+    /// A twin of a GPU with this many multiprocessors: what grids are fitted to.
+    pub fn new(num_multiprocessors: usize) -> Self {
+        Self { num_launches: Cell::new(0), num_multiprocessors }
+    }
 }
 
 /// Memory that kernels write to through shared references, aligned to 16 bytes.
@@ -119,6 +127,6 @@ impl Executor for Twin {
     }
 
     fn num_multiprocessors(&self) -> usize {
-        1
+        self.num_multiprocessors
     }
 }

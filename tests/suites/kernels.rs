@@ -20,7 +20,7 @@ fn expect_all(outcomes: &[Outcome]) {
 
 #[test]
 fn preprocessing_has_the_same_bits() {
-    let twin = Twin::default();
+    let twin = Twin::new(1);
     let mut numbers = Numbers(1);
     // Shrunk by less than two, as it is, enlarged, shrunk by more (the triangle filter), odd sizes, one pixel.
     for (input, source) in [
@@ -73,7 +73,7 @@ fn scene(source: (usize, usize), input: (usize, usize), dim: usize, grid: (usize
 
 #[test]
 fn clustering_and_refinement() {
-    let twin = Twin::default();
+    let twin = Twin::new(1);
     let mut numbers = Numbers(2);
     let mut masked = scene((150, 100), (144, 96), 16, (4, 5), 15);
     masked.masked = true;
@@ -81,10 +81,10 @@ fn clustering_and_refinement() {
         // As deployed on CamVid, smaller; more than one tile of clusters; over 128 dimensions; one round; more cells than
         // are listed at a time; fewer than a tile.
         scene((240, 180), (192, 144), 128, (6, 8), 15),
-        scene((200, 150), (160, 120), 32, (9, 11), 4),
+        scene((160, 120), (128, 96), 32, (9, 11), 4),
         scene((96, 64), (96, 64), 256, (3, 4), 3),
         scene((64, 64), (64, 64), 20, (3, 3), 1),
-        scene((400, 320), (512, 400), 8, (4, 4), 3),
+        scene((400, 320), (512, 400), 8, (4, 4), 2),
         scene((40, 16), (40, 16), 12, (2, 2), 5),
         masked,
     ] {
@@ -94,7 +94,6 @@ fn clustering_and_refinement() {
 
 #[test]
 fn nearest_prototypes_are_the_banks() {
-    let twin = Twin::default();
     let mut numbers = Numbers(3);
     for (num_prototypes, dim, storage, num_queries, k) in [
         (3000, 128, Storage::F32, 70, 20),
@@ -106,7 +105,11 @@ fn nearest_prototypes_are_the_banks() {
     ] {
         let (bank, queries) =
             checks::bank_and_queries(num_prototypes, dim, storage, num_queries, &mut numbers).unwrap();
-        expect_all(&[checks::top_k(&twin, &bank, &queries, k).unwrap()]);
+        // The bank in few parts and in many.
+        for num_multiprocessors in [1, 9] {
+            let twin = Twin::new(num_multiprocessors);
+            expect_all(&[checks::top_k(&twin, &bank, &queries, k).unwrap()]);
+        }
     }
 }
 
@@ -122,7 +125,7 @@ proptest! {
         rounds in 1usize..5,
         seed: u64,
     ) {
-        let twin = Twin::default();
+        let twin = Twin::new(1);
         let mut numbers = Numbers(seed);
         let scene = scene(source, input, dim * 4, grid, rounds);
         let outcomes = checks::preprocess(&twin, scene.input, scene.source, &mut numbers).unwrap();

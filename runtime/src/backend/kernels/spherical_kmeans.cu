@@ -325,9 +325,8 @@ __device__ inline void cluster_mean(const float* features, const float* scales, 
             if (SCALED && lane < 2)
                 place += (lane == 0 ? row_places[cell / width] : column_places[cell % width]) * scale;
         }
+        // No barrier: lists and counts of the next chunk are written after one that all reach when they have read these.
         seen += total;
-        // The lists are read: the next chunk may overwrite them.
-        __syncthreads();
     }
 #pragma unroll
     for (int r = 0; r < REGISTERS; r++)
