@@ -113,6 +113,20 @@ fn nearest_prototypes_are_the_banks() {
     }
 }
 
+/// The sizes of Cityscapes, and more of a bank.
+#[test]
+#[ignore = "takes minutes: cargo test --release -p tests --test kernels -- --ignored"]
+fn real_sizes() {
+    let twin = Twin::new(132);
+    let mut numbers = Numbers(4);
+    expect_all(&checks::cluster(&twin, &scene((2048, 1024), (1024, 512), 128, (20, 20), 2), &mut numbers).unwrap());
+    expect_all(&checks::cluster(&twin, &scene((480, 360), (480, 360), 128, (12, 16), 4), &mut numbers).unwrap());
+    let input = ImageSize::new(1024, 576);
+    expect_all(&checks::preprocess(&twin, input, ImageSize::new(1920, 1080), &mut numbers).unwrap());
+    let (bank, queries) = checks::bank_and_queries(20_000, 128, Storage::F16, 288, &mut numbers).unwrap();
+    expect_all(&[checks::top_k(&twin, &bank, &queries, 20).unwrap()]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
