@@ -2,9 +2,9 @@
 //! memory, the driver's compiler) is checked on one by the program `gpu-kernels`, with the same comparisons.
 
 use proptest::prelude::*;
-use retrieval::Storage;
+use retrieval::{BankBuilder, Storage};
 use runtime::backend::cuda::checks::{self, Numbers, Outcome, Scene};
-use runtime::backend::cuda::yuv_to_rgb;
+use runtime::backend::cuda::{Memory, TopK, yuv_to_rgb};
 use segcore::image::ImageSize;
 use segcore::spherical_kmeans::KmeansSpec;
 use tests::kernel_twin::Twin;
@@ -111,6 +111,27 @@ fn nearest_prototypes_are_the_banks() {
             expect_all(&[checks::top_k(&twin, &bank, &queries, k).unwrap()]);
         }
     }
+}
+
+#[test]
+fn more_ties_than_are_kept_are_left_to_the_cpu() {
+    let twin = Twin::new(1);
+    let mut numbers = Numbers(5);
+    let mut builder = BankBuilder::new(16, &"0".repeat(64), "cityscapes-19");
+    let often: Vec<f32> = (0..16).map(|_| numbers.normal()).collect();
+    for i in 0..160 {
+        let other: Vec<f32> = (0..16).map(|_| numbers.normal()).collect();
+        builder.push(if i % 3 == 0 { &often } else { &other }, 0).unwrap();
+    }
+    let bank = builder.finish(Storage::F32).and_then(|file| file.to_bank()).unwrap();
+    let queries: Vec<f32> = often.iter().copied().chain((0..16).map(|_| numbers.normal())).collect();
+    let mut search = TopK::new(&twin, &bank, 2, 20).unwrap();
+    search.run(&twin, &Memory::of(&twin, &queries).unwrap(), 2).unwrap();
+    let found = search.read(&twin, 2).unwrap();
+    assert_eq!(found.doubtful, [true, false]);
+    let mut expected = Vec::new();
+    bank.nearest(&queries, 20, &mut expected).unwrap();
+    assert_eq!(found.indices[20..], *expected[1].indices());
 }
 
 /// The sizes of Cityscapes, and more of a bank.
