@@ -94,7 +94,7 @@ pub fn run(filter: Option<&str>) -> Result<Counts> {
 
 /// The features of everything that can be built here; the suite `parallel` says what it leaves out without MPI.
 pub fn features() -> &'static str {
-    if mpi::missing().is_empty() { "tests/torch,tests/mpi" } else { "tests/torch" }
+    if mpi::missing().is_empty() { "tests/torch,tests/mpi,runtime/cuda" } else { "tests/torch,runtime/cuda" }
 }
 
 /// Names of the test targets of all crates, each once.
