@@ -25,7 +25,7 @@ const PACK: &str = "gpu-pack";
 const TRANSFER_BYTES: u64 = 64 << 20;
 /// Suites of libtorch that run on the device that HSG_TEST_DEVICE names.
 const SUITES: [&str; 2] = ["golden_torch", "training_step"];
-/// The kernels' check, where it is built.
+/// The program that checks and times the kernels.
 const KERNELS: &str = "gpu-kernels";
 /// Where the libraries of a Python with PyTorch are, one folder a line; the first is torch itself.
 const TORCH_FOLDERS: &str = "
@@ -114,7 +114,10 @@ pub fn pack(options: &PackOptions) -> Result<()> {
     for suite in SUITES {
         add_program(&suite_program(suite)?, &pack.join(suite))?;
     }
-    add_kernels(&target, &pack)?;
+    cargo()
+        .args(["build", "--release", "-p", "runtime", "--features", "cuda", "--bin", KERNELS])
+        .run("build the check of the kernels")?;
+    add_program(&target.join("release").join(KERNELS), &pack.join(KERNELS))?;
     if let Some(camvid) = &options.camvid {
         let images = pack.join("camvid");
         program(target.join("release/camvid-jpeg")).arg(absolute(camvid)?).arg(&images).run("copy CamVid")?;
@@ -166,12 +169,6 @@ fn suite_program(suite: &str) -> Result<PathBuf> {
         is_suite.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
     });
     found.with_context(|| format!("cargo names no program of the suite {suite}"))
-}
-
-/// The check of the CUDA kernels, if the runtime has it.
-fn add_kernels(target: &Path, pack: &Path) -> Result<()> {
-    let built = target.join("release").join(KERNELS);
-    if built.is_file() { add_program(&built, &pack.join(KERNELS)) } else { Ok(()) }
 }
 
 fn tracked_bytes() -> Result<u64> {
@@ -263,11 +260,7 @@ impl Checks {
 
     fn kernels(&mut self) {
         let kernels = self.pack.join(KERNELS);
-        if !kernels.is_file() {
-            println!("not yet run: the kernels; {} is not in the pack", kernels.display());
-            return;
-        }
-        for tool in ["memcheck", "racecheck"] {
+        for tool in ["memcheck", "racecheck", "synccheck"] {
             let mut command = Command::new("compute-sanitizer");
             command.args(["--tool", tool, "--error-exitcode", "3"]).arg(&kernels).arg("--small");
             self.run(&format!("kernels under {tool}"), &format!("kernels-{tool}"), command);
