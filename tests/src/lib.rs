@@ -4,6 +4,7 @@ mod close;
 pub mod disks;
 pub mod folders;
 pub mod golden;
+pub mod kernel_twin;
 pub mod networks;
 pub mod outputs;
 pub mod pictures;
