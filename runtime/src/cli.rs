@@ -135,9 +135,11 @@ pub struct ComputeArgs {
 /// Arguments of `hsg run`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Example:\n  hsg run drive.mp4 --model camvid-r18 --out result --frames 100\n\n\
+    A camera, until Ctrl-C:\n  hsg run 'v4l2:/dev/video0?size=1280x720' --save overlay,video\n\n\
     Without a SOURCE the shipped clip is segmented. Look at OUT/overlay/*.jpg first.")]
 pub struct RunArgs {
-    /// Folder of images (sorted by name) or file.mp4; `?rate=30` may follow. Several run side by side.
+    /// Folder of images, video file (MP4, AVI), v4l2:/dev/videoN, v4l2:by-id/NAME or raw:WIDTHxHEIGHT:FORMAT on stdin;
+    /// `?rate=30`, for cameras `&size=1280x720&format=MJPG`, may follow. Several run side by side.
     #[arg(value_name = "SOURCE")]
     pub sources: Vec<String>,
     #[command(flatten)]
@@ -165,6 +167,10 @@ pub struct RunArgs {
     /// Latency that frames should keep: later ones are computed with less care, step by step.
     #[arg(long, value_name = "T", env = "HSG_DEADLINE_MILLIS")]
     pub deadline_millis: Option<f64>,
+    /// PNG of the frames' size whose black pixels (bonnet, mount) are not segmented; one for all sources, or one for each
+    /// in their order.
+    #[arg(long = "mask", value_name = "FILE.png", env = "HSG_MASK")]
+    pub masks: Vec<PathBuf>,
     /// Name of a source; repeat it in the order of the sources [default: file names].
     #[arg(long = "name", value_name = "NAME")]
     pub names: Vec<String>,

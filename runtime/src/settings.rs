@@ -62,6 +62,7 @@ pub struct ConfigFile {
 struct RunSection {
     sources: Vec<String>,
     names: Vec<String>,
+    masks: Vec<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     out: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -350,6 +351,8 @@ pub struct RunSettings {
     pub sources: Vec<String>,
     /// Names in the order of the sources.
     pub names: Vec<String>,
+    /// Masks: none, one for all sources, or one for each.
+    pub masks: Vec<PathBuf>,
     /// Model and backend.
     pub model: ModelSettings,
     /// How frames are computed.
@@ -358,8 +361,8 @@ pub struct RunSettings {
     pub out: Option<PathBuf>,
     /// Whether it may hold files.
     pub force: bool,
-    /// What to write.
-    pub save: SaveKinds,
+    /// What to write; none = all of files, nothing of live sources.
+    pub save: Option<SaveKinds>,
     /// Most bytes to write.
     pub max_disk_bytes: Option<u64>,
     /// Frames per source.
@@ -397,14 +400,22 @@ impl RunSettings {
             names.len(),
             sources.len().max(1)
         );
+        let masks = if args.masks.is_empty() { file.masks } else { args.masks.clone() };
+        ensure!(
+            masks.len() <= 1 || masks.len() == sources.len(),
+            "--mask is given {} times for {} sources; give one for all, or one for each in their order",
+            masks.len(),
+            sources.len().max(1)
+        );
         let save = match args.save.clone().or(file.save) {
-            None => SaveKinds::ALL,
-            Some(text) => text.parse()?,
+            None => None,
+            Some(text) => Some(text.parse()?),
         };
         let max_disk = args.max_disk.clone().or(file.max_disk);
         Ok(Self {
             sources,
             names,
+            masks,
             model: base.model(&args.model)?,
             compute: base.compute(&args.compute)?,
             out: args.out.clone().or(file.out),
@@ -423,9 +434,10 @@ impl RunSettings {
             run: Some(RunSection {
                 sources: self.sources.clone(),
                 names: self.names.clone(),
+                masks: self.masks.clone(),
                 out: self.out.clone(),
                 force: Some(self.force),
-                save: Some(self.save.to_string()),
+                save: self.save.map(|save| save.to_string()),
                 max_disk: self.max_disk_bytes.map(|bytes| bytes.to_string()),
                 frames: self.frames,
                 realtime: Some(self.realtime),
@@ -821,7 +833,7 @@ mod tests {
                 .unwrap();
         assert_eq!((settings.frames, settings.compute.track, settings.model.model.as_str()), (Some(7), true, "b"));
         assert_eq!(settings.sources, ["y.mp4"]);
-        assert!(!settings.save.any());
+        assert_eq!(settings.save, Some(SaveKinds::NONE));
     }
 
     #[test]
@@ -852,7 +864,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 8 + 9 + (9 + 6) + 8 + 4, "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 8 + 10 + (9 + 6) + 8 + 4, "{value}");
     }
 
     #[test]
@@ -864,6 +876,7 @@ mod tests {
             ("", &["--frames", "0"], "--frames"),
             ("refine = false", &["--reference"], "--no-refine"),
             ("", &["a", "--name", "x", "--name", "y"], "--name"),
+            ("", &["a", "--mask", "x.png", "--mask", "y.png"], "--mask"),
             ("", &["--max-disk", "5 apples"], "apples"),
             ("", &["--publish", "unix:socket"], "not in this version"),
             ("", &["--live", "127.0.0.1:8080"], "not in this version"),

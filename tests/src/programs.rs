@@ -67,7 +67,8 @@ impl Sandbox {
 /// The built `hsg`.
 pub fn hsg() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| built("runtime", "hsg", &[]))
+    let features: &[&str] = if cfg!(feature = "gstreamer") { &["--features", "gstreamer"] } else { &[] };
+    PROGRAM.get_or_init(|| built("runtime", "hsg", features))
 }
 
 /// The built `hsg-train`.

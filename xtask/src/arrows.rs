@@ -40,6 +40,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "runtime",
         ],
     ),
+    // Used by `v4l` alone, through [patch.crates-io].
+    ("v4l2-sys-mit", &[]),
     // Links nothing of ours, so that it builds in seconds.
     ("xtask", &[]),
 ];

@@ -12,6 +12,7 @@ use crate::process::{program, workspace};
 const UNSAFE_PLACES: &[&str] = &[
     "crates/segcore/src/simd",
     "crates/retrieval/src/mapping.rs",
+    "crates/v4l2",
     "runtime/src/backend/cuda",
     "trainer/src/cuda.rs",
     "trainer/src/parallel",

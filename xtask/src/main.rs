@@ -7,8 +7,10 @@ mod arrows;
 mod bench_edges;
 mod bench_retrieval;
 mod bench_train;
+mod camera_test;
 mod ci;
 mod gpu;
+mod gstreamer;
 mod kernels;
 mod libtorch;
 mod lints;
@@ -18,6 +20,7 @@ mod onnxruntime;
 mod parity;
 mod process;
 mod suites;
+mod v4l2_bindings;
 
 use std::process::ExitCode;
 
@@ -46,9 +49,9 @@ enum Chore {
     /// Everything a change has to pass: format, clippy, arrows, lints, tests.
     #[command(after_help = "Example: cargo xtask ci")]
     Ci,
-    /// Install what a part of the project needs: into .deps/, or (mpi) as packages of the system.
+    /// Install what a part of the project needs: into .deps/, or (mpi, gstreamer) as packages of the system.
     #[command(
-        after_help = "Examples:\n  cargo xtask deps libtorch\n  cargo xtask deps onnxruntime\n  cargo xtask deps mpi        says what it installs; needs root"
+        after_help = "Examples:\n  cargo xtask deps libtorch\n  cargo xtask deps onnxruntime\n  cargo xtask deps mpi        says what it installs; needs root\n  cargo xtask deps gstreamer  the same"
     )]
     Deps {
         /// What to install.
@@ -106,6 +109,19 @@ enum Chore {
         after_help = "Examples:\n  cargo xtask parity\n  cargo xtask parity --time      how long both sides take, too"
     )]
     Parity(parity::Options),
+    /// Test cameras on a real kernel in QEMU: formats, faults, unplugging; about five minutes.
+    #[command(after_help = "Example: cargo xtask camera-test")]
+    CameraTest,
+    /// Compare the committed V4L2 bindings with what bindgen makes of this machine's headers (needs libclang).
+    #[command(
+        name = "v4l2-bindings",
+        after_help = "Examples:\n  cargo xtask v4l2-bindings\n  cargo xtask v4l2-bindings --write"
+    )]
+    V4l2Bindings {
+        /// Write them instead.
+        #[arg(long)]
+        write: bool,
+    },
     /// Run the trainer (also: cargo hsg-train); fetches libtorch first.
     #[command(disable_help_flag = true, after_help = "Example: cargo hsg-train train --help")]
     HsgTrain {
@@ -124,6 +140,9 @@ enum Dependency {
     OnnxRuntime,
     /// Open MPI and libclang from apt, for training in several processes on CPUs (cargo feature `mpi`).
     Mpi,
+    /// GStreamer with its usual plugins from apt, for RTSP, CSI cameras and other codecs (cargo feature `gstreamer`).
+    #[value(name = "gstreamer")]
+    GStreamer,
 }
 
 fn main() -> ExitCode {
@@ -137,6 +156,7 @@ fn main() -> ExitCode {
             onnxruntime::ensure().map(|library| println!("ONNX Runtime is {}", library.display()))
         }
         Chore::Deps { what: Dependency::Mpi } => mpi::install(),
+        Chore::Deps { what: Dependency::GStreamer } => gstreamer::install(),
         Chore::CheckArrows => arrows::check(),
         Chore::CheckLints => lints::check(),
         Chore::Kernels { check } => kernels::run(check),
@@ -146,6 +166,8 @@ fn main() -> ExitCode {
         Chore::Parity(options) => parity::run(&options),
         Chore::BenchRetrieval { arguments } => bench_retrieval::run(&arguments),
         Chore::BenchTrain(options) => bench_train::run(&options),
+        Chore::CameraTest => camera_test::run(),
+        Chore::V4l2Bindings { write } => v4l2_bindings::run(write),
         Chore::GpuPack(options) => gpu::pack(&options),
         Chore::GpuCheck(options) => gpu::check(&options),
         Chore::HsgTrain { arguments } => hsg_train(&arguments),

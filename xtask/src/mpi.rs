@@ -29,7 +29,8 @@ pub fn missing() -> Vec<&'static str> {
     missing
 }
 
-fn has_libclang() -> bool {
+/// Whether there is a libclang, which bindgen needs.
+pub fn has_libclang() -> bool {
     let is_libclang = |name: &str| name.starts_with("libclang.so") || name.starts_with("libclang-");
     let holds_one = |folder: &Path| {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::process::{Program, cargo};
-use crate::{arrows, libtorch, mpi, onnxruntime};
+use crate::{arrows, gstreamer, libtorch, mpi, onnxruntime};
 
 /// What cargo's own result lines add up to.
 #[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
@@ -92,9 +93,23 @@ pub fn run(filter: Option<&str>) -> Result<Counts> {
     Ok(counts)
 }
 
-/// The features of everything that can be built here; the suite `parallel` says what it leaves out without MPI.
+/// The features of everything that can be built here; the suite `parallel` says what it leaves out without MPI, and this
+/// does about GStreamer.
 pub fn features() -> &'static str {
-    if mpi::missing().is_empty() { "tests/torch,tests/mpi,runtime/cuda" } else { "tests/torch,runtime/cuda" }
+    static FEATURES: OnceLock<String> = OnceLock::new();
+    FEATURES.get_or_init(|| {
+        let mut features = vec!["tests/torch", "runtime/cuda"];
+        if mpi::missing().is_empty() {
+            features.push("tests/mpi");
+        }
+        let missing = gstreamer::missing();
+        if missing.is_empty() {
+            features.push("tests/gstreamer");
+        } else {
+            eprintln!("skipped: the suite `gstreamer` lacks {} (`cargo xtask deps gstreamer`)", missing.join(", "));
+        }
+        features.join(",")
+    })
 }
 
 /// Names of the test targets of all crates, each once.

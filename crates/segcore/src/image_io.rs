@@ -185,6 +185,41 @@ fn open_decoder<'a>(
     Ok((decoder, size))
 }
 
+/// Decodes a JPEG that is in memory, as motion JPEG has them (without Huffman tables the usual ones are taken), into
+/// `frame`: RGB8, its memory reused, index and time untouched. Bytes behind the end marker are ignored: cameras pad.
+///
+/// # Errors
+/// When the bytes are no JPEG, end before its end marker, or are damaged in a way that the decoder notices.
+pub fn decode_jpeg_into(bytes: &[u8], frame: &mut Frame) -> Result<(), JpegError> {
+    use zune_jpeg::zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
+    if !bytes.starts_with(&[0xFF, 0xD8]) {
+        return Err(JpegError(format!("expected a JPEG, got {} bytes of something else", bytes.len())));
+    }
+    // The decoder fills missing rows with grey and says nothing.
+    if !jpeg_is_complete(bytes) {
+        return Err(JpegError(format!("the JPEG of {} bytes ends before its end marker", bytes.len())));
+    }
+    let options = DecoderOptions::default()
+        .set_max_width(MAX_SIDE)
+        .set_max_height(MAX_SIDE)
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    let failed = |error: zune_jpeg::errors::DecodeErrors| JpegError(error.to_string());
+    decoder.decode_headers().map_err(failed)?;
+    let info = decoder.info().ok_or_else(|| JpegError("the header has no size".to_owned()))?;
+    let size = ImageSize::new(usize::from(info.width), usize::from(info.height));
+    if size.is_empty() || size.num_pixels() > MAX_PIXELS {
+        return Err(JpegError(format!("its size is {size}")));
+    }
+    frame.reshape(size, PixelFormat::Rgb8);
+    decoder.decode_into(&mut frame.pixels).map_err(failed)
+}
+
+/// Why a JPEG in memory cannot be decoded, in words.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct JpegError(String);
+
 /// Reads an 8-bit grey PNG without touching its values.
 ///
 /// # Errors

@@ -523,6 +523,7 @@ pub fn reference_full_resolution(
     content: ImageSize,
     stride: usize,
     kmeans: &mut SphericalKmeans,
+    clustered: Option<&[bool]>,
     start: Start,
     upsampled: &mut EmbeddingMap,
     out: &mut SegmentMap,
@@ -544,7 +545,7 @@ pub fn reference_full_resolution(
             }
         }
     });
-    kmeans.run(upsampled, start, out)
+    kmeans.run_masked(upsampled, clustered, start, out)
 }
 
 /// Slot of every pixel of the source, `[h, w]`: that of the cell its centre falls into. `stride`: pixels of the resized
@@ -569,6 +570,45 @@ pub fn upsample_nearest(
         let row = index(y, source.height, content.height, segments.height) * segments.width;
         for (slot, &column) in out.iter_mut().zip(columns.iter()) {
             *slot = segments.labels[row + column];
+        }
+    }
+}
+
+/// Which cells of a map of `plan.content` take part in clustering when only the pixels of the source take part for which
+/// `kept` (`[h, w]` of the source) is true: those with at least one such pixel. So every pixel that takes part finds its
+/// cell clustered, in [`Refiner::run`], [`upsample_nearest`] and (with stride 1) [`source_from_content`].
+///
+/// # Panics
+/// When `stride` is 0.
+pub fn clustered_cells(plan: &ResizePlan, stride: usize, kept: &[bool], cells: &mut Vec<bool>) {
+    let (height, width) = plan.content_cells(stride);
+    // The cells of a source row or column. Two ways of rounding are in use above, which may differ at a cell's edge; and
+    // where cells are smaller than pixels, each takes its pixel.
+    let places = |source: usize, content: usize, num: usize| -> Vec<Vec<usize>> {
+        let mut cells: Vec<Vec<usize>> = source_taps(source, content, stride, num)
+            .iter()
+            .enumerate()
+            .map(|(i, tap)| vec![tap.nearest, ((2 * i + 1) * content / (2 * source * stride)).min(num - 1)])
+            .collect();
+        for cell in 0..num {
+            let pixel = ((2 * cell + 1) * stride * source / (2 * content)).min(source - 1);
+            cells[pixel].push(cell);
+        }
+        for cells in &mut cells {
+            cells.sort_unstable();
+            cells.dedup();
+        }
+        cells
+    };
+    let rows = places(plan.source.height, plan.content.height, height);
+    let columns = places(plan.source.width, plan.content.width, width);
+    cells.clear();
+    cells.resize(height * width, false);
+    for (kept, rows) in kept.chunks_exact(plan.source.width.max(1)).zip(&rows) {
+        for (_, columns) in kept.iter().zip(&columns).filter(|(kept, _)| **kept) {
+            for (y, x) in rows.iter().flat_map(|y| columns.iter().map(move |x| (y, x))) {
+                cells[y * width + x] = true;
+            }
         }
     }
 }

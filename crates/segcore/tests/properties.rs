@@ -352,7 +352,8 @@ fn one_label_stays_one_label() {
     let mut refined = vec![9; size.num_pixels()];
     Refiner::new(&plan, 8).run(&map, &segments, kmeans.centroids(), &mut refined).unwrap();
     let (mut upsampled, mut full) = (EmbeddingMap::default(), SegmentMap::default());
-    reference_full_resolution(&map, plan.content, 8, &mut kmeans, Start::Grid, &mut upsampled, &mut full).unwrap();
+    reference_full_resolution(&map, plan.content, 8, &mut kmeans, None, Start::Grid, &mut upsampled, &mut full)
+        .unwrap();
     assert_eq!((full.height, full.width), (plan.content.height, plan.content.width));
     let mut reference = vec![7; size.num_pixels()];
     source_from_content(&plan, &full, &mut reference).unwrap();

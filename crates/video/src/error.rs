@@ -65,6 +65,14 @@ pub enum VideoError {
         /// The codec in words, with the container's name of it.
         codec: String,
     },
+    /// A codec in an AVI file that is not built in.
+    #[error("{path}: expected Motion JPEG, got {codec}; convert it (ffmpeg -i IN -c:v libx264 -pix_fmt yuv420p OUT.mp4) or use a build with `--features gstreamer`", path = path.display())]
+    UnsupportedAviCodec {
+        /// The file.
+        path: PathBuf,
+        /// The codec, by the container's name of it.
+        codec: String,
+    },
     /// Not a single frame could be decoded.
     #[error("{path}: no frame could be decoded: expected {promised}, got 0 ({reason}); copy or record the file again", path = path.display())]
     NothingDecoded {

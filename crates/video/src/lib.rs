@@ -1,4 +1,4 @@
-//! MP4 files with H.264 to frames, without system packages.
+//! Video files to frames, without system packages: MP4 with H.264, AVI with Motion JPEG. The content decides which.
 //!
 //! [`VideoReader`] gives the frames of a file in the order in which they are shown, as RGB8 in a caller's
 //! [`segcore::image::Frame`].
@@ -8,10 +8,13 @@
 //! is missing. Ignored: edit lists (every frame is given), rotation, sound, a second video track. Not decoded: other
 //! codecs, interlaced video, more than 8 bits, 4:2:2 and 4:4:4; the error names what was found.
 
+mod any;
+mod avi;
 mod error;
 mod mp4;
 mod reader;
 mod sps;
 
+pub use any::VideoReader;
 pub use error::VideoError;
-pub use reader::{VideoEnd, VideoInfo, VideoReader};
+pub use reader::{VideoEnd, VideoInfo};

@@ -39,11 +39,11 @@ pub struct VideoEnd {
     pub promised: u64,
 }
 
-/// Reads the frames of one MP4 file.
+/// Reads the frames of one MP4 file with H.264.
 ///
 /// Memory: one coded frame, and at the end of the file the few frames that the decoder still held; the decoder's own
 /// pictures are not counted. In steady state only the decoder allocates.
-pub struct VideoReader {
+pub(crate) struct Mp4Reader {
     path: PathBuf,
     file: File,
     file_bytes: u64,
@@ -73,7 +73,7 @@ enum Step {
     Broken(String),
 }
 
-impl VideoReader {
+impl Mp4Reader {
     /// Opens a file and reads its index.
     ///
     /// # Errors
@@ -140,7 +140,7 @@ impl VideoReader {
     }
 
     /// How the video ended: decoded and promised frames, whether equal or not. Meaningful after
-    /// [`VideoReader::next_frame`] has returned `false`.
+    /// [`Mp4Reader::next_frame`] has returned `false`.
     pub fn end(&self) -> VideoEnd {
         VideoEnd { decoded: self.decoded, promised: self.info.frames_promised }
     }
@@ -156,7 +156,7 @@ impl VideoReader {
     /// `frame.capture_time.monotonic_nanos` its presentation time from the first frame; UTC is unknown (0).
     ///
     /// Frames whose bytes are missing or damaged are passed over, together with those that depend on them;
-    /// [`VideoReader::end`] counts them.
+    /// [`Mp4Reader::end`] counts them.
     ///
     /// # Errors
     /// When the file cannot be read, or at the end when not one frame could be decoded.

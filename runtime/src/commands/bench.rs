@@ -44,6 +44,7 @@ pub fn run(settings: &BenchSettings, printer: Printer) -> anyhow::Result<Outcome
     };
     let mut source = LoopedSource::open(&text)?;
     let deployment = deploy(&settings.model, printer)?;
+    source.set_input_size(deployment.manifest().preprocessing.input)?;
     // What is played at a sequence's rate is a sequence; a slower rate makes none of a set of images.
     let played_fast = settings.rate_hz.is_some_and(|rate| rate >= TRACKED_RATE_HZ);
     let spec = settings.compute.processor(source.info().is_sequence || played_fast, settings.deadline);
@@ -165,6 +166,14 @@ impl Source for LoopedSource {
 
     fn info(&self) -> &SourceInfo {
         self.inner.info()
+    }
+
+    fn set_input_size(&mut self, input: segcore::image::ImageSize) -> Result<(), SourceError> {
+        self.inner.set_input_size(input)
+    }
+
+    fn busy(&self) -> Option<Duration> {
+        self.inner.busy()
     }
 
     fn next(&mut self, frame: &mut segcore::image::Frame) -> Result<SourceEvent, SourceError> {

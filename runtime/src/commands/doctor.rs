@@ -1,6 +1,6 @@
 //! `hsg doctor`: what this machine has and lacks, and the remedy for each lack.
 //!
-//! Nothing is changed and no camera is started. ONNX Runtime is opened, as `hsg run` would; other vendors' libraries are looked
+//! Nothing is changed and no camera is started: cameras are opened and asked what they have. ONNX Runtime is opened, as `hsg run` would; other vendors' libraries are looked
 //! for only: what a driver does when it is loaded is not for a look-around to find out. With the cargo feature `cuda` the GPU
 //! is opened and the kernels are loaded, since that is what will run.
 
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use runtime::backend::{BackendChoice, BackendErrorKind, onnxruntime};
 use runtime::pipeline::stats::cpu_name;
+use runtime::source::{ListedCamera, list_cameras};
 use serde::Serialize;
 
 use super::Outcome;
@@ -275,53 +276,51 @@ fn kernels() -> Option<Finding> {
 }
 
 fn cameras() -> Vec<Finding> {
-    let mut devices: Vec<PathBuf> = fs::read_dir("/sys/class/video4linux")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
-    devices.sort();
-    if devices.is_empty() {
+    let cameras = list_cameras();
+    if cameras.is_empty() {
         return vec![Finding::lack(
             "cameras",
             Standing::Missing,
-            "no video device",
+            "no camera",
             "plug a USB camera in; in a container, pass its device on (`--device /dev/video0`)",
         )];
     }
-    devices.iter().map(|device| camera(device)).collect()
+    cameras.into_iter().map(camera).collect()
 }
 
-fn camera(device: &Path) -> Finding {
-    let name = fs::read_to_string(device.join("name")).unwrap_or_default().trim().to_owned();
-    let node = Path::new("/dev").join(device.file_name().unwrap_or_default());
-    let found = format!("{} ({name})", node.display());
-    match fs::OpenOptions::new().read(true).write(true).open(&node) {
-        Ok(_) => Finding::lack(
-            "camera",
-            Standing::Unused,
-            format!("{found}; this version does not read cameras yet"),
-            "record it to an MP4 file with H.264, or as a folder of images",
-        ),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Finding::lack(
-            "camera",
-            Standing::Broken,
-            format!("{found}: permission denied"),
-            "join the group `video`: `sudo usermod -aG video $USER`, then log in again",
-        ),
-        Err(error) => Finding::lack("camera", Standing::Broken, format!("{found}: {error}"), "plug it in again"),
+fn camera(ListedCamera { node, card, by_id, modes }: ListedCamera) -> Finding {
+    let mut found = format!("{} ({card})", node.display());
+    if let Some(name) = by_id {
+        // The name that lasts: numbers of nodes change with the order of plugging in.
+        found.push_str(&format!(", v4l2:by-id/{name}"));
+    }
+    match modes {
+        Ok(modes) => Finding::ok("camera", format!("{found}: {modes}")),
+        Err(reason) => match reason.split_once("; ") {
+            Some((reason, remedy)) => Finding::lack("camera", Standing::Broken, format!("{found}: {reason}"), remedy),
+            None => Finding::lack("camera", Standing::Broken, format!("{found}: {reason}"), "plug it in again"),
+        },
     }
 }
 
 fn gstreamer() -> Finding {
-    let places = std::env::var_os("PATH").unwrap_or_default();
-    let program = std::env::split_paths(&places).map(|place| place.join("gst-inspect-1.0")).find(|path| path.is_file());
-    let remedy = "MP4 with H.264 needs nothing; other codecs, RTSP and CSI cameras come with a later version";
-    match program {
-        Some(path) => {
-            let found = format!("{} is here; this version does not use it yet", path.display());
-            Finding::lack("GStreamer", Standing::Unused, found, remedy)
-        }
-        None => Finding::lack("GStreamer", Standing::Unused, "not installed; this version does not use it yet", remedy),
+    const WHAT: &str = "GStreamer";
+    #[cfg(feature = "gstreamer")]
+    match runtime::source::gstreamer_version() {
+        Ok(version) => Finding::ok(WHAT, version),
+        Err(reason) => Finding::lack(WHAT, Standing::Broken, reason, "install it again: `cargo xtask deps gstreamer`"),
+    }
+    #[cfg(not(feature = "gstreamer"))]
+    {
+        let places = std::env::var_os("PATH").unwrap_or_default();
+        let is_here = std::env::split_paths(&places).any(|place| place.join("gst-inspect-1.0").is_file());
+        let here = if is_here { "is here" } else { "is not installed" };
+        Finding::lack(
+            WHAT,
+            Standing::Unused,
+            format!("{here}; this build of hsg does without"),
+            "USB cameras, MP4 with H.264 and Motion-JPEG AVI need nothing; for RTSP, CSI cameras and other codecs: `cargo xtask \
+             deps gstreamer`, then `cargo build --release -p runtime --features gstreamer`",
+        )
     }
 }

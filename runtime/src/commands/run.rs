@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use indicatif::ProgressBar;
 use runtime::PipelineError;
+use runtime::pipeline::mask::Mask;
 use runtime::pipeline::publish::{Discard, Sink};
 use runtime::pipeline::summary::Summary;
 use runtime::pipeline::{self, Control, Deployment, PipelineReport, PipelineSpec, Processor, Progress};
-use runtime::sink::{FileSinks, FileSinksSpec, OutputFolder, subfolder_name};
-use runtime::source::{self, Source};
+use runtime::sink::{FileSinks, FileSinksSpec, OutputFolder, SaveKinds, subfolder_name};
+use runtime::source::{self, Source, SourceKind, SourceSpec};
 
 use super::{LINE_INTERVAL, Outcome, deploy, frame_bar, write_json};
 use crate::printer::Printer;
@@ -31,16 +32,35 @@ struct Stream {
     bar: Option<ProgressBar>,
 }
 
+impl Stream {
+    /// What is written: what the user says; without a word, everything of files and nothing of live sources, which
+    /// would fill any disk.
+    fn save(&self, settings: &RunSettings) -> SaveKinds {
+        let usual = if self.source.info().is_live { SaveKinds::NONE } else { SaveKinds::ALL };
+        settings.save.unwrap_or(usual)
+    }
+}
+
 pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
+    let masks = settings.masks.iter().map(|path| Mask::read(path)).collect::<Result<Vec<_>, _>>()?;
     let mut streams = open_sources(settings, printer)?;
     let deployment = deploy(&settings.model, printer)?;
     let mut processors = Vec::new();
-    for stream in &streams {
-        let spec = settings.compute.processor(stream.source.info().is_sequence, settings.deadline);
-        processors.push(Processor::new(Arc::clone(&deployment), spec)?);
+    for (index, stream) in streams.iter_mut().enumerate() {
+        stream.source.set_input_size(deployment.manifest().preprocessing.input)?;
+        let info = stream.source.info();
+        let spec = settings.compute.processor(info.is_sequence, settings.deadline);
+        let mut processor = Processor::new(Arc::clone(&deployment), spec)?;
+        if let Some(mask) = masks.get(index).or(masks.first()) {
+            // Images of a folder may differ in size: each is looked at when its turn comes.
+            info.size.map_or(Ok(()), |size| mask.check_size(size))?;
+            processor.set_mask(mask.clone());
+        }
+        processors.push(processor);
     }
-    let folder = match settings.save.any() {
+    let saves = streams.iter().any(|stream| stream.save(settings).any());
+    let folder = match saves {
         true => Some(OutputFolder::create(settings.out.as_deref(), settings.force)?),
         false => None,
     };
@@ -57,9 +77,15 @@ fn open_sources(settings: &RunSettings, printer: Printer) -> anyhow::Result<Vec<
     } else {
         settings.sources.clone()
     };
+    let specs = texts.iter().map(|text| SourceSpec::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let from_stdin = specs.iter().filter(|spec| matches!(spec.kind, SourceKind::Raw(..))).count();
+    ensure!(
+        from_stdin <= 1,
+        "{from_stdin} sources read standard input, expected one at most; join them in one, or use files"
+    );
     let mut streams: Vec<Stream> = Vec::new();
-    for (index, text) in texts.iter().enumerate() {
-        let source = source::open(text)?;
+    for (index, (text, spec)) in texts.iter().zip(&specs).enumerate() {
+        let source = source::open_spec(spec)?;
         let wanted = settings.names.get(index).cloned().unwrap_or_else(|| source.name().to_owned());
         // Two sources of one name would write into one folder, and so would `front cam` and `front_cam`.
         let is_taken = |name: &str| streams.iter().any(|stream| subfolder_name(&stream.name) == subfolder_name(name));
@@ -69,6 +95,8 @@ fn open_sources(settings: &RunSettings, printer: Printer) -> anyhow::Result<Vec<
             .unwrap_or(wanted);
         let info = source.info().clone();
         let realtime_hz = match (settings.realtime, info.rate_hz) {
+            // Live sources have their own clock.
+            _ if info.is_live => None,
             (false, _) => None,
             (true, Some(rate)) => Some(rate),
             (true, None) => {
@@ -105,11 +133,11 @@ fn segment(
     let folder_of = |name: &str| folder.map(|out| if several { out.subfolder(name) } else { out.path().to_owned() });
     let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
     for stream in streams.iter() {
-        sinks.push(match folder_of(&stream.name) {
+        sinks.push(match folder_of(&stream.name).filter(|_| stream.save(settings).any()) {
             None => Box::new(Discard),
             Some(folder) => Box::new(FileSinks::create(FileSinksSpec {
                 folder,
-                save: settings.save,
+                save: stream.save(settings),
                 rate_hz: stream.source.info().rate_hz,
                 label_space: deployment.label_space().clone(),
                 has_classes: deployment.bank().is_some(),
@@ -181,6 +209,8 @@ fn report(
     let mut summaries = BTreeMap::new();
     let mut outcome = Outcome::Done;
     let mut errors = Vec::new();
+    // The figures of the other sources are still to be told.
+    let mut unwritten = None;
     for (stream, result) in streams.iter().zip(results) {
         let report = match result {
             Ok(report) => report,
@@ -204,21 +234,25 @@ fn report(
         }
         let summary = Summary::new(deployment, &stream.text, &report);
         printer.status(format!(
-            "{name}: {} frames in {:.1} s ({:.1} fps), {} dropped, {} skipped{}",
+            "{name}: {} frames in {:.1} s ({:.1} fps), {} dropped, {} skipped{}{}{}",
             summary.frames,
             summary.seconds,
             summary.frames_per_second,
             summary.dropped,
             summary.skipped,
+            if report.reconnects > 0 { format!(", came back {} times", report.reconnects) } else { String::new() },
+            if summary.unsaved > 0 { format!(", {} not saved", summary.unsaved) } else { String::new() },
             if report.interrupted { ", interrupted" } else { "" }
         ));
-        if let Some(folder) = folder_of(name) {
-            write_json(&folder.join("summary.json"), &summary)?;
+        if let Some(folder) = folder_of(name).filter(|_| stream.save(settings).any()) {
+            if let Err(error) = write_json(&folder.join("summary.json"), &summary) {
+                unwritten.get_or_insert(error);
+            }
             let mut places = Vec::new();
-            if settings.save.overlay && summary.frames > 0 {
+            if stream.save(settings).overlay && summary.frames > 0 {
                 places.push(format!("pictures {}", folder.join("overlay").display()));
             }
-            if settings.save.video && summary.frames > 0 {
+            if stream.save(settings).video && summary.frames > 0 {
                 places.push(format!("video {}", folder.join("video.avi").display()));
             }
             places.push(format!("figures {}", folder.join("summary.json").display()));
@@ -238,7 +272,12 @@ fn report(
         }
         return Err(first.into());
     }
-    if let Some(signal) = signals.received() {
+    if let Some(error) = unwritten {
+        return Err(error);
+    }
+    // Stopping is the usual end of a live source; other work was cut off.
+    let all_live = streams.iter().all(|stream| stream.source.info().is_live);
+    if let Some(signal) = signals.received().filter(|_| !all_live) {
         return Ok(Outcome::Interrupted(signal));
     }
     Ok(outcome)

@@ -28,8 +28,12 @@ pub(super) enum Pace {
     Wait,
     /// At this rate, hertz; the newest frame wins.
     RealTime(f64),
+    /// As frames come; the newest frame wins.
+    Live,
 }
 
+/// Shortest time between two lines about frames that could not be read, of live sources.
+const WARNING_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest time between two looks at the stop flag while waiting.
 const STOP_CHECK: Duration = Duration::from_millis(50);
 
@@ -46,7 +50,9 @@ pub(super) fn run(
     let mut report = CaptureReport::default();
     let start = Instant::now();
     let mut spare: Option<Box<FrameSlot>> = None;
-    while !control.stopped() {
+    let mut warned: Option<Instant> = None;
+    // A source that has nothing to give at present must not keep a run alive whose other stages have ended.
+    while !control.stopped() && !ready.is_closed() {
         if pace == Pace::Wait && max_frames.is_some_and(|max| report.captured >= max) {
             break;
         }
@@ -54,8 +60,32 @@ pub(super) fn run(
         let reading = Instant::now();
         match source.next(&mut slot.output.frame)? {
             SourceEvent::Frame => {}
-            SourceEvent::Skipped { reason, .. } => {
+            SourceEvent::Waiting => {
+                spare = Some(slot);
+                continue;
+            }
+            SourceEvent::Dropped { count } => {
+                progress.dropped.fetch_add(count, Ordering::Relaxed);
+                spare = Some(slot);
+                continue;
+            }
+            SourceEvent::Lost { reason } => {
                 log::warn!("{reason}");
+                spare = Some(slot);
+                continue;
+            }
+            SourceEvent::Restored => {
+                log::warn!("`{}`: the source is back", slot.output.stream);
+                progress.reconnects.fetch_add(1, Ordering::Relaxed);
+                spare = Some(slot);
+                continue;
+            }
+            SourceEvent::Skipped { reason, .. } => {
+                // A camera with a bad cable would fill the log; the count is in the summary.
+                if pace != Pace::Live || warned.is_none_or(|last| last.elapsed() >= WARNING_INTERVAL) {
+                    log::warn!("{reason}");
+                    warned = Some(Instant::now());
+                }
                 progress.skipped.fetch_add(1, Ordering::Relaxed);
                 report.first_skip.get_or_insert(reason);
                 spare = Some(slot);
@@ -67,12 +97,16 @@ pub(super) fn run(
                 break;
             }
         }
-        slot.output.stage_nanos.capture = nanos_since(reading);
+        slot.output.stage_nanos.capture = source.busy().map_or_else(|| nanos_since(reading), super::nanos);
         report.captured += 1;
         let pushed = match pace {
             Pace::Wait => {
                 slot.captured = Instant::now();
                 ready.push(slot).map(|()| None)
+            }
+            Pace::Live => {
+                slot.captured = Instant::now();
+                ready.push_newest(slot)
             }
             Pace::RealTime(rate_hz) => {
                 let due = start + Duration::from_secs_f64((report.captured - 1) as f64 / rate_hz);
@@ -98,7 +132,7 @@ pub(super) fn run(
 }
 
 /// Waits; false when the run was stopped meanwhile.
-fn sleep_until(due: Instant, control: &Control) -> bool {
+pub(super) fn sleep_until(due: Instant, control: &Control) -> bool {
     loop {
         if control.stopped() {
             return false;

@@ -8,6 +8,7 @@ use retrieval::Bank;
 use segcore::label_space::LabelSpace;
 
 use super::MAX_LEVELS;
+use super::turns::Turns;
 use crate::backend::{self, BackendChoice, BackendInfo, Engine, EngineOptions, first_not_finite};
 use crate::error::PipelineError;
 
@@ -22,7 +23,7 @@ pub struct DeploymentSpec {
     pub num_threads: usize,
 }
 
-/// A model, ready to run. Immutable; all pipelines of a process share one.
+/// A model, ready to run. Immutable but for the queue of those who use it; all pipelines of a process share one.
 pub struct Deployment {
     folder: ModelFolder,
     spec: DeploymentSpec,
@@ -33,6 +34,7 @@ pub struct Deployment {
     bank: Option<Bank>,
     /// Segments per level, n_0 … n_L.
     sizes: Vec<usize>,
+    turns: Arc<Turns>,
 }
 
 impl Deployment {
@@ -75,7 +77,17 @@ impl Deployment {
             None => None,
             Some(path) => Some(open_bank(&path, &folder)?),
         };
-        Ok(Self { spec, backend: selection.info, reason: selection.reason, embedding, grouping, bank, sizes, folder })
+        Ok(Self {
+            spec,
+            backend: selection.info,
+            reason: selection.reason,
+            embedding,
+            grouping,
+            bank,
+            sizes,
+            turns: Arc::default(),
+            folder,
+        })
     }
 
     /// The model folder.
@@ -111,6 +123,11 @@ impl Deployment {
     /// The prototype bank; without one, segments have no class.
     pub fn bank(&self) -> Option<&Bank> {
         self.bank.as_ref()
+    }
+
+    /// The queue in front of the engine.
+    pub fn turns(&self) -> &Arc<Turns> {
+        &self.turns
     }
 
     /// Number of segment ids per level, finest first.

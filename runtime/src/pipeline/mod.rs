@@ -25,7 +25,13 @@
 //! **Deadline.** With `--deadline-millis` frames that come late are computed with less care, step by step
 //! ([`degrade::LADDER`]); each frame says at which step.
 //!
-//! **Several sources** run side by side as pipelines of their own, which share one [`Deployment`].
+//! **Several sources** run side by side as pipelines of their own, which share one [`Deployment`]. Those
+//! in real time take [`turns`] at its engine, one frame at a time, and a frame that waited makes way for a newer one.
+//!
+//! **Live sources keep going** ([`SourceInfo::is_live`](crate::source::SourceInfo::is_live)). A frame that the network or a
+//! stage refuses is counted as skipped, and the stages start afresh; files that cannot be written (a full disk) are tried
+//! again every half second, and what was not saved is counted. Both are said once, not per frame. With files either ends
+//! the run, because nobody wants the rest of a result.
 //!
 //! **End.** The source's end, `--frames`, a stop request ([`Control`]) or an error. Each closes the queues behind it;
 //! frames that were begun are finished and published, sinks are finished in any case.
@@ -38,6 +44,7 @@ pub mod embed;
 pub mod group;
 mod kept_votes;
 pub mod label;
+pub mod mask;
 mod processor;
 pub mod publish;
 pub mod refine;
@@ -46,6 +53,7 @@ pub mod slot;
 pub mod smooth;
 pub mod stats;
 pub mod summary;
+pub mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,6 +70,7 @@ use crate::source::Source;
 use capture::{CaptureReport, Pace};
 use publish::{Measurements, Sink};
 use slot::{BoundedQueue, FrameSlot};
+use turns::Turns;
 
 /// Most levels a model may have, base segments included (the paper uses 5).
 pub const MAX_LEVELS: usize = 16;
@@ -107,6 +116,39 @@ pub struct Progress {
     pub dropped: AtomicU64,
     /// Inputs that could not be read.
     pub skipped: AtomicU64,
+    /// Times that a lost source came back.
+    pub reconnects: AtomicU64,
+}
+
+/// The compute stages as the pipeline sees them: [`Processor`], or in tests something that fails on demand.
+pub trait Compute: Send {
+    /// Segments the frame of a slot.
+    ///
+    /// # Errors
+    /// When the frame is refused or the network fails.
+    fn process(&mut self, slot: &mut FrameSlot) -> Result<(), PipelineError>;
+
+    /// Gets ready for the next frame after an error.
+    fn recover(&mut self);
+
+    /// The queue of the streams that share an engine; none = nobody to share with.
+    fn turns(&self) -> Option<Arc<Turns>> {
+        None
+    }
+}
+
+impl Compute for Processor {
+    fn process(&mut self, slot: &mut FrameSlot) -> Result<(), PipelineError> {
+        Self::process(self, slot)
+    }
+
+    fn recover(&mut self) {
+        Self::recover(self);
+    }
+
+    fn turns(&self) -> Option<Arc<Turns>> {
+        Some(Arc::clone(self.deployment().turns()))
+    }
 }
 
 /// One source and what to do with it.
@@ -129,6 +171,10 @@ pub struct PipelineReport {
     pub dropped: u64,
     /// Inputs that could not be read.
     pub skipped: u64,
+    /// Times that a lost source came back.
+    pub reconnects: u64,
+    /// Whether the source is live: it has no end, and what goes wrong with it is counted only.
+    pub live: bool,
     /// (promised, had): the container promised more frames than it had.
     pub cut_short: Option<(u64, u64)>,
     /// Whether the run was stopped from outside before its end.
@@ -140,7 +186,10 @@ pub struct PipelineReport {
 impl PipelineReport {
     /// Whether all inputs were read and no stated limit was missed.
     pub fn complete(&self) -> bool {
-        self.skipped == 0 && self.cut_short.is_none() && self.measured.limit.is_none()
+        (self.live || self.skipped == 0)
+            && self.cut_short.is_none()
+            && self.measured.limit.is_none()
+            && self.measured.unsaved == 0
     }
 }
 
@@ -150,7 +199,7 @@ impl PipelineReport {
 /// The first error in the order compute, publish, capture; [`PipelineError::NoFrame`] when the source had no frame.
 pub fn run(
     source: &mut dyn Source,
-    processor: &mut Processor,
+    processor: &mut dyn Compute,
     sink: &mut dyn Sink,
     spec: &PipelineSpec,
     control: &Control,
@@ -164,7 +213,9 @@ pub fn run(
         // The queue has room for all slots and is open.
         let _ = free.push(slot);
     }
+    let source_is_live = source.info().is_live;
     let pace = match spec.realtime_hz {
+        _ if source_is_live => Pace::Live,
         None => Pace::Wait,
         Some(rate_hz) if rate_hz > 0.0 && rate_hz.is_finite() => Pace::RealTime(rate_hz),
         Some(rate_hz) => {
@@ -172,15 +223,18 @@ pub fn run(
             return Err(PipelineError::Settings { name: spec.name.clone(), reason });
         }
     };
-    let live = pace != Pace::Wait;
+    let timing = Timing { real_time: pace != Pace::Wait, live: source_is_live };
     let (computed, published, captured) = std::thread::scope(|scope| {
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let capture = thread("hsg-capture")
             .spawn_scoped(scope, || capture::run(source, pace, spec.max_frames, &free, &ready, control, progress));
         let publish = thread("hsg-publish")
-            .spawn_scoped(scope, || publish::run(sink, live, spec.max_frames, &done, &free, control, progress));
-        let computed =
-            if capture.is_ok() && publish.is_ok() { compute(processor, live, &ready, &done) } else { Ok(()) };
+            .spawn_scoped(scope, || publish::run(sink, timing, spec.max_frames, &done, &free, control, progress));
+        let computed = if capture.is_ok() && publish.is_ok() {
+            compute(processor, timing, &free, &ready, &done, control, progress)
+        } else {
+            Ok(())
+        };
         for queue in [&free, &ready, &done] {
             queue.close();
         }
@@ -198,7 +252,8 @@ pub fn run(
     let CaptureReport { cut_short, first_skip, at_end, .. } = captured?;
     let skipped = progress.skipped.load(Ordering::Relaxed);
     let enough = spec.max_frames.is_some_and(|max| measured.frames >= max);
-    let interrupted = control.interrupted() && !at_end && !enough;
+    // A live source has no end of its own: being stopped is it.
+    let interrupted = control.interrupted() && !at_end && !enough && !source_is_live;
     // A source whose first frame did not fit a limit is not an empty one.
     if measured.frames == 0 && at_end && measured.limit.is_none() {
         let detail = match (&first_skip, cut_short) {
@@ -209,21 +264,83 @@ pub fn run(
         return Err(PipelineError::NoFrame { name: spec.name.clone(), detail });
     }
     let dropped = progress.dropped.load(Ordering::Relaxed);
-    Ok(PipelineReport { measured, dropped, skipped, cut_short, interrupted, seconds: start.elapsed().as_secs_f64() })
+    Ok(PipelineReport {
+        measured,
+        dropped,
+        skipped,
+        reconnects: progress.reconnects.load(Ordering::Relaxed),
+        live: source_is_live,
+        cut_short,
+        interrupted,
+        seconds: start.elapsed().as_secs_f64(),
+    })
 }
 
-fn compute(
-    processor: &mut Processor,
+/// What the clock means for a source.
+#[derive(Clone, Copy, Debug)]
+struct Timing {
+    /// Frames come at their own rate, and latency counts from then.
+    real_time: bool,
+    /// The source is live: the run outlives errors of single frames.
     live: bool,
+}
+
+/// Shortest and longest pause after a frame of a live source that failed. Frames that come meanwhile are dropped, the
+/// newest is tried next.
+const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+
+fn compute(
+    processor: &mut dyn Compute,
+    timing: Timing,
+    free: &BoundedQueue<Box<FrameSlot>>,
     ready: &BoundedQueue<Box<FrameSlot>>,
     done: &BoundedQueue<Box<FrameSlot>>,
+    control: &Control,
+    progress: &Progress,
 ) -> Result<(), PipelineError> {
     // However this ends, capture must not wait for a place, and publish must see the end.
     let (_close_ready, _close_done) = (slot::CloseOnDrop(ready), slot::CloseOnDrop(done));
+    // Frames that failed since the last one that did not.
+    let mut failed = 0u64;
+    let mut pause = RETRY.0;
+    let turns = processor.turns().filter(|_| timing.real_time);
     while let Some(mut slot) = ready.pop() {
+        let turn = turns.as_ref().map(|turns| turns.wait());
+        if timing.real_time
+            && let Some(newer) = ready.try_pop()
+        {
+            progress.dropped.fetch_add(1, Ordering::Relaxed);
+            let _ = free.push(std::mem::replace(&mut slot, newer));
+        }
         slot.started = Instant::now();
-        slot.counted_from = if live { slot.captured } else { slot.started };
-        processor.process(&mut slot)?;
+        slot.counted_from = if timing.real_time { slot.captured } else { slot.started };
+        let processed = processor.process(&mut slot);
+        drop(turn);
+        match processed {
+            Ok(()) => {
+                if failed > 0 {
+                    log::warn!("`{}`: frames are segmented again; {failed} were not", slot.output.stream);
+                    (failed, pause) = (0, RETRY.0);
+                }
+            }
+            Err(error) if timing.live => {
+                if failed == 0 {
+                    log::error!("{error}; going on with the next frames");
+                } else {
+                    log::debug!("{error}");
+                }
+                failed += 1;
+                progress.skipped.fetch_add(1, Ordering::Relaxed);
+                let _ = free.push(slot);
+                processor.recover();
+                if !capture::sleep_until(Instant::now() + pause, control) {
+                    break;
+                }
+                pause = (pause * 2).min(RETRY.1);
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
         if done.push(slot).is_err() {
             // Publish has ended and says why.
             break;

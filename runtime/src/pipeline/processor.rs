@@ -12,6 +12,7 @@ use super::degrade::{Deadline, LADDER, Step as LadderStep};
 use super::embed::EmbedStage;
 use super::group::GroupStage;
 use super::label::LabelStage;
+use super::mask::{Mask, MaskStage};
 use super::refine::RefineStage;
 use super::segment::{SegmentStage, SegmentStart};
 use super::slot::FrameSlot;
@@ -79,6 +80,7 @@ struct Stages {
     label: LabelStage,
     associate: AssociateStage,
     refine: RefineStage,
+    mask: Option<MaskStage>,
     deadline: Option<Deadline>,
     /// Where the deadline's clock begins.
     start: Instant,
@@ -108,12 +110,18 @@ impl Processor {
             label: LabelStage::new(Arc::clone(&deployment), search),
             associate: AssociateStage::new(deployment.level_sizes().len()),
             refine: RefineStage::default(),
+            mask: None,
             deadline: spec.deadline.map(Deadline::new),
             start: Instant::now(),
             deployment,
             spec,
         };
         Ok(Self { pool, stages })
+    }
+
+    /// Leaves the masked parts of all further frames out.
+    pub fn set_mask(&mut self, mask: Mask) {
+        self.stages.mask = Some(MaskStage::new(mask));
     }
 
     /// Begins another stream: nothing of the frames before lives on.
@@ -124,6 +132,19 @@ impl Processor {
         stages.smoother = TransitionSmoother::default();
         stages.deadline = stages.spec.deadline.map(Deadline::new);
         stages.associate = AssociateStage::new(stages.deployment.level_sizes().len());
+    }
+
+    /// Starts afresh after an error, with new sessions where the backend has some to give.
+    pub fn recover(&mut self) {
+        self.restart(self.stages.spec.tracking);
+        let stages = &mut self.stages;
+        // Without, the next frame is tried with the old ones and says what is wrong.
+        if let Ok(embed) = EmbedStage::new(Arc::clone(&stages.deployment)) {
+            stages.embed = embed;
+        }
+        if let Ok(group) = GroupStage::new(Arc::clone(&stages.deployment)) {
+            stages.group = group;
+        }
     }
 
     /// Segments the frame of a slot; all other fields of its output are written.
@@ -177,7 +198,10 @@ impl Stages {
         };
 
         let start = Instant::now();
-        let SegmentStart { from_grid, cut, distance } = self.segment.run(features, plan, self.spec.tracking)?;
+        let cells = if resolution == Resolution::Reference { 1 } else { stride };
+        let clustered = self.mask.as_mut().map(|mask| mask.cells(plan, cells)).transpose()?;
+        let SegmentStart { from_grid, cut, distance } =
+            self.segment.run(features, plan, clustered, self.spec.tracking)?;
         output.stage_nanos.segment = nanos_since(start);
         let index = output.frame.index;
         if cut {
@@ -214,6 +238,9 @@ impl Stages {
         let start = Instant::now();
         let centroids = self.segment.centroids();
         self.refine.run(resolution, plan, stride, features, segments, centroids, &mut output.slots)?;
+        if let Some(mask) = &self.mask {
+            mask.clear(&mut output.slots);
+        }
         output.measure_segments();
         output.stage_nanos.refine = nanos_since(start);
 
@@ -233,7 +260,7 @@ impl Stages {
         let (Some(plan), features) = (self.embed.plan(), self.embed.map()) else {
             return Err(StageError::new("embed", "there is no resize plan"));
         };
-        self.segment.run(features, plan, false)?;
+        self.segment.run(features, plan, None, false)?;
         let resolution = match self.spec.resolution {
             Resolution::Reference => Resolution::Reference,
             Resolution::Refined | Resolution::Nearest => Resolution::Nearest,

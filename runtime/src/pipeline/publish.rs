@@ -1,11 +1,11 @@
 //! \[F8\] Slots → sinks, on the thread `hsg-publish`; measures what a run reports about itself.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::slot::{BoundedQueue, CloseOnDrop, FrameSlot};
 use super::stats::{Histogram, rss_bytes};
-use super::{Control, Progress, nanos_since};
+use super::{Control, Progress, Timing, nanos_since};
 use crate::error::PipelineError;
 use crate::sink::{FileSinks, SegmentedFrame, SinkError, StageNanos};
 
@@ -51,6 +51,10 @@ impl Sink for Discard {
 /// Frames after which memory counts as settled.
 pub const WARM_UP_FRAMES: u64 = 10;
 
+/// Pause between two attempts to write after one failed: short, so that little is lost when there is room again; long
+/// enough that a full disk is not hammered.
+const WRITE_RETRY: Duration = Duration::from_millis(500);
+
 /// What a run measured.
 #[derive(Clone, Debug, Default)]
 pub struct Measurements {
@@ -74,6 +78,8 @@ pub struct Measurements {
     pub degradation: [(u64, u64); super::degrade::LADDER.len()],
     /// The stated limit that ended the run before its time.
     pub limit: Option<String>,
+    /// Frames of a live source that were published but could not be saved.
+    pub unsaved: u64,
     /// Resident set after [`WARM_UP_FRAMES`] frames (or the last one, when there are fewer), bytes.
     pub rss_start_bytes: u64,
     /// Resident set after the last frame, bytes.
@@ -103,7 +109,7 @@ impl StageHistograms {
 
 pub(super) fn run(
     sink: &mut dyn Sink,
-    live: bool,
+    timing: Timing,
     max_frames: Option<u64>,
     done: &BoundedQueue<Box<FrameSlot>>,
     free: &BoundedQueue<Box<FrameSlot>>,
@@ -113,7 +119,7 @@ pub(super) fn run(
     // Whatever ends this stage, capture must not wait for slots, nor compute for a place.
     let (_close_free, _close_done) = (CloseOnDrop(free), CloseOnDrop(done));
     let mut measured = Measurements::default();
-    let result = publish_all(sink, live, max_frames, done, free, control, progress, &mut measured);
+    let result = publish_all(sink, timing, max_frames, done, free, control, progress, &mut measured);
     // Also after an error: what was written before stays readable.
     let finished = sink.finish();
     result?;
@@ -127,7 +133,7 @@ pub(super) fn run(
 
 fn publish_all(
     sink: &mut dyn Sink,
-    live: bool,
+    timing: Timing,
     max_frames: Option<u64>,
     done: &BoundedQueue<Box<FrameSlot>>,
     free: &BoundedQueue<Box<FrameSlot>>,
@@ -136,6 +142,8 @@ fn publish_all(
     measured: &mut Measurements,
 ) -> Result<(), PipelineError> {
     let (mut last_publish, mut last_latency) = (0, None);
+    // When to try writing again, after it failed.
+    let mut retry_at: Option<Instant> = None;
     let mut last_done = Instant::now();
     while let Some(mut slot) = done.pop() {
         let start = Instant::now();
@@ -143,20 +151,39 @@ fn publish_all(
         output.sequence = measured.frames;
         output.drops = progress.dropped.load(Ordering::Relaxed);
         output.stage_nanos.publish = last_publish;
-        match sink.write(output) {
-            Ok(()) => {}
+        let written = match retry_at {
+            Some(at) if start < at => {
+                measured.unsaved += 1;
+                None
+            }
+            _ => Some(sink.write(output)),
+        };
+        match written {
+            None => {}
+            Some(Ok(())) if retry_at.is_some() => {
+                log::warn!("`{}`: results are saved again; {} frames were not", output.stream, measured.unsaved);
+                retry_at = None;
+            }
+            Some(Ok(())) => {}
             // A stated limit ends the run in good order: what was written is whole and is reported.
-            Err(error) if error.is_limit() => {
+            Some(Err(error)) if error.is_limit() => {
                 measured.limit = Some(error.to_string());
                 control.stop_source();
                 break;
             }
-            Err(error) => return Err(error.into()),
+            Some(Err(error)) if timing.live => {
+                if retry_at.is_none() {
+                    log::error!("{error}; segmenting goes on, saving is tried again");
+                }
+                measured.unsaved += 1;
+                retry_at = Some(Instant::now() + WRITE_RETRY);
+            }
+            Some(Err(error)) => return Err(error.into()),
         }
         last_publish = nanos_since(start);
         output.stage_nanos.publish = last_publish;
 
-        let latency = nanos_since(slot.counted_from) + if live { 0 } else { output.stage_nanos.capture };
+        let latency = nanos_since(slot.counted_from) + if timing.real_time { 0 } else { output.stage_nanos.capture };
         measured.latency.add(latency);
         if let Some(last) = last_latency.replace(latency) {
             measured.jitter_sum_nanos += latency.abs_diff(last) as f64;

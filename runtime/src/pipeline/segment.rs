@@ -70,7 +70,8 @@ impl SegmentStage {
         })
     }
 
-    /// Clusters a frame; `tracking`: it follows the last one in time.
+    /// Clusters a frame; `tracking`: it follows the last one in time. `clustered`: the cells that take part (pixels of the
+    /// resized frame in the reference path); none = all.
     ///
     /// # Errors
     /// When the map does not fit the stage.
@@ -78,6 +79,7 @@ impl SegmentStage {
         &mut self,
         embedding: &EmbeddingMap,
         plan: &ResizePlan,
+        clustered: Option<&[bool]>,
         tracking: bool,
     ) -> Result<SegmentStart, StageError> {
         let cells = (embedding.height, embedding.width);
@@ -93,10 +95,12 @@ impl SegmentStage {
         let from_grid = cut || !comparable;
         let start = if from_grid { Start::Grid } else { Start::Warm };
         match self.resolution {
-            Resolution::Refined | Resolution::Nearest => self.kmeans.run(embedding, start, &mut self.map),
+            Resolution::Refined | Resolution::Nearest => {
+                self.kmeans.run_masked(embedding, clustered, start, &mut self.map)
+            }
             Resolution::Reference => {
-                let (kmeans, upsampled) = (&mut self.kmeans, &mut self.upsampled);
-                reference_full_resolution(embedding, plan.content, self.stride, kmeans, start, upsampled, &mut self.map)
+                let Self { kmeans, upsampled, map, stride, .. } = self;
+                reference_full_resolution(embedding, plan.content, *stride, kmeans, clustered, start, upsampled, map)
             }
         }
         .map_err(StageError::at("segment"))?;

@@ -109,6 +109,20 @@ impl<T> BoundedQueue<T> {
         }
     }
 
+    /// Takes the oldest item if there is one.
+    pub fn try_pop(&self) -> Option<T> {
+        let item = self.lock().items.pop_front();
+        if item.is_some() {
+            self.not_full.notify_one();
+        }
+        item
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// No more items come in; what is in the queue can still be taken.
     pub fn close(&self) {
         self.lock().closed = true;

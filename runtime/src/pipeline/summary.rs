@@ -24,6 +24,10 @@ pub struct Summary {
     pub dropped: u64,
     /// Inputs that could not be read.
     pub skipped: u64,
+    /// Times that a lost source (a camera that was unplugged or stood still) came back.
+    pub reconnects: u64,
+    /// Frames of a live source that could not be saved (a full disk).
+    pub unsaved: u64,
     /// From the first read to the last write, without loading the model.
     pub seconds: f64,
     /// `frames / seconds`.
@@ -173,6 +177,8 @@ impl Summary {
             frames,
             dropped: report.dropped,
             skipped: report.skipped,
+            reconnects: report.reconnects,
+            unsaved: measured.unsaved,
             seconds: report.seconds,
             frames_per_second: if report.seconds > 0.0 { frames as f64 / report.seconds } else { 0.0 },
             latency_millis: measured.latency.distribution(),

@@ -50,9 +50,11 @@ impl VideoFiles {
         let fits = |file: &AviFile| file.size == size && file.closed_bytes_with(jpeg) <= self.max_file_bytes;
         if !self.open.as_ref().is_some_and(fits) {
             self.finish()?;
-            self.number += 1;
-            let name = if self.number == 1 { "video.avi".to_owned() } else { format!("video-{}.avi", self.number) };
+            let number = self.number + 1;
+            let name = if number == 1 { "video.avi".to_owned() } else { format!("video-{number}.avi") };
             self.open = Some(AviFile::create(&self.folder.join(name), size, self.rate_hz)?);
+            // Not before: tried again after an error, the name is still free.
+            self.number = number;
         }
         match &mut self.open {
             Some(file) => file.append(jpeg),

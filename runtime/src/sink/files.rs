@@ -119,22 +119,36 @@ impl FileSinks {
         })
     }
 
-    /// Writes one frame. Within the bound of `--max-disk` either all of its files are written or none.
+    /// Writes one frame: pictures and maps all or none.
     ///
     /// # Errors
-    /// When a file cannot be written or the bound of `--max-disk` is reached. Nothing half-written is left; call
-    /// [`FileSinks::finish`] afterwards to close what was written before.
+    /// When a file cannot be written or the bound of `--max-disk` is reached. Nothing half-written is left; the next frame
+    /// may be tried, and [`FileSinks::finish`] closes what was written before.
     pub fn write(&mut self, frame: &SegmentedFrame) -> Result<(), SinkError> {
         if !self.spec.save.any() {
             return Ok(());
         }
         self.encode(frame)?;
         let panel_path = self.spec.folder.join("overlay").join(format!("{:06}.jpg", frame.frame.index));
-        self.spec.budget.take(&panel_path, self.encoded_bytes())?;
+        let bytes = self.encoded_bytes();
+        self.spec.budget.take(&panel_path, bytes)?;
+        let written = self.write_encoded(frame, &panel_path);
+        if written.is_err() {
+            // A frame is saved in all its files or in none; a full disk has room for the next try.
+            self.spec.budget.give_back(bytes);
+            let _ = std::fs::remove_file(&panel_path);
+            for map in self.maps_to_write(frame.levels.len()) {
+                let _ = std::fs::remove_file(map.folder.join(format!("{:06}.png", frame.frame.index)));
+            }
+        }
+        written
+    }
+
+    fn write_encoded(&mut self, frame: &SegmentedFrame, panel_path: &Path) -> Result<(), SinkError> {
         self.make_folders(frame.levels.len())?;
         let save = self.spec.save;
         if save.overlay {
-            write_file(&panel_path, &self.panel_jpeg)?;
+            write_file(panel_path, &self.panel_jpeg)?;
         }
         for map in self.maps_to_write(frame.levels.len()) {
             write_file(&map.folder.join(format!("{:06}.png", frame.frame.index)), &map.png)?;

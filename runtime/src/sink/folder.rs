@@ -219,6 +219,11 @@ impl DiskBudget {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
+    /// Gives back what was taken and not written.
+    pub(super) fn give_back(&self, bytes: u64) {
+        self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Takes `bytes` for `path` before they are written.
     pub(super) fn take(&self, path: &Path, needed_bytes: u64) -> Result<(), SinkError> {
         self.used_bytes

@@ -73,6 +73,7 @@ impl ImageFolder {
             rate_hz,
             is_sequence: rate_hz.is_some_and(|rate| rate >= TRACKED_RATE_HZ),
             frames_promised: Some(files.len() as u64),
+            is_live: false,
         };
         Self { name, info, files, next: 0, delivered: 0 }
     }

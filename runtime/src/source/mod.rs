@@ -1,23 +1,38 @@
-//! Where frames come from \[F1\]: folders of images and MP4 files; cameras and streams follow with their issues.
+//! Where frames come from \[F1\]: folders of images, video files, cameras, raw frames on standard input.
 //!
 //! [`SourceSpec::parse`] turns what the user typed into a [`SourceSpec`] (nothing is opened), [`open`] opens it.
 //! A [`Source`] fills the caller's [`Frame`] again and again: videos reuse its memory, image folders replace it by the
 //! picture that the decoder made.
 
+mod camera;
 mod folder;
-mod mp4;
+#[cfg(feature = "gstreamer")]
+mod gst;
+mod pixels;
+mod raw;
 mod spec;
+mod video_file;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use segcore::image::{Frame, ImageSize};
 
+pub use camera::{Address as CameraAddress, Camera, Listed as ListedCamera, Wish as CameraWish, list as list_cameras};
 pub use folder::ImageFolder;
-pub use mp4::Mp4File;
+#[cfg(feature = "gstreamer")]
+pub use gst::{Description as GstDescription, GstSource, version as gstreamer_version};
+pub use pixels::PixelLayout;
+pub use raw::RawFrames;
 pub use spec::{SourceKind, SourceSpec};
+pub use video_file::VideoFile;
 
 /// Sequences at or above this rate are tracked by default (interface.md, `--no-track`), hertz.
 pub const TRACKED_RATE_HZ: f64 = 5.0;
+
+/// Longest time that [`Source::next`] of a source without an end in sight keeps the caller waiting.
+pub const WAITING: Duration = Duration::from_millis(50);
 
 /// What is known about a source before its first frame.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +46,9 @@ pub struct SourceInfo {
     pub is_sequence: bool,
     /// Number of frames the source promises (images in the folder, samples in the container); none for live sources.
     pub frames_promised: Option<u64>,
+    /// Whether frames come by themselves and never end (cameras, streams): the newest one wins, what goes wrong with the
+    /// source is counted and changes no exit code, and being stopped is its usual end.
+    pub is_live: bool,
 }
 
 /// What one call of [`Source::next`] found.
@@ -47,6 +65,20 @@ pub enum SourceEvent {
         /// Why, in words that name the file, what was expected and what was found.
         reason: String,
     },
+    /// Nothing yet; ask again. Returned after at most [`WAITING`], so that the caller can look whether to stop.
+    Waiting,
+    /// Frames were lost before they reached this program (a gap in the driver's numbers); their indices stay unused.
+    Dropped {
+        /// How many.
+        count: u64,
+    },
+    /// The source stopped giving frames; it is looked for from now on. Said once, until [`SourceEvent::Restored`].
+    Lost {
+        /// Why, in words that name the source.
+        reason: String,
+    },
+    /// A lost source gives frames again.
+    Restored,
     /// The source is at its end; further calls return the same again.
     End {
         /// Frames delivered by this source.
@@ -69,6 +101,20 @@ pub trait Source: Send {
     /// # Errors
     /// When the source cannot go on.
     fn next(&mut self, frame: &mut Frame) -> Result<SourceEvent, SourceError>;
+
+    /// Says before the first frame how large the network's input is, for sources that can choose their size.
+    ///
+    /// # Errors
+    /// When the source cannot be opened that way.
+    fn set_input_size(&mut self, _input: ImageSize) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    /// Time that the last frame took from its arrival until it was complete in the caller's memory; none = all of the
+    /// call, which did not wait for anything.
+    fn busy(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Why a source cannot be opened or cannot go on. All end the run with exit code 2 when no frame was read.
@@ -77,7 +123,7 @@ pub trait Source: Send {
 pub enum SourceError {
     /// The text is no SOURCE.
     #[error(
-        "source `{text}`: {reason}; expected a folder of images or a file.mp4, for example `hsg run drive.mp4` or `hsg run images/?rate=15`"
+        "source `{text}`: {reason}; expected a folder of images, a video file, v4l2:/dev/videoN or raw:WIDTHxHEIGHT:FORMAT, for example `hsg run drive.mp4` or `hsg run images/?rate=15`"
     )]
     Syntax {
         /// What was typed.
@@ -94,6 +140,14 @@ pub enum SourceError {
         feature: &'static str,
         /// What to do instead.
         remedy: &'static str,
+    },
+    /// A form of SOURCE that builds with GStreamer read.
+    #[error(
+        "source `{text}`: expected a build of hsg with GStreamer, got one without; make it with `cargo xtask deps gstreamer` and `cargo build --release -p runtime --features gstreamer`"
+    )]
+    NotInThisBuild {
+        /// What was typed.
+        text: String,
     },
     /// Nothing is there.
     #[error("source {path}: there is no such file or folder (looked in {folder}); check the path", path = path.display(), folder = folder.display())]
@@ -119,9 +173,23 @@ pub enum SourceError {
         /// What is in it, in words.
         found: String,
     },
+    /// A camera or pipe that cannot be read.
+    #[error("source {device}: {reason}")]
+    Camera {
+        /// The device.
+        device: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// A video that cannot be read.
     #[error(transparent)]
     Video(#[from] video::VideoError),
+}
+
+/// The clock that capture times are told by.
+fn monotonic_nanos() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
 }
 
 /// Opens what the user typed.
@@ -140,6 +208,13 @@ pub fn open_spec(spec: &SourceSpec) -> Result<Box<dyn Source>, SourceError> {
     match &spec.kind {
         SourceKind::Folder(path) => Ok(Box::new(ImageFolder::open(path, spec.rate_hz)?)),
         SourceKind::Image(path) => Ok(Box::new(ImageFolder::single(path)?)),
-        SourceKind::Mp4(path) => Ok(Box::new(Mp4File::open(path, spec.rate_hz)?)),
+        SourceKind::Camera(address) => {
+            let wish = CameraWish { size: spec.size, rate_hz: spec.rate_hz, layout: spec.layout };
+            Ok(Box::new(Camera::open(address.clone(), wish)?))
+        }
+        SourceKind::Raw(layout, size) => Ok(Box::new(RawFrames::stdin(*layout, *size, spec.rate_hz)?)),
+        #[cfg(feature = "gstreamer")]
+        SourceKind::Gst(description) => Ok(Box::new(GstSource::open(description.clone())?)),
+        SourceKind::Video(path) => Ok(Box::new(VideoFile::open(path, spec.rate_hz)?)),
     }
 }

@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use segcore::image::ImageSize;
+
 use super::SourceError;
+use super::camera::Address;
+use super::pixels::PixelLayout;
 
 /// A parsed SOURCE. Looking at the file system tells folders from files; nothing is opened.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,6 +15,10 @@ pub struct SourceSpec {
     pub kind: SourceKind,
     /// `?rate=`, frames per second.
     pub rate_hz: Option<f64>,
+    /// `?size=`, of cameras.
+    pub size: Option<ImageSize>,
+    /// `?format=`, of cameras.
+    pub layout: Option<PixelLayout>,
 }
 
 /// The forms of SOURCE that this version reads.
@@ -22,19 +30,22 @@ pub enum SourceKind {
     /// One image.
     Image(PathBuf),
     /// A video file.
-    Mp4(PathBuf),
+    Video(PathBuf),
+    /// A camera.
+    Camera(Address),
+    /// A GStreamer pipeline or an RTSP stream.
+    #[cfg(feature = "gstreamer")]
+    Gst(super::GstDescription),
+    /// Frames of this format and size on standard input.
+    Raw(PixelLayout, ImageSize),
 }
 
 /// Prefixes that interface.md names and this version does not read: prefix, feature with its verb, what to do instead.
-const LATER: [(&str, &str, &str); 6] = [
-    ("v4l2:", "v4l2 cameras are", RECORD_FIRST),
-    ("rtsp://", "RTSP streams (feature `gstreamer`) are", RECORD_FIRST),
-    ("rtsps://", "RTSP streams (feature `gstreamer`) are", RECORD_FIRST),
-    ("gst:", "GStreamer pipelines (feature `gstreamer`) are", RECORD_FIRST),
-    ("replay:", "replaying MCAP recordings is", "give the original video or images instead"),
-    ("raw:", "raw frames on stdin are", RECORD_FIRST),
-];
-const RECORD_FIRST: &str = "record to an MP4 file (H.264) or a folder of images first and give that";
+const LATER: [(&str, &str, &str); 1] =
+    [("replay:", "replaying MCAP recordings is", "give the original video or images instead")];
+/// Prefixes that builds with the feature `gstreamer` read.
+#[cfg(not(feature = "gstreamer"))]
+const WITH_GSTREAMER: [&str; 3] = ["rtsp://", "rtsps://", "gst:"];
 
 impl SourceSpec {
     /// Takes SOURCE apart: a path or a prefixed form, then perhaps `?rate=30`.
@@ -46,18 +57,28 @@ impl SourceSpec {
         if let Some((_, feature, remedy)) = LATER.iter().find(|(prefix, ..)| text.starts_with(prefix)) {
             return Err(SourceError::NotInThisVersion { text: text.to_owned(), feature, remedy });
         }
+        #[cfg(not(feature = "gstreamer"))]
+        if WITH_GSTREAMER.iter().any(|prefix| text.starts_with(prefix)) {
+            return Err(SourceError::NotInThisBuild { text: text.to_owned() });
+        }
         if text.is_empty() {
             return Err(syntax("it is empty".to_owned()));
+        }
+        // Options are the pipeline's or the address's own: `?` belongs to them.
+        #[cfg(feature = "gstreamer")]
+        if let Some(description) = gst_description(text) {
+            return Ok(Self { kind: SourceKind::Gst(description), rate_hz: None, size: None, layout: None });
         }
         if let Some((scheme, _)) = text.split_once("://") {
             return Err(syntax(format!("`{scheme}://` is not a kind of source")));
         }
         // A file may have a `?` in its name; what exists is meant.
+        let (is_camera, is_raw) = (text.starts_with("v4l2:"), text.starts_with("raw:"));
         let (path, options) = match text.rsplit_once('?') {
-            Some((path, options)) if !Path::new(text).exists() => (path, Some(options)),
+            Some((path, options)) if is_camera || is_raw || !Path::new(text).exists() => (path, Some(options)),
             _ => (text, None),
         };
-        let mut rate_hz = None;
+        let (mut rate_hz, mut size, mut layout) = (None, None, None);
         for option in options.into_iter().flat_map(|options| options.split('&')) {
             match option.split_once('=') {
                 Some(("rate", value)) => {
@@ -71,17 +92,66 @@ impl SourceSpec {
                             })?,
                     );
                 }
+                Some(("size", value)) if is_camera => {
+                    size = Some(parse_size(value).ok_or_else(|| {
+                        syntax(format!("size: expected WIDTHxHEIGHT, for example 1280x720, got `{value}`"))
+                    })?);
+                }
+                Some(("format", value)) if is_camera => {
+                    layout = Some(PixelLayout::from_name(value).ok_or_else(|| syntax(unknown_format(value)))?);
+                }
                 Some((name @ ("size" | "format"), _)) => {
                     return Err(syntax(format!("`{name}=` is for cameras; files have their own")));
                 }
                 _ => return Err(syntax(format!("expected `rate=NUMBER` after `?`, got `{option}`"))),
             }
         }
-        Ok(Self { kind: kind_of(Path::new(path), text)?, rate_hz })
+        let kind = if let Some(address) = path.strip_prefix("v4l2:") {
+            let address = Address::parse(address);
+            SourceKind::Camera(
+                address.ok_or_else(|| syntax("expected v4l2:/dev/videoN or v4l2:by-id/NAME".to_owned()))?,
+            )
+        } else if let Some(form) = path.strip_prefix("raw:") {
+            parse_raw(form).map_err(syntax)?
+        } else {
+            kind_of(Path::new(path))?
+        };
+        Ok(Self { kind, rate_hz, size, layout })
     }
 }
 
-fn kind_of(path: &Path, text: &str) -> Result<SourceKind, SourceError> {
+#[cfg(feature = "gstreamer")]
+fn gst_description(text: &str) -> Option<super::GstDescription> {
+    if text.starts_with("rtsp://") || text.starts_with("rtsps://") {
+        return Some(super::GstDescription::Rtsp(text.to_owned()));
+    }
+    text.strip_prefix("gst:").map(|pipeline| super::GstDescription::Pipeline(pipeline.trim().to_owned()))
+}
+
+fn parse_size(text: &str) -> Option<ImageSize> {
+    let (width, height) = text.split_once(['x', '×'])?;
+    let size = ImageSize::new(width.parse().ok()?, height.parse().ok()?);
+    (!size.is_empty() && size.width.max(size.height) <= 16384).then_some(size)
+}
+
+/// `WIDTHxHEIGHT:FORMAT`.
+fn parse_raw(form: &str) -> Result<SourceKind, String> {
+    let (size, format) = form
+        .split_once(':')
+        .ok_or_else(|| format!("expected raw:WIDTHxHEIGHT:FORMAT, for example raw:640x480:RGB24, got `raw:{form}`"))?;
+    let size = parse_size(size)
+        .ok_or_else(|| format!("expected WIDTHxHEIGHT of 1 to 16384 pixels, for example 640x480, got `{size}`"))?;
+    match PixelLayout::from_name(format) {
+        Some(PixelLayout::Mjpeg) | None => Err(unknown_format(format)),
+        Some(layout) => Ok(SourceKind::Raw(layout, size)),
+    }
+}
+
+fn unknown_format(format: &str) -> String {
+    format!("format: expected RGB24, BGR24, YUYV, UYVY, NV12, YU12, GRAY8 or, of cameras, MJPG, got `{format}`")
+}
+
+fn kind_of(path: &Path) -> Result<SourceKind, SourceError> {
     let metadata = std::fs::metadata(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => SourceError::Missing {
             path: path.to_owned(),
@@ -92,17 +162,11 @@ fn kind_of(path: &Path, text: &str) -> Result<SourceKind, SourceError> {
     if metadata.is_dir() {
         return Ok(SourceKind::Folder(path.to_owned()));
     }
-    let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    match extension.as_str() {
-        "avi" => Err(SourceError::NotInThisVersion {
-            text: text.to_owned(),
-            feature: "reading AVI files is",
-            remedy: "convert it to MP4: ffmpeg -i IN.avi -c:v libx264 -pix_fmt yuv420p OUT.mp4",
-        }),
-        _ if super::folder::is_image_name(path) => Ok(SourceKind::Image(path.to_owned())),
-        // Whatever else it is called: the content decides, and the reader says what it found.
-        _ => Ok(SourceKind::Mp4(path.to_owned())),
+    if super::folder::is_image_name(path) {
+        return Ok(SourceKind::Image(path.to_owned()));
     }
+    // Whatever else it is called: the content decides, and the reader says what it found.
+    Ok(SourceKind::Video(path.to_owned()))
 }
 
 #[cfg(test)]
@@ -121,9 +185,30 @@ mod tests {
         let folder_text = folder.path().to_str().unwrap();
         assert_eq!(
             parse(&format!("{folder_text}?rate=7.5")),
-            SourceSpec { kind: SourceKind::Folder(folder.path().to_owned()), rate_hz: Some(7.5) }
+            SourceSpec {
+                kind: SourceKind::Folder(folder.path().to_owned()),
+                rate_hz: Some(7.5),
+                size: None,
+                layout: None
+            }
         );
-        assert_eq!(parse(clip.to_str().unwrap()), SourceSpec { kind: SourceKind::Mp4(clip.clone()), rate_hz: None });
+        assert_eq!(parse(clip.to_str().unwrap()).kind, SourceKind::Video(clip.clone()));
+        let camera = parse("v4l2:/dev/video2?size=640x480&rate=30&format=MJPG");
+        assert_eq!(camera.kind, SourceKind::Camera(Address::Node("/dev/video2".into())));
+        assert_eq!((camera.rate_hz, camera.size), (Some(30.0), Some(ImageSize::new(640, 480))));
+        assert_eq!(camera.layout, Some(PixelLayout::Mjpeg));
+        assert_eq!(parse("raw:6x4:gray8").kind, SourceKind::Raw(PixelLayout::Gray8, ImageSize::new(6, 4)));
+        for bad in [
+            "v4l2:",
+            "v4l2:/dev/video0?size=3",
+            "v4l2:/dev/video0?format=H264",
+            "raw:3x3",
+            "raw:0x3:RGB24",
+            "raw:3x3:MJPG",
+        ] {
+            let error = SourceSpec::parse(bad).unwrap_err();
+            assert!(matches!(error, SourceError::Syntax { .. }), "{bad}: {error}");
+        }
         assert_eq!(parse(odd.to_str().unwrap()).kind, SourceKind::Image(odd));
         for options in ["?rate=0", "?rate=fast", "?rate=inf", "?size=3x3", "?x", "?"] {
             let error = SourceSpec::parse(&format!("{folder_text}{options}")).unwrap_err();
@@ -134,11 +219,11 @@ mod tests {
     #[test]
     fn other_forms_say_what_is_missing() {
         for (text, word) in [
-            ("v4l2:/dev/video0", "v4l2 cameras are not in this version yet"),
-            ("rtsp://host/path?rate=3", "RTSP"),
-            ("gst:videotestsrc ! appsink name=hsg", "GStreamer"),
+            #[cfg(not(feature = "gstreamer"))]
+            ("rtsp://host/path?rate=3", "--features gstreamer"),
+            #[cfg(not(feature = "gstreamer"))]
+            ("gst:videotestsrc ! appsink name=hsg", "cargo xtask deps gstreamer"),
             ("replay:a.mcap", "replaying MCAP recordings is not in this version yet"),
-            ("raw:640x480:RGB", "raw frames"),
             ("https://host/a.mp4", "`https://`"),
             ("", "empty"),
             ("no/such/folder", "no/such/folder"),
@@ -146,14 +231,5 @@ mod tests {
             let message = SourceSpec::parse(text).unwrap_err().to_string();
             assert!(message.contains(word), "{message}");
         }
-    }
-
-    #[test]
-    fn avi_files_are_refused_by_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.AVI");
-        std::fs::write(&path, "").unwrap();
-        let message = SourceSpec::parse(path.to_str().unwrap()).unwrap_err().to_string();
-        assert!(message.contains("reading AVI files is not in this version yet"), "{message}");
     }
 }

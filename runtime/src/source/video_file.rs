@@ -7,15 +7,15 @@ use video::VideoReader;
 
 use super::{Source, SourceError, SourceEvent, SourceInfo};
 
-/// The frames of an MP4 file with H.264.
-pub struct Mp4File {
+/// The frames of a video file: MP4 with H.264, AVI with Motion JPEG.
+pub struct VideoFile {
     name: String,
     info: SourceInfo,
     reader: VideoReader,
     at_end: bool,
 }
 
-impl Mp4File {
+impl VideoFile {
     /// Opens a video. `rate_hz` replaces the rate that the container states; capture times stay those of the container.
     ///
     /// # Errors
@@ -28,12 +28,13 @@ impl Mp4File {
             rate_hz: Some(rate_hz.unwrap_or(known.fps)),
             is_sequence: true,
             frames_promised: Some(known.frames_promised),
+            is_live: false,
         };
         Ok(Self { name: super::folder::name_of(path), info, reader, at_end: false })
     }
 }
 
-impl Source for Mp4File {
+impl Source for VideoFile {
     fn name(&self) -> &str {
         &self.name
     }
@@ -68,7 +69,7 @@ mod tests {
         let cut = folder.path().join("cut.mp4");
         let bytes = std::fs::read(clip).unwrap();
         std::fs::write(&cut, &bytes[..200_000]).unwrap();
-        let mut source = Mp4File::open(&cut, None).unwrap();
+        let mut source = VideoFile::open(&cut, None).unwrap();
         assert_eq!((source.name(), source.info().frames_promised), ("cut", Some(38)));
         let mut frame = Frame::black(ImageSize::new(0, 0), PixelFormat::Rgb8);
         let mut count = 0;
@@ -86,7 +87,7 @@ mod tests {
     #[test]
     fn rates_can_be_replaced() {
         let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/clips/highway.mp4");
-        let source = Mp4File::open(&clip, Some(5.0)).unwrap();
+        let source = VideoFile::open(&clip, Some(5.0)).unwrap();
         assert_eq!(source.info().rate_hz, Some(5.0));
         assert_eq!(source.info().size, Some(ImageSize::new(1280, 720)));
     }

@@ -1,0 +1,500 @@
+//! GStreamer pipelines and RTSP streams (cargo feature `gstreamer`).
+//!
+//! A pipeline is live when GStreamer says so (it gives no picture before it plays): cameras, RTSP. What goes wrong with one
+//! that is live, and what happens then:
+//!
+//! | fault | behaviour |
+//! |---|---|
+//! | an error of the pipeline, the server ends the stream | the pipeline is made anew, after 0.1 s at first, then every 0.5 s |
+//! | no picture for 2 s | the same |
+//! | a picture of another size in mid-stream | it is taken: the stages adapt to it |
+//!
+//! Neither ends the run. Opening it the first time can fail: wrong credentials, a server that is not there, a pipeline
+//! without the appsink `hsg`. A pipeline over a file is no live source: it ends with the file, and no frame is lost.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use gstreamer::prelude::*;
+use gstreamer::{self as gst, ClockTime, MessageView, StateChangeSuccess};
+use gstreamer_app::AppSink;
+use segcore::image::{CaptureTime, Frame, ImageSize};
+
+use super::pixels::{PixelLayout, YuvColors, to_rgb};
+use super::{Source, SourceError, SourceEvent, SourceInfo, TRACKED_RATE_HZ, WAITING, monotonic_nanos};
+
+/// Name of the appsink that frames are taken from.
+const SINK: &str = "hsg";
+/// What may come out of the appsink: GStreamer's name, and how it lies in memory.
+const FORMATS: [(&str, PixelLayout); 4] = [
+    ("RGB", PixelLayout::Rgb24),
+    ("BGR", PixelLayout::Bgr24),
+    ("YUY2", PixelLayout::Yuyv),
+    ("UYVY", PixelLayout::Uyvy),
+];
+/// Pictures that wait in the appsink; of live pipelines the oldest makes way.
+const QUEUED: u32 = 2;
+/// Time for the first picture: a server has to be asked, a key frame to come.
+const FIRST_PICTURE: Duration = Duration::from_secs(10);
+/// Without a picture for this long (or five frame times, if that is more) a live pipeline counts as frozen.
+const FROZEN: Duration = Duration::from_secs(2);
+/// Shortest and longest pause between two attempts to start a lost pipeline.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
+/// A stamp older than this is not the time of the picture: the pipeline's clock is another.
+const OLDEST: u64 = 10_000_000_000;
+
+/// What to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Description {
+    /// As for gst-launch.
+    Pipeline(String),
+    /// Address of an RTSP stream, perhaps with user and password.
+    Rtsp(String),
+}
+
+impl Description {
+    /// For messages: without the password.
+    fn text(&self) -> String {
+        match self {
+            Self::Pipeline(text) => format!("gst:{text}"),
+            Self::Rtsp(url) => without_password(url),
+        }
+    }
+}
+
+/// The address with `***` for the password.
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    match authority.rsplit_once('@').and_then(|(user, host)| Some((user.split_once(':')?.0, host))) {
+        Some((user, host)) => format!("{scheme}://{user}:***@{host}{path}"),
+        None => url.to_owned(),
+    }
+}
+
+/// A running pipeline. Dropping it stops it.
+struct Running {
+    pipeline: gst::Pipeline,
+    sink: AppSink,
+    live: bool,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Whatever it answers: it is given up.
+        let _ = self.pipeline.set_state(gst::State::Null);
+    }
+}
+
+/// Why a pipeline cannot be started or goes no further, in words with a remedy.
+type Reason = String;
+
+impl Running {
+    /// Makes the pipeline and starts it.
+    fn start(description: &Description) -> Result<Self, Reason> {
+        let element = match description {
+            Description::Pipeline(text) => gst::parse::launch(text).map_err(|error| launch_reason(&error))?,
+            Description::Rtsp(url) => {
+                // The address is set, not written into the text, where quotes would have to be escaped. TCP, because a
+                // firewall that swallows UDP costs 5 s at every start, and no key frame is lost on a bad radio.
+                let text = format!(
+                    "rtspsrc name=source latency=100 protocols=tcp tcp-timeout=2000000 ! decodebin ! videoconvert ! appsink name={SINK}"
+                );
+                let element = gst::parse::launch(&text).map_err(|error| launch_reason(&error))?;
+                let source = element.downcast_ref::<gst::Bin>().and_then(|bin| bin.by_name("source"));
+                source.ok_or("GStreamer lost the element rtspsrc")?.set_property("location", url);
+                element
+            }
+        };
+        let missing = || {
+            format!(
+                "expected an appsink named `{SINK}` to take frames from, got a pipeline without one; let it end in \
+                 `! videoconvert ! appsink name={SINK}`"
+            )
+        };
+        let pipeline = element.downcast::<gst::Pipeline>().map_err(|_| missing())?;
+        let sink = pipeline.by_name(SINK).and_then(|sink| sink.downcast::<AppSink>().ok()).ok_or_else(missing)?;
+        let formats = gst::List::new(FORMATS.map(|(name, _)| name));
+        sink.set_caps(Some(&gst::Caps::builder("video/x-raw").field("format", formats).build()));
+        // Frames go as fast as they are taken; who wants a file at its rate says `--realtime`.
+        sink.set_property("sync", false);
+        sink.set_max_buffers(QUEUED);
+        let mut running = Self { pipeline, sink, live: false };
+        let failed = |running: &Self| running.problem().unwrap_or_else(|| "GStreamer refuses to start it".to_owned());
+        // A live pipeline says so by giving no picture before it plays.
+        let paused = running.pipeline.set_state(gst::State::Paused).map_err(|_| failed(&running))?;
+        running.live = paused == StateChangeSuccess::NoPreroll || matches!(description, Description::Rtsp(_));
+        running.sink.set_drop(running.live);
+        running.pipeline.set_state(gst::State::Playing).map_err(|_| failed(&running))?;
+        Ok(running)
+    }
+
+    /// An error that the pipeline has told, in words.
+    fn problem(&self) -> Option<Reason> {
+        let bus = self.pipeline.bus()?;
+        while let Some(message) = bus.pop_filtered(&[gst::MessageType::Error]) {
+            if let MessageView::Error(error) = message.view() {
+                return Some(error_reason(error));
+            }
+        }
+        None
+    }
+
+    fn sample(&self, timeout: Duration) -> Option<gst::Sample> {
+        self.sink.try_pull_sample(ClockTime::from_nseconds(timeout.as_nanos() as u64))
+    }
+}
+
+/// Why GStreamer cannot make a pipeline of a text.
+fn launch_reason(error: &gst::glib::Error) -> Reason {
+    let remedy = match error.kind::<gst::ParseError>() {
+        Some(gst::ParseError::NoSuchElement) => {
+            "install the plugin that has it (`cargo xtask deps gstreamer` installs the usual ones; `gst-inspect-1.0` lists \
+             what is here)"
+        }
+        _ => "try it with `gst-launch-1.0` first",
+    };
+    format!("GStreamer cannot make this pipeline: {}; {remedy}", error.message())
+}
+
+fn error_reason(error: &gst::message::Error) -> Reason {
+    let (what, debug) = (error.error(), error.debug());
+    let debug = debug.as_deref().unwrap_or_default();
+    let text = what.message().trim_end_matches('.').to_owned();
+    let kind = what.kind::<gst::ResourceError>();
+    // Servers refuse in one of two ways, and elements tell it as an error of one kind or another.
+    if kind == Some(gst::ResourceError::NotAuthorized) || debug.contains("Unauthorized") || debug.contains("(401)") {
+        return format!(
+            "the server refuses the credentials: {text}; give user and password as rtsp://USER:PASSWORD@HOST/PATH"
+        );
+    }
+    if matches!(kind, Some(gst::ResourceError::NotFound)) {
+        return format!("there is no such file or stream: {text}; check the path");
+    }
+    if matches!(kind, Some(gst::ResourceError::OpenRead | gst::ResourceError::OpenReadWrite)) {
+        return format!("cannot be opened: {text}; check the address, and that the other end is running");
+    }
+    if what.matches(gst::StreamError::CodecNotFound) || what.matches(gst::CoreError::MissingPlugin) {
+        return format!("GStreamer lacks a plugin: {text}; `cargo xtask deps gstreamer` installs the usual ones");
+    }
+    if debug.contains("not-negotiated") {
+        return format!("the picture's format is none that hsg reads: {text}; put `videoconvert` before the appsink");
+    }
+    let source = error.src().map(|source| format!(" (from {})", source.name())).unwrap_or_default();
+    format!("GStreamer says: {text}{source}")
+}
+
+enum State {
+    Streaming { running: Running, last_picture: Instant, any_picture: bool },
+    Away { retry_at: Instant, pause: Duration },
+    Ended,
+}
+
+/// A pipeline as a source.
+pub struct GstSource {
+    name: String,
+    info: SourceInfo,
+    description: Description,
+    state: State,
+    /// The first frame of a source that is not live, read to know its size.
+    first: Option<gst::Sample>,
+    index: u64,
+    last_nanos: u64,
+    lost: bool,
+    pause: Duration,
+    busy: Duration,
+}
+
+impl GstSource {
+    /// Starts a pipeline and waits for its first picture.
+    ///
+    /// # Errors
+    /// When GStreamer cannot make or start it, it lacks the appsink, the server refuses, or no picture comes.
+    pub fn open(description: Description) -> Result<Self, SourceError> {
+        let failed = |reason: String| SourceError::Camera { device: description.text(), reason };
+        gst::init().map_err(|error| failed(format!("GStreamer cannot be used here: {error}; install it again")))?;
+        let running = Running::start(&description).map_err(failed)?;
+        let start = Instant::now();
+        let first = loop {
+            if let Some(reason) = running.problem() {
+                return Err(failed(reason));
+            }
+            if let Some(sample) = running.sample(WAITING) {
+                break sample;
+            }
+            // An error may be told a moment after the end.
+            if running.sink.is_eos() {
+                std::thread::sleep(WAITING);
+                let reason =
+                    running.problem().unwrap_or_else(|| "it ended without a picture; check its source".to_owned());
+                return Err(failed(reason));
+            }
+            if start.elapsed() > FIRST_PICTURE {
+                let reason = format!("no picture within {} s; check that the other end sends", FIRST_PICTURE.as_secs());
+                return Err(failed(reason));
+            }
+        };
+        let format = Format::of(&first).map_err(failed)?;
+        let rate_hz = format.rate_hz;
+        let info = SourceInfo {
+            size: Some(format.size),
+            rate_hz,
+            is_sequence: running.live || rate_hz.is_none_or(|rate| rate >= TRACKED_RATE_HZ),
+            frames_promised: None,
+            is_live: running.live,
+        };
+        let name = match &description {
+            Description::Pipeline(_) => "gst".to_owned(),
+            Description::Rtsp(url) => {
+                let path = url.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+                path.rsplit('/').next().filter(|part| !part.contains(['@', ':'])).unwrap_or("rtsp").to_owned()
+            }
+        };
+        Ok(Self {
+            name,
+            description,
+            // A picture that waits while the model is loaded is old news of a live source.
+            first: Some(first).filter(|_| !info.is_live),
+            info,
+            state: State::Streaming { running, last_picture: Instant::now(), any_picture: true },
+            index: 0,
+            last_nanos: 0,
+            lost: false,
+            pause: RETRY.0,
+            busy: Duration::ZERO,
+        })
+    }
+
+    /// Lets go of the pipeline; the caller is told once.
+    fn lose(&mut self, reason: &str) -> SourceEvent {
+        self.state = State::Away { retry_at: Instant::now() + self.pause, pause: self.pause };
+        self.pause = (self.pause * 2).min(RETRY.1);
+        if std::mem::replace(&mut self.lost, true) {
+            log::debug!("{}: {reason}", self.description.text());
+            return SourceEvent::Waiting;
+        }
+        SourceEvent::Lost { reason: format!("{}: {reason}; trying again", self.description.text()) }
+    }
+
+    /// Fills `frame` with a picture.
+    fn take(&mut self, sample: &gst::Sample, now: u64, frame: &mut Frame) -> SourceEvent {
+        let start = Instant::now();
+        let index = self.index;
+        self.index += 1;
+        let live = self.info.is_live;
+        let filled = Format::of(sample).and_then(|format| {
+            let buffer = sample.buffer().ok_or("the sample has no picture")?;
+            let bytes = buffer.map_readable().map_err(|error| error.to_string())?;
+            to_rgb(format.layout, format.size, format.stride, YuvColors::default(), &bytes, frame)
+        });
+        if let Err(reason) = filled {
+            let text = self.description.text();
+            return SourceEvent::Skipped {
+                index,
+                path: text.clone().into(),
+                reason: format!("{text}, frame {index}: {reason}"),
+            };
+        }
+        frame.index = index;
+        let stamp = self.stamp(sample);
+        if live {
+            let taken = stamp.filter(|stamp| now.saturating_sub(*stamp) < OLDEST).unwrap_or(now);
+            let taken = taken.min(now).max(self.last_nanos);
+            self.last_nanos = taken;
+            let utc = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+            frame.capture_time = CaptureTime { monotonic_nanos: taken, utc_nanos: utc.saturating_sub(now - taken) };
+        } else {
+            let nanos = stamp.or_else(|| Some((index as f64 / self.info.rate_hz? * 1e9) as u64)).unwrap_or(0);
+            frame.capture_time = CaptureTime { monotonic_nanos: nanos, utc_nanos: 0 };
+        }
+        self.busy = start.elapsed();
+        SourceEvent::Frame
+    }
+
+    /// When a picture was taken: by the monotonic clock of live pipelines, since the start of others.
+    fn stamp(&self, sample: &gst::Sample) -> Option<u64> {
+        let State::Streaming { running, .. } = &self.state else { return None };
+        let time = sample.buffer()?.pts()?;
+        let segment = sample.segment()?.downcast_ref::<ClockTime>()?;
+        let since_start = segment.to_running_time(time)?.nseconds();
+        if !running.live {
+            return Some(since_start);
+        }
+        Some(running.pipeline.base_time()?.nseconds() + since_start)
+    }
+}
+
+/// How the picture of a sample lies in memory.
+struct Format {
+    layout: PixelLayout,
+    size: ImageSize,
+    /// Bytes between rows.
+    stride: usize,
+    rate_hz: Option<f64>,
+}
+
+impl Format {
+    fn of(sample: &gst::Sample) -> Result<Self, String> {
+        let structure = sample.caps().and_then(|caps| caps.structure(0)).ok_or("the sample does not say its format")?;
+        let number = |name: &str| structure.get::<i32>(name).ok().and_then(|value| usize::try_from(value).ok());
+        let (width, height) = number("width").zip(number("height")).ok_or("the sample does not say its size")?;
+        let format = structure.get::<&str>("format").map_err(|error| error.to_string())?;
+        let layout = FORMATS.iter().find(|(name, _)| *name == format).map(|(_, layout)| *layout);
+        let layout =
+            layout.ok_or_else(|| format!("the format {format} is not read; put `videoconvert` before the appsink"))?;
+        let rate = structure.get::<gst::Fraction>("framerate").ok().filter(|rate| rate.numer() > 0 && rate.denom() > 0);
+        // GStreamer's rows begin at multiples of four bytes; appsink asks for no others.
+        let stride = layout.row_bytes(width).unwrap_or(0).next_multiple_of(4);
+        let rate_hz = rate.map(|rate| f64::from(rate.numer()) / f64::from(rate.denom()));
+        Ok(Self { layout, size: ImageSize::new(width, height), stride, rate_hz })
+    }
+}
+
+impl Source for GstSource {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn info(&self) -> &SourceInfo {
+        &self.info
+    }
+
+    fn busy(&self) -> Option<Duration> {
+        Some(self.busy)
+    }
+
+    fn next(&mut self, frame: &mut Frame) -> Result<SourceEvent, SourceError> {
+        if let Some(sample) = self.first.take() {
+            return Ok(self.take(&sample, monotonic_nanos(), frame));
+        }
+        let live = self.info.is_live;
+        match &mut self.state {
+            State::Ended => Ok(SourceEvent::End { delivered: self.index, promised_more: None }),
+            State::Away { retry_at, pause } => {
+                let left = retry_at.saturating_duration_since(Instant::now());
+                if !left.is_zero() {
+                    std::thread::sleep(left.min(WAITING));
+                    return Ok(SourceEvent::Waiting);
+                }
+                let pause = *pause;
+                match Running::start(&self.description) {
+                    Ok(running) => {
+                        self.state = State::Streaming { running, last_picture: Instant::now(), any_picture: false };
+                    }
+                    Err(reason) => {
+                        log::debug!("{}: {reason}", self.description.text());
+                        self.state = State::Away { retry_at: Instant::now() + pause, pause: (pause * 2).min(RETRY.1) };
+                    }
+                }
+                Ok(SourceEvent::Waiting)
+            }
+            State::Streaming { running, last_picture, any_picture } => {
+                if let Some(sample) = running.sample(WAITING) {
+                    (*last_picture, *any_picture) = (Instant::now(), true);
+                    self.pause = RETRY.0;
+                    if std::mem::replace(&mut self.lost, false) {
+                        // The picture itself is given up: the next one is a frame time away.
+                        return Ok(SourceEvent::Restored);
+                    }
+                    return Ok(self.take(&sample, monotonic_nanos(), frame));
+                }
+                let ended = running.sink.is_eos();
+                let problem = running.problem();
+                if !live {
+                    return match (problem, ended) {
+                        (Some(reason), _) => Err(SourceError::Camera { device: self.description.text(), reason }),
+                        (None, true) => {
+                            self.state = State::Ended;
+                            Ok(SourceEvent::End { delivered: self.index, promised_more: None })
+                        }
+                        (None, false) => Ok(SourceEvent::Waiting),
+                    };
+                }
+                let usual = self.info.rate_hz.map_or(FROZEN, |rate| Duration::from_secs_f64(5.0 / rate));
+                let limit = if *any_picture { FROZEN.max(usual) } else { FIRST_PICTURE };
+                let silent = last_picture.elapsed() >= limit;
+                match problem {
+                    Some(reason) => Ok(self.lose(&reason)),
+                    None if ended => Ok(self.lose("the other end stopped the stream")),
+                    None if silent => Ok(self.lose(&format!("no picture for {:.0} s", limit.as_secs_f64()))),
+                    None => Ok(SourceEvent::Waiting),
+                }
+            }
+        }
+    }
+}
+
+/// The version of GStreamer, or why it cannot be used.
+///
+/// # Errors
+/// In words, when it cannot be initialised.
+pub fn version() -> Result<String, String> {
+    gst::init().map_err(|error| error.to_string())?;
+    Ok(gst::version_string().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use segcore::image::PixelFormat;
+
+    use super::*;
+
+    fn pipeline(text: &str) -> Result<GstSource, String> {
+        GstSource::open(Description::Pipeline(text.to_owned())).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn files_and_generators_give_every_frame() {
+        for (format, width) in [("RGB", 35), ("BGR", 34), ("YUY2", 34), ("UYVY", 34)] {
+            let text = format!(
+                "videotestsrc num-buffers=5 pattern=white ! video/x-raw,format={format},width={width},height=18,framerate=10/1 \
+                 ! appsink name=hsg"
+            );
+            let mut source = pipeline(&text).unwrap();
+            assert_eq!((source.info().size, source.info().rate_hz), (Some(ImageSize::new(width, 18)), Some(10.0)));
+            assert!(!source.info().is_live && source.info().is_sequence);
+            let mut frame = Frame::black(ImageSize::new(0, 0), PixelFormat::Rgb8);
+            for index in 0..5 {
+                assert_eq!(source.next(&mut frame).unwrap(), SourceEvent::Frame, "{format}");
+                assert_eq!((frame.index, frame.capture_time.monotonic_nanos), (index, index * 100_000_000));
+                assert!(frame.pixels.iter().all(|value| *value >= 250), "{format}: white");
+            }
+            let end = loop {
+                match source.next(&mut frame).unwrap() {
+                    SourceEvent::Waiting => {}
+                    event => break event,
+                }
+            };
+            assert_eq!(end, SourceEvent::End { delivered: 5, promised_more: None });
+            assert_eq!(source.next(&mut frame).unwrap(), end);
+        }
+    }
+
+    #[test]
+    fn what_is_no_pipeline_is_told() {
+        for (text, words) in [
+            ("videotestsrc ! fakesink", &["appsink named `hsg`", "videoconvert ! appsink name=hsg"][..]),
+            ("videotestsrc ! appsink name=other", &["appsink named `hsg`"]),
+            ("nosuchelement ! appsink name=hsg", &["nosuchelement", "cargo xtask deps gstreamer"]),
+            ("videotestsrc !", &["gst-launch-1.0"]),
+            ("filesrc location=/no/such/file ! decodebin ! appsink name=hsg", &["no such file", "check the path"]),
+            ("videotestsrc num-buffers=0 ! appsink name=hsg", &["without a picture"]),
+            ("videotestsrc ! video/x-raw,format=NV12 ! appsink name=hsg", &["hsg"]),
+        ] {
+            let message = pipeline(text).err().unwrap();
+            for word in words {
+                assert!(message.contains(word), "`{word}` is not in: {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn passwords_are_not_told() {
+        for (url, text) in [
+            ("rtsp://me:secret@host:8554/front?x=1", "rtsp://me:***@host:8554/front?x=1"),
+            ("rtsp://me@host/a", "rtsp://me@host/a"),
+            ("rtsp://host:8554/a@b:c", "rtsp://host:8554/a@b:c"),
+        ] {
+            assert_eq!(Description::Rtsp(url.to_owned()).text(), text);
+        }
+    }
+}
