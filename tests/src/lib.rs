@@ -2,8 +2,10 @@
 
 mod close;
 pub mod disks;
+pub mod fake_backend;
 pub mod folders;
 pub mod golden;
+pub mod moving;
 pub mod networks;
 pub mod outputs;
 pub mod pictures;

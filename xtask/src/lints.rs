@@ -13,6 +13,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "crates/segcore/src/simd",
     "crates/retrieval/src/mapping.rs",
     "crates/v4l2",
+    "tests/suites/steady_state_allocs.rs",
     "trainer/src/cuda.rs",
     "trainer/src/parallel",
 ];
