@@ -1,6 +1,6 @@
 //! A model folder like another one, with seeded initial weights in place of learned ones: what the network's shape alone is
-//! worth. `cargo run --release -p models --example untrained -- models/zoo/camvid-r18 OUT [SEED]`; it has no bank yet
-//! (`hsg bank build --model OUT …`).
+//! worth. `cargo run --release -p models --example untrained -- models/zoo/camvid-r18 OUT [SEED [WIDTH_FACTOR]]`; it has no
+//! bank yet (`hsg bank build --model OUT …`). A width factor of 1 is the backbone as published.
 
 use std::error::Error;
 use std::path::Path;
@@ -12,16 +12,23 @@ use models::params::initial_weights;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (like, out, seed) = match &arguments[..] {
-        [like, out] => (like, out, 1),
-        [like, out, seed] => (like, out, seed.parse().map_err(|_| format!("SEED: expected a number, got {seed}"))?),
-        _ => return Err("expected MODEL OUT [SEED]: a model folder to be like, and one to write".into()),
+    let (like, out, options) = match &arguments[..] {
+        [like, out, options @ ..] if options.len() <= 2 => (like, out, options),
+        _ => return Err("expected MODEL OUT [SEED [WIDTH_FACTOR]]: a model folder to be like, and one to write".into()),
+    };
+    let seed: u64 = match options.first() {
+        None => 1,
+        Some(seed) => seed.parse().map_err(|_| format!("SEED: expected a number, got {seed}"))?,
     };
     let folder = ModelFolder::open(Path::new(like))?;
     let manifest = folder.manifest();
+    let mut network = manifest.network.clone();
+    if let Some(width) = options.get(1) {
+        network.width_factor = width.parse().map_err(|_| format!("WIDTH_FACTOR: expected a number, got {width}"))?;
+    }
     let spec = ExportSpec {
         name: format!("{}-untrained", manifest.name),
-        network: manifest.network.clone(),
+        network,
         position_extent: manifest.position_extent,
         preprocessing: manifest.preprocessing.clone(),
         kmeans: manifest.kmeans,

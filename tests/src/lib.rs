@@ -2,9 +2,11 @@
 
 mod close;
 pub mod disks;
+pub mod fake_backend;
 pub mod folders;
 pub mod golden;
 pub mod kernel_twin;
+pub mod moving;
 pub mod networks;
 pub mod outputs;
 pub mod pictures;

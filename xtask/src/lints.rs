@@ -14,6 +14,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "crates/retrieval/src/mapping.rs",
     "crates/v4l2",
     "runtime/src/backend/cuda",
+    "tests/suites/steady_state_allocs.rs",
     "trainer/src/cuda.rs",
     "trainer/src/parallel",
     "tests/src/kernel_twin.rs",

@@ -146,7 +146,10 @@ fn text_report(bench: &BenchReport) -> String {
 /// A source that starts again at its end, for ever.
 struct LoopedSource {
     spec: SourceSpec,
-    inner: Box<dyn Source>,
+    name: String,
+    info: SourceInfo,
+    /// None only while it starts again.
+    inner: Option<Box<dyn Source>>,
     /// Whether this round had a frame: a source without any must not be tried for ever.
     any_frame: bool,
 }
@@ -155,32 +158,42 @@ impl LoopedSource {
     fn open(text: &str) -> Result<Self, SourceError> {
         let spec = SourceSpec::parse(text)?;
         let inner = source::open_spec(&spec)?;
-        Ok(Self { spec, inner, any_frame: false })
+        let (name, info) = (inner.name().to_owned(), inner.info().clone());
+        Ok(Self { spec, name, info, inner: Some(inner), any_frame: false })
     }
 }
 
 impl Source for LoopedSource {
     fn name(&self) -> &str {
-        self.inner.name()
+        &self.name
     }
 
     fn info(&self) -> &SourceInfo {
-        self.inner.info()
+        &self.info
     }
 
     fn set_input_size(&mut self, input: segcore::image::ImageSize) -> Result<(), SourceError> {
-        self.inner.set_input_size(input)
+        let Some(inner) = &mut self.inner else { return Ok(()) };
+        inner.set_input_size(input)?;
+        // A camera may have chosen another size and rate for it.
+        self.info = inner.info().clone();
+        Ok(())
     }
 
     fn busy(&self) -> Option<Duration> {
-        self.inner.busy()
+        self.inner.as_ref().and_then(|inner| inner.busy())
     }
 
     fn next(&mut self, frame: &mut segcore::image::Frame) -> Result<SourceEvent, SourceError> {
         loop {
-            match self.inner.next(frame)? {
+            let inner = match &mut self.inner {
+                Some(inner) => inner,
+                None => self.inner.insert(source::open_spec(&self.spec)?),
+            };
+            match inner.next(frame)? {
                 SourceEvent::End { .. } if self.any_frame => {
-                    self.inner = source::open_spec(&self.spec)?;
+                    // Before the next one is there: two decoders at once are memory that no run of a source needs.
+                    self.inner = None;
                     self.any_frame = false;
                 }
                 event => {

@@ -9,7 +9,7 @@ use segcore::label_space::LabelSpace;
 
 use super::MAX_LEVELS;
 use super::turns::Turns;
-use crate::backend::{self, BackendChoice, BackendInfo, Engine, EngineOptions, first_not_finite};
+use crate::backend::{self, BackendChoice, BackendInfo, Engine, EngineOptions, Selection, first_not_finite};
 use crate::error::PipelineError;
 
 /// How a model is to be run.
@@ -44,7 +44,15 @@ impl Deployment {
     /// When the backend does not work here, a network or the bank cannot be loaded, weights are not finite, or the
     /// files do not fit each other.
     pub fn load(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
-        let selection = backend::select(spec.backend)?;
+        Self::load_on(folder, spec, backend::select(spec.backend)?)
+    }
+
+    /// The same on a backend that the caller brings; `spec.backend` is not asked. Tests measure the pipeline on one
+    /// without networks.
+    ///
+    /// # Errors
+    /// As [`Deployment::load`].
+    pub fn load_on(folder: ModelFolder, spec: DeploymentSpec, selection: Selection) -> Result<Self, PipelineError> {
         let manifest = folder.manifest();
         let missing = |what: &str, got: &Path| PipelineError::Mismatch {
             path: got.to_owned(),

@@ -3,7 +3,7 @@
 //! | stage | file | thread | in → out |
 //! |---|---|---|---|
 //! | capture | [`capture`] | `hsg-capture` | source → slot |
-//! | preprocess, embed | [`embed`] | `hsg-compute` | frame → unit features `[h, w, m]` at stride 8 |
+//! | preprocess, embed | [`embed`] | `hsg-math-0` | frame → unit features `[h, w, m]` at stride 8 |
 //! | segment | [`segment`] | | features → base segments (spherical k-means, fixed slots) |
 //! | group | [`group`], [`smooth`] | | prototypes, positions → transitions between levels, averaged over time |
 //! | label | [`label`] | | transitions → strict hierarchy; prototypes → classes by retrieval |
@@ -11,8 +11,9 @@
 //! | refine | [`refine`] | | cells → pixels at source size |
 //! | publish | [`publish`] | `hsg-publish` | slot → files, measurements |
 //!
-//! The compute stages of a frame run one after the other ([`Processor`]); each uses all threads. Capture of the next
-//! and publishing of the last frame go on meanwhile.
+//! The compute stages of a frame run one after the other ([`Processor`]) on a thread of the stream's pool (`hsg-math-N`), of
+//! which each stage uses all; the thread that began the stream (`hsg-compute`) waits for its end. Capture of the next and
+//! publishing of the last frame go on meanwhile. No thread begins or ends with a frame.
 //!
 //! **Queues.** [`slot`]: a fixed number of slots goes round through three bounded queues (free, ready, done), so memory
 //! is bounded, and the slots' buffers and those of the stages are kept from frame to frame. What a library makes anew
@@ -135,6 +136,12 @@ pub trait Compute: Send {
     fn turns(&self) -> Option<Arc<Turns>> {
         None
     }
+
+    /// The threads that [`Compute::process`] works on: frames are computed on one of them, because handing every frame over
+    /// from outside costs memory (a block of rayon's queue per 63 frames) and waking up. None = on the calling thread.
+    fn pool(&self) -> Option<Arc<rayon::ThreadPool>> {
+        None
+    }
 }
 
 impl Compute for Processor {
@@ -148,6 +155,10 @@ impl Compute for Processor {
 
     fn turns(&self) -> Option<Arc<Turns>> {
         Some(Arc::clone(self.deployment().turns()))
+    }
+
+    fn pool(&self) -> Option<Arc<rayon::ThreadPool>> {
+        Some(Arc::clone(Self::pool(self)))
     }
 }
 
@@ -193,7 +204,8 @@ impl PipelineReport {
     }
 }
 
-/// Runs one source to its end: capture and publish on threads of their own, compute on the calling thread.
+/// Runs one source to its end: capture and publish on threads of their own, compute on one of the processor's own, for
+/// which the calling thread waits.
 ///
 /// # Errors
 /// The first error in the order compute, publish, capture; [`PipelineError::NoFrame`] when the source had no frame.
@@ -231,7 +243,12 @@ pub fn run(
         let publish = thread("hsg-publish")
             .spawn_scoped(scope, || publish::run(sink, timing, spec.max_frames, &done, &free, control, progress));
         let computed = if capture.is_ok() && publish.is_ok() {
-            compute(processor, timing, &free, &ready, &done, control, progress)
+            let pool = processor.pool();
+            let mut compute = || compute(processor, timing, &free, &ready, &done, control, progress);
+            match pool {
+                Some(pool) => pool.install(compute),
+                None => compute(),
+            }
         } else {
             Ok(())
         };

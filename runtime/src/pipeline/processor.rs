@@ -66,7 +66,7 @@ pub struct ProcessorSpec {
 /// The compute stages of one stream. Everything that lives from frame to frame is in here.
 pub struct Processor {
     // A pool per stream: a thread that waits for its half of a loop must not pick up a whole frame of another stream.
-    pool: rayon::ThreadPool,
+    pool: Arc<rayon::ThreadPool>,
     stages: Stages,
 }
 
@@ -116,7 +116,7 @@ impl Processor {
             deployment,
             spec,
         };
-        Ok(Self { pool, stages })
+        Ok(Self { pool: Arc::new(pool), stages })
     }
 
     /// Leaves the masked parts of all further frames out.
@@ -167,6 +167,11 @@ impl Processor {
         let stages = &mut self.stages;
         self.pool.install(|| stages.base_segments(frame, slots)).map_err(|error| error.in_frame("", frame.index))?;
         Ok(self.stages.segment.map())
+    }
+
+    /// The threads that frames are computed on; whoever calls [`Processor::process`] on one of them hands nothing over.
+    pub fn pool(&self) -> &Arc<rayon::ThreadPool> {
+        &self.pool
     }
 
     /// The deployed model.

@@ -129,14 +129,13 @@ impl FileSinks {
             return Ok(());
         }
         self.encode(frame)?;
-        let panel_path = self.spec.folder.join("overlay").join(format!("{:06}.jpg", frame.frame.index));
         let bytes = self.encoded_bytes();
-        self.spec.budget.take(&panel_path, bytes)?;
-        let written = self.write_encoded(frame, &panel_path);
+        self.spec.budget.take(bytes, || self.panel_path(frame))?;
+        let written = self.write_encoded(frame);
         if written.is_err() {
             // A frame is saved in all its files or in none; a full disk has room for the next try.
             self.spec.budget.give_back(bytes);
-            let _ = std::fs::remove_file(&panel_path);
+            let _ = std::fs::remove_file(self.panel_path(frame));
             for map in self.maps_to_write(frame.levels.len()) {
                 let _ = std::fs::remove_file(map.folder.join(format!("{:06}.png", frame.frame.index)));
             }
@@ -144,11 +143,15 @@ impl FileSinks {
         written
     }
 
-    fn write_encoded(&mut self, frame: &SegmentedFrame, panel_path: &Path) -> Result<(), SinkError> {
+    fn panel_path(&self, frame: &SegmentedFrame) -> PathBuf {
+        self.spec.folder.join("overlay").join(format!("{:06}.jpg", frame.frame.index))
+    }
+
+    fn write_encoded(&mut self, frame: &SegmentedFrame) -> Result<(), SinkError> {
         self.make_folders(frame.levels.len())?;
         let save = self.spec.save;
         if save.overlay {
-            write_file(panel_path, &self.panel_jpeg)?;
+            write_file(&self.panel_path(frame), &self.panel_jpeg)?;
         }
         for map in self.maps_to_write(frame.levels.len()) {
             write_file(&map.folder.join(format!("{:06}.png", frame.frame.index)), &map.png)?;
@@ -206,8 +209,11 @@ impl FileSinks {
                 _ => Ok(()),
             })
         };
-        let (drawn, encoded) = rayon::join(draw_panel, encode_maps);
-        drawn.and(encoded)?;
+        // The stream alone stays on this thread: handing over to the pool is what would cost memory.
+        if save.overlay || save.video || save.labels || save.classes {
+            let (drawn, encoded) = rayon::join(draw_panel, encode_maps);
+            drawn.and(encoded)?;
+        }
         published.clear();
         if save.frames {
             wire::encode_into(publisher.publish(frame), published).map_err(|error| not_encoded(folder, &error))?;

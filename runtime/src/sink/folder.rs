@@ -224,15 +224,15 @@ impl DiskBudget {
         self.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Takes `bytes` for `path` before they are written.
-    pub(super) fn take(&self, path: &Path, needed_bytes: u64) -> Result<(), SinkError> {
+    /// Takes bytes before they are written to `path`.
+    pub(super) fn take(&self, needed_bytes: u64, path: impl FnOnce() -> PathBuf) -> Result<(), SinkError> {
         self.used_bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
                 used.checked_add(needed_bytes).filter(|sum| *sum <= self.limit_bytes)
             })
             .map(|_| ())
             .map_err(|used_bytes| SinkError::DiskBudget {
-                path: path.to_owned(),
+                path: path(),
                 limit_bytes: self.limit_bytes,
                 used_bytes,
                 needed_bytes,
@@ -328,9 +328,9 @@ mod tests {
     fn budget_counts_and_refuses() {
         let budget = DiskBudget::new(Some(10));
         let shared = budget.clone();
-        budget.take(Path::new("a"), 6).unwrap();
-        shared.take(Path::new("b"), 4).unwrap();
-        let error = budget.take(Path::new("c"), 1).unwrap_err();
+        budget.take(6, || PathBuf::from("a")).unwrap();
+        shared.take(4, || PathBuf::from("b")).unwrap();
+        let error = budget.take(1, || PathBuf::from("c")).unwrap_err();
         assert!(error.is_limit());
         assert_eq!(budget.used_bytes(), 10);
     }
