@@ -9,6 +9,7 @@
 //! | [`prepare_for_quantization`] | the four above, in this order | results up to the last digits of fp32 |
 //! | [`expose_activations`] | extra outputs, for calibration to observe | every bit |
 //! | [`to_fp16`] | strongly typed fp16 | results up to fp16's 11 bits; inputs, outputs and statistics stay fp32 |
+//! | [`to_fp32`] | drops fp16 types and casts | parameters and scales; nothing in between is rounded |
 //! | [`insert_qdq`] | 8-bit integers between [`Op::QuantizeLinear`](crate::graph::Op::QuantizeLinear) and [`Op::DequantizeLinear`](crate::graph::Op::DequantizeLinear) | results up to half a step of each scale |
 //!
 //! The ways to a file: fp32 is the first two; fp16 is those, then [`to_fp16`]; int8 is [`prepare_for_quantization`], then
@@ -21,6 +22,7 @@ mod linear_to_conv;
 pub mod quantize;
 mod strip_training;
 mod to_fp16;
+mod to_fp32;
 
 use std::collections::BTreeMap;
 
@@ -35,6 +37,7 @@ pub use linear_to_conv::linear_to_conv;
 pub use quantize::insert_qdq;
 pub use strip_training::strip_training;
 pub use to_fp16::to_fp16;
+pub use to_fp32::to_fp32;
 
 /// The form that ranges are collected on and that [`insert_qdq`] takes: [`strip_training`], [`fold_batch_norm`],
 /// [`fold_constants`], [`linear_to_conv`].
