@@ -269,7 +269,15 @@ fn folding_on_tokens_changes_no_result() {
     let mut valid = Tensor { shape: vec![1, 24], values: vec![1.0; 24] };
     valid.values[7] = 0.0;
     let inputs = [("features", &features), ("positions", &positions), ("valid", &valid)];
+    // Instead of the transitions: with weights like these logits are large, and a softmax turns their last digits, which are
+    // relative to the largest, into an absolute error.
+    let logits: Vec<String> =
+        graph.nodes.iter().map(|n| n.output.clone()).filter(|name| name.ends_with(".logits")).collect();
+    assert_eq!(logits.len(), 2);
+    expose_activations(&mut graph, logits.iter().map(String::as_str)).unwrap();
+    graph.outputs.retain(|output| !output.name.starts_with("transition"));
     let expected = run_on_cpu(&graph, &weights, &inputs);
+    println!("largest logit: {}", expected[&logits[0]].values.iter().fold(0.0f32, |largest, v| largest.max(v.abs())));
     let (mut folded, mut folded_weights) = (graph.clone(), weights);
     fold_batch_norm(&mut folded, &mut folded_weights).unwrap();
     // Per level: the statistics' layer, the decoder's last norm into the one before; one or two centroid heads (the last
@@ -435,8 +443,8 @@ fn int8_executed_in_floats_is_close_to_fp32() {
                 }
             }
             println!("{}: {form:?} cosine {least:.5}", network.name);
-            let bound = if network.name.ends_with("grouping") { 0.9 } else { 0.99 };
-            assert!((bound..0.999_999).contains(&least), "{}, {form:?}: {least}", network.name);
+            // Above: nothing was rounded.
+            assert!((0.999..0.999_999).contains(&least), "{}, {form:?}: {least}", network.name);
         }
     }
 }
