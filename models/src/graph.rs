@@ -36,6 +36,24 @@ impl From<&str> for Dim {
     }
 }
 
+/// What the elements of a tensor are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ElementType {
+    /// 32-bit float; what every tensor is unless something says otherwise.
+    Float,
+    /// 16-bit float.
+    Half,
+    /// Signed 8-bit integer.
+    Int8,
+    /// Unsigned 8-bit integer.
+    UInt8,
+    /// Signed 32-bit integer.
+    Int32,
+    /// Signed 64-bit integer.
+    Int64,
+}
+
 /// Name and axes of a graph input or output. All are 32-bit floats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValueInfo {
@@ -169,8 +187,22 @@ pub enum Op {
         /// Probability of a zero.
         ratio: f32,
     },
-    /// Conversion of fp16-stored initialisers to fp32; only in files.
+    /// Conversion of fp16 to fp32; not in training.
     CastToFloat,
+    /// Conversion of fp32 to fp16, rounded to nearest; not in training.
+    CastToHalf,
+    /// Inputs x, scale, zero point: round(x / scale) + zero point, saturated to the zero point's type. x and scale have
+    /// the same type; fp16 needs opset 19. Not in training.
+    QuantizeLinear {
+        /// The axis along which scale and zero point are vectors; none for scalars.
+        axis: Option<usize>,
+    },
+    /// Inputs q, scale and, except for 32-bit integers, zero point: (q − zero point) · scale, of the scale's type. Not in
+    /// training.
+    DequantizeLinear {
+        /// The axis along which scale and zero point are vectors; none for scalars.
+        axis: Option<usize>,
+    },
 }
 
 impl Op {
@@ -202,14 +234,17 @@ impl Op {
             Op::ArgMax { .. } => "ArgMax",
             Op::OneHot { .. } => "OneHot",
             Op::Dropout { .. } => "Dropout",
-            Op::CastToFloat => "Cast",
+            Op::CastToFloat | Op::CastToHalf => "Cast",
+            Op::QuantizeLinear { .. } => "QuantizeLinear",
+            Op::DequantizeLinear { .. } => "DequantizeLinear",
         }
     }
 
     /// How many inputs the operator takes: lowest and highest number.
     fn arity(&self) -> (usize, usize) {
         match self {
-            Op::Conv { .. } => (2, 3),
+            Op::Conv { .. } | Op::DequantizeLinear { .. } => (2, 3),
+            Op::QuantizeLinear { .. } => (3, 3),
             Op::BatchNormalization { .. } => (5, 5),
             Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Max | Op::MatMul => (2, 2),
             Op::Concat { .. } => (1, usize::MAX),
@@ -251,6 +286,9 @@ pub struct Graph {
     pub params: Vec<ParamSpec>,
     /// Tensors whose values are part of the architecture.
     pub constants: BTreeMap<String, Constant>,
+    /// Types of the parameters and constants that are not 32-bit floats. Their values are kept as 32-bit floats all the
+    /// same and have to be numbers of that type: passes round them.
+    pub types: BTreeMap<String, ElementType>,
     /// The operators, each after those it reads from.
     pub nodes: Vec<Node>,
 }
@@ -415,6 +453,39 @@ impl Graph {
         Ok(shapes)
     }
 
+    /// The type of every value. Nothing is converted without a cast: operands of different types, and outputs that are no
+    /// 32-bit floats, are errors.
+    ///
+    /// # Errors
+    /// [`ModelError::Graph`] naming the node, its operands and their types.
+    pub fn element_types(&self) -> Result<BTreeMap<String, ElementType>> {
+        self.validate()?;
+        let mut types: BTreeMap<String, ElementType> =
+            self.inputs.iter().map(|input| (input.name.clone(), ElementType::Float)).collect();
+        for name in self.params.iter().map(|p| &p.name).chain(self.constants.keys()) {
+            types.insert(name.clone(), self.types.get(name).copied().unwrap_or(ElementType::Float));
+        }
+        for node in &self.nodes {
+            let operands: Vec<ElementType> = node.inputs.iter().map(|i| types[i]).collect();
+            let result = output_type(&node.op, &operands).ok_or_else(|| {
+                self.error(format!(
+                    "node `{}`: {} does not take operands {:?} of types {operands:?}; insert a cast",
+                    node.output,
+                    node.op.onnx_name(),
+                    node.inputs
+                ))
+            })?;
+            types.insert(node.output.clone(), result);
+        }
+        for output in &self.outputs {
+            let found = types[&output.name];
+            if found != ElementType::Float {
+                return Err(self.error(format!("the output `{}` must be 32-bit floats, got {found:?}", output.name)));
+            }
+        }
+        Ok(types)
+    }
+
     fn error(&self, what: String) -> ModelError {
         ModelError::Graph { graph: self.name.clone(), what }
     }
@@ -433,6 +504,7 @@ impl Graph {
         self.nodes = kept;
         self.params.retain(|p| needed.contains(&p.name));
         self.constants.retain(|name, _| needed.contains(name));
+        self.types.retain(|name, _| needed.contains(name));
     }
 
     /// Multiply–accumulate operations of convolutions and matrix products for one choice of input shapes.
@@ -456,7 +528,7 @@ impl Graph {
 }
 
 /// Shape of an operator's result, or `None` when the operands do not fit.
-fn output_shape(op: &Op, operands: &[&[usize]]) -> Option<Vec<usize>> {
+pub(crate) fn output_shape(op: &Op, operands: &[&[usize]]) -> Option<Vec<usize>> {
     let first = *operands.first()?;
     let axis_ok = |axis: usize| (axis < first.len()).then_some(());
     match op {
@@ -488,7 +560,14 @@ fn output_shape(op: &Op, operands: &[&[usize]]) -> Option<Vec<usize>> {
             let channels = *first.get(1)?;
             operands[1..].iter().all(|p| **p == [channels]).then(|| first.to_vec())
         }
-        Op::Relu | Op::Sqrt | Op::Dropout { .. } | Op::CastToFloat => Some(first.to_vec()),
+        Op::Relu | Op::Sqrt | Op::Dropout { .. } | Op::CastToFloat | Op::CastToHalf => Some(first.to_vec()),
+        Op::QuantizeLinear { axis } | Op::DequantizeLinear { axis } => {
+            let expected = match axis {
+                Some(axis) => vec![*first.get(*axis)?],
+                None => vec![],
+            };
+            operands[1..].iter().all(|operand| **operand == *expected).then(|| first.to_vec())
+        }
         Op::Softmax { axis } => axis_ok(*axis).map(|()| first.to_vec()),
         Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Max => broadcast(first, operands[1]),
         Op::MatMul => {
@@ -565,6 +644,36 @@ fn output_shape(op: &Op, operands: &[&[usize]]) -> Option<Vec<usize>> {
             shape.push(*depth);
             Some(shape)
         }
+    }
+}
+
+/// Type of an operator's result, or `None` when it does not take such operands.
+fn output_type(op: &Op, operands: &[ElementType]) -> Option<ElementType> {
+    use ElementType::{Float, Half, Int8, Int32, Int64, UInt8};
+    let first = *operands.first()?;
+    let alike = operands.iter().all(|&operand| operand == first);
+    let is_float = matches!(first, Float | Half);
+    match op {
+        Op::CastToFloat => is_float.then_some(Float),
+        Op::CastToHalf => is_float.then_some(Half),
+        Op::QuantizeLinear { .. } => {
+            let zero_point = *operands.get(2)?;
+            (is_float && operands[1] == first && matches!(zero_point, Int8 | UInt8)).then_some(zero_point)
+        }
+        Op::DequantizeLinear { .. } => {
+            let is_zero_point = operands.get(2).map_or(first == Int32, |&zero_point| zero_point == first);
+            let fits = is_zero_point && matches!(first, Int8 | UInt8 | Int32) && matches!(operands[1], Float | Half);
+            fits.then_some(operands[1])
+        }
+        Op::DescendingOrder { .. } | Op::ArgMax { .. } => is_float.then_some(Int64),
+        Op::OneHot { .. } => (first == Int64).then_some(Float),
+        Op::Transpose { .. }
+        | Op::Reshape { .. }
+        | Op::Concat { .. }
+        | Op::Slice { .. }
+        | Op::Unsqueeze { .. }
+        | Op::MaxPool { .. } => alike.then_some(first),
+        _ => (alike && is_float).then_some(first),
     }
 }
 

@@ -4,7 +4,7 @@
 //! - [`arch`]: functions that return graphs: ResNets, the embedding network, the clustering transformer.
 //! - [`params`], [`weights`]: names, shapes and initial values derived from a graph; safetensors files.
 //! - [`checkpoint`]: files of PyTorch's `torch.save`, and what of them fits a network.
-//! - [`passes`]: graph → graph: strip training operators, fold batch normalisation.
+//! - [`passes`]: graph → graph: strip training operators, fold batch normalisation, fp16, int8.
 //! - [`onnx`]: graph ⇄ ONNX, the same bytes every time.
 //! - [`manifest`]: `model.toml` and the model folder; [`export`] writes one, [`zoo`] makes the tiny test model.
 

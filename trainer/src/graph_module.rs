@@ -582,5 +582,13 @@ fn apply(op: &Op, x: &[&Tensor], mode: Mode, ranks: &Ranks) -> Result<Tensor> {
         Op::Dropout { ratio } if mode == (Mode::Train { dropout: true }) => dropout(x[0], *ratio)?,
         Op::Dropout { .. } => x[0].shallow_clone(),
         Op::CastToFloat => x[0].f_to_kind(Kind::Float)?,
+        Op::CastToHalf => x[0].f_to_kind(Kind::Half)?,
+        // Only in files that `models::passes::insert_qdq` wrote.
+        Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. } => {
+            return Err(TrainError::Model(ModelError::Graph {
+                graph: "a quantized network".into(),
+                what: format!("{} does not train; start from the fp32 network", op.onnx_name()),
+            }));
+        }
     })
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask parity`: the measures of `hsg eval files` beside the programs whose figures they have to equal, on the same
 //! files: cityscapesScripts from PyPI, and STQ in plain numpy (`tests/fixtures/stq/reference.py`); and how long both take.
+//! And ONNX's own checker on every form of a network that `models::passes` makes.
 
 use std::env;
 use std::fs;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use crate::process::{cargo, program, workspace};
 
 /// numpy 2.4 took away a function that cityscapesScripts 2.3.0 calls.
-const PACKAGES: [&str; 3] = ["cityscapesScripts==2.3.0", "numpy<2.4", "pillow"];
+const PACKAGES: [&str; 4] = ["cityscapesScripts==2.3.0", "numpy<2.4", "pillow", "onnx==1.23.2"];
 /// Both sides compute in 64 bits and add in another order.
 const TOLERANCE: f64 = 1e-9;
 
@@ -79,6 +80,7 @@ pub fn run(options: &Options) -> Result<()> {
     if work.exists() {
         fs::remove_dir_all(&work).with_context(|| format!("could not remove {}", work.display()))?;
     }
+    check_onnx(&python, &work.join("onnx"))?;
     let mut num_different = 0;
     for seed in ["1", "2"] {
         let made = work.join(format!("made-{seed}"));
@@ -110,13 +112,29 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Folded, fp16 and int8 forms of the shipped and the tiny networks have to pass ONNX's checker.
+fn check_onnx(python: &Path, folder: &Path) -> Result<()> {
+    let networks = ["models/zoo/camvid-r18", "models/zoo/street-r18-open", "tests/fixtures/tiny-model"]
+        .map(|model| ["embedding", "grouping"].map(|network| format!("{model}/{network}.fp32.onnx")));
+    cargo()
+        .args(["run", "--release", "--quiet", "-p", "models", "--example", "forms", "--"])
+        .arg(folder)
+        .args(networks.as_flattened())
+        .run("write the forms of the networks")?;
+    // Printed either way: which files it refuses, or how many it accepts.
+    let check = program(python).arg("tests/fixtures/parity/check_onnx.py").arg(folder).run("check ONNX files");
+    check.context("ONNX's checker refuses files: they stand above")
+}
+
 /// The Python of a virtual environment in `folder` that has the packages. Not pip's `--target`: cityscapesScripts brings a
 /// module `typing` for Python 2, which must not come before Python's own.
 fn python(folder: &Path) -> Result<PathBuf> {
     let python = folder.join("bin/python");
-    if !program(&python).args(["-c", "import cityscapesscripts, numpy, PIL"]).works() {
+    if !program(&python).args(["-c", "import cityscapesscripts, numpy, onnx, PIL"]).works() {
+        // One that works and lacks a package gets it: others may be using it.
         ensure!(
-            program("python3").args(["-m", "venv", "--clear"]).arg(folder).works(),
+            program(&python).arg("--version").works()
+                || program("python3").args(["-m", "venv", "--clear"]).arg(folder).works(),
             "python3 has no working venv: apt-get install -y python3-venv"
         );
         program(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES).run("install the oracles")?;

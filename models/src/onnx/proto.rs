@@ -1,4 +1,4 @@
-//! The part of ONNX's protobuf schema (onnx.proto, IR version 8) that this crate reads and writes, as prost types:
+//! The part of ONNX's protobuf schema (onnx.proto, IR version 8 and 9) that this crate reads and writes, as prost types:
 //! committed, so that no build needs protoc. Field numbers are ONNX's; fields left out here are skipped on reading.
 
 #![allow(missing_docs)] // The names and meanings are those of onnx.proto.
@@ -107,6 +107,9 @@ pub struct TensorProto {
 /// Values of `TensorProto.data_type`.
 pub mod data_type {
     pub const FLOAT: i32 = 1;
+    pub const UINT8: i32 = 2;
+    pub const INT8: i32 = 3;
+    pub const INT32: i32 = 6;
     pub const INT64: i32 = 7;
     pub const FLOAT16: i32 = 10;
 }

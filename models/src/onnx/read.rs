@@ -6,13 +6,13 @@ use std::path::Path;
 use prost::Message;
 
 use super::proto::{DimensionValue, ModelProto, NodeProto, SignatureProto, TensorProto, ValueInfoProto, data_type};
-use crate::graph::{Dim, Graph, Node, Op, ValueInfo};
+use crate::graph::{Dim, ElementType, Graph, Node, Op, ValueInfo};
 use crate::params::{ParamInit, ParamSpec};
 use crate::weights::{Tensor, Weights};
 use crate::{ModelError, Result};
 
 /// Decodes an ONNX model written by [`super::write`]. Constants come back as parameters (a file does not tell them
-/// apart), fp16-stored initialisers as fp32. `origin` names the file in errors.
+/// apart), initialisers that are only stored as fp16 (each with its cast) as fp32. `origin` names the file in errors.
 ///
 /// # Errors
 /// [`ModelError::Format`] when the bytes are no ONNX model, or hold an operator, attribute or tensor type that this
@@ -42,6 +42,8 @@ struct Initialisers {
     floats: Weights,
     halves: Weights,
     integers: BTreeMap<String, Vec<i64>>,
+    /// 8-bit and 32-bit integers.
+    quantized: BTreeMap<String, (ElementType, Tensor)>,
 }
 
 impl Reader<'_> {
@@ -70,6 +72,7 @@ impl Reader<'_> {
                 && let [stored] = node.input.as_slice()
                 && let Some(tensor) = initialisers.halves.get(stored)
                 && let [name] = node.output.as_slice()
+                && node.attribute.iter().any(|a| a.i == Some(i64::from(data_type::FLOAT)))
             {
                 initialisers.floats.insert(name.clone(), tensor.clone());
                 continue;
@@ -79,6 +82,18 @@ impl Reader<'_> {
             graph.nodes.push(node);
         }
         let mut weights = initialisers.floats;
+        for (name, tensor) in initialisers.halves {
+            if used.contains(&name) {
+                graph.types.insert(name.clone(), ElementType::Half);
+                weights.insert(name, tensor);
+            }
+        }
+        for (name, (kind, tensor)) in initialisers.quantized {
+            if used.contains(&name) {
+                graph.types.insert(name.clone(), kind);
+                weights.insert(name, tensor);
+            }
+        }
         weights.retain(|name, _| used.contains(name));
         graph.params = weights
             .iter()
@@ -100,13 +115,39 @@ impl Reader<'_> {
             Some(data_type::FLOAT) => 4,
             Some(data_type::FLOAT16) => 2,
             Some(data_type::INT64) => 8,
+            Some(data_type::INT8 | data_type::UINT8) => 1,
+            Some(data_type::INT32) => 4,
             other => {
-                return Err(self.error(format!("the tensor `{name}` has data type {other:?}, expected 1, 7 or 10")));
+                return Err(
+                    self.error(format!("the tensor `{name}` has data type {other:?}, expected 1, 2, 3, 6, 7 or 10"))
+                );
             }
         };
         let expected = shape.iter().try_fold(width, |n: usize, &d| n.checked_mul(d));
         if expected != Some(raw.len()) {
             return Err(self.error(format!("the tensor `{name}` of shape {shape:?} holds {} bytes", raw.len())));
+        }
+        let quantized = match tensor.data_type {
+            Some(data_type::INT8) => {
+                let values = raw.iter().map(|&b| f32::from(b.cast_signed())).collect();
+                Some((ElementType::Int8, values))
+            }
+            Some(data_type::UINT8) => Some((ElementType::UInt8, raw.iter().map(|&b| f32::from(b)).collect())),
+            Some(data_type::INT32) => {
+                let exact = |b: &[u8; 4]| {
+                    let value = i32::from_le_bytes(*b);
+                    // By way of 64 bits, so that nothing saturates.
+                    (f64::from(value as f32) == f64::from(value)).then_some(value as f32)
+                };
+                let values: Option<Vec<f32>> = raw.as_chunks().0.iter().map(exact).collect();
+                let inexact = || self.error(format!("the tensor `{name}` holds an integer of more than 24 bits"));
+                Some((ElementType::Int32, values.ok_or_else(inexact)?))
+            }
+            _ => None,
+        };
+        if let Some((kind, values)) = quantized {
+            into.quantized.insert(name, (kind, Tensor { shape, values }));
+            return Ok(());
         }
         match width {
             4 => {
@@ -163,12 +204,6 @@ impl Reader<'_> {
                 _ => Err(broken("pads must be the same at both ends")),
             }
         };
-        let one_axis = || -> Result<usize> {
-            match list("axes")?.as_slice() {
-                [axis] => Ok(*axis),
-                _ => Err(broken("needs one axis")),
-            }
-        };
         let integers = |place: usize| -> Result<&Vec<i64>> {
             let missing = || broken("an integer operand is no initialiser");
             initialisers.integers.get(node.input.get(place).ok_or_else(missing)?).ok_or_else(missing)
@@ -179,6 +214,17 @@ impl Reader<'_> {
                 _ => Err(broken("an integer operand must be one number")),
             }
         };
+        // An attribute, or since opset 18 an operand.
+        let one_axis = || -> Result<usize> {
+            if find("axes").is_none() && node.input.len() > 1 {
+                return single(1);
+            }
+            match list("axes")?.as_slice() {
+                [axis] => Ok(*axis),
+                _ => Err(broken("needs one axis")),
+            }
+        };
+        let optional_axis = || find("axis").map(|_| index("axis")).transpose();
         let mut operands = node.input.len();
         let op = match op_type {
             "Conv" => Op::Conv { strides: pair("strides")?, pads: pads()?, dilations: pair("dilations")? },
@@ -198,9 +244,22 @@ impl Reader<'_> {
             "Softmax" => Op::Softmax { axis: index("axis")? },
             "Concat" => Op::Concat { axis: index("axis")? },
             "Transpose" => Op::Transpose { perm: list("perm")? },
-            "ReduceMean" => Op::ReduceMean { axis: one_axis()? },
-            "ReduceL2" => Op::ReduceL2 { axis: one_axis()? },
-            "ReduceMax" => Op::ReduceMax { axis: one_axis()? },
+            "ReduceMean" | "ReduceL2" | "ReduceMax" => {
+                operands = 1;
+                let axis = one_axis()?;
+                match op_type {
+                    "ReduceMean" => Op::ReduceMean { axis },
+                    "ReduceL2" => Op::ReduceL2 { axis },
+                    _ => Op::ReduceMax { axis },
+                }
+            }
+            "Cast" => match i32::try_from(int("to")?) {
+                Ok(data_type::FLOAT) => Op::CastToFloat,
+                Ok(data_type::FLOAT16) => Op::CastToHalf,
+                _ => return Err(broken("converts to neither fp32 nor fp16")),
+            },
+            "QuantizeLinear" => Op::QuantizeLinear { axis: optional_axis()? },
+            "DequantizeLinear" => Op::DequantizeLinear { axis: optional_axis()? },
             "ArgMax" => Op::ArgMax { axis: index("axis")? },
             "Reshape" => {
                 operands = 1;

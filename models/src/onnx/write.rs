@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-use super::OPSET;
 use super::proto::{
     AttributeProto, DimensionProto, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
     TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, attribute_type, data_type,
 };
-use crate::graph::{Dim, Graph, Op, ValueInfo};
+use super::{OPSET, OPSET_QUANTIZED_HALF};
+use crate::graph::{Dim, ElementType, Graph, Op, ValueInfo};
 use crate::params::ParamSpec;
 use crate::weights::{Weights, check_weights};
 use crate::{ModelError, Result};
@@ -24,38 +24,55 @@ pub enum Storage {
 }
 
 const HALF_ABOVE: usize = 1024;
-const IR_VERSION: i64 = 8;
+/// The oldest file version that may hold an operator set.
+fn ir_version(opset: i64) -> i64 {
+    if opset < OPSET_QUANTIZED_HALF { 8 } else { 9 }
+}
+
+/// The oldest of the two operator sets that defines what the graph does.
+fn opset(graph: &Graph) -> i64 {
+    let scale_is_half = |inputs: &[String]| inputs.get(1).and_then(|s| graph.types.get(s)) == Some(&ElementType::Half);
+    let quantises_half = graph.nodes.iter().any(|node| {
+        matches!(node.op, Op::QuantizeLinear { .. } | Op::DequantizeLinear { .. }) && scale_is_half(&node.inputs)
+    });
+    if quantises_half { OPSET_QUANTIZED_HALF } else { OPSET }
+}
 
 /// Encodes a graph with its weights as an ONNX model.
 ///
 /// # Errors
-/// [`ModelError::Graph`] when the graph is malformed or still holds dropout, [`ModelError::Weights`] when a
-/// parameter is missing, has another shape, or is not finite (also after rounding to fp16).
+/// [`ModelError::Graph`] when the graph is malformed, lacks a cast or still holds dropout, [`ModelError::Weights`] when a
+/// parameter is missing, has another shape, or holds what its type cannot.
 pub fn write(graph: &Graph, weights: &Weights, storage: Storage) -> Result<Vec<u8>> {
     graph.validate()?;
     check_weights(&graph.params, weights, &format!("graph `{}`", graph.name))?;
-    let mut writer = Writer { tensors: BTreeMap::new(), nodes: Vec::new() };
+    graph.element_types()?;
+    let opset = opset(graph);
+    let mut writer = Writer { opset, tensors: BTreeMap::new(), nodes: Vec::new() };
     // By name, so that a file that is read and written again stays the same.
     let params: BTreeMap<&str, &ParamSpec> = graph.params.iter().map(|p| (p.name.as_str(), p)).collect();
     for param in params.into_values() {
         let tensor = &weights[&param.name];
-        if storage == Storage::Half && tensor.values.len() > HALF_ABOVE {
+        if let Some(&kind) = graph.types.get(&param.name) {
+            writer.typed(&param.name, &tensor.shape, &tensor.values, kind, &graph.name)?;
+        } else if storage == Storage::Half && tensor.values.len() > HALF_ABOVE {
             writer.half(&param.name, &tensor.shape, &tensor.values, &graph.name)?;
         } else {
             writer.float(&param.name, &tensor.shape, &tensor.values);
         }
     }
     for (name, constant) in &graph.constants {
-        writer.float(name, &constant.shape, &constant.values);
+        let kind = graph.types.get(name).copied().unwrap_or(ElementType::Float);
+        writer.typed(name, &constant.shape, &constant.values, kind, &graph.name)?;
     }
     for node in &graph.nodes {
         writer.node(&node.op, &node.inputs, &node.output, &graph.name)?;
     }
     let model = ModelProto {
-        ir_version: Some(IR_VERSION),
+        ir_version: Some(ir_version(opset)),
         producer_name: Some("hsg".into()),
         producer_version: Some(env!("CARGO_PKG_VERSION").into()),
-        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(OPSET) }],
+        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(opset) }],
         graph: Some(GraphProto {
             node: writer.nodes,
             name: Some(graph.name.clone()),
@@ -84,6 +101,7 @@ fn value_info(info: &ValueInfo) -> ValueInfoProto {
 }
 
 struct Writer {
+    opset: i64,
     /// By name, so that the order in the file does not depend on the order of use.
     tensors: BTreeMap<String, TensorProto>,
     nodes: Vec<NodeProto>,
@@ -104,19 +122,44 @@ impl Writer {
         self.tensor(name, shape, data_type::FLOAT, values.iter().flat_map(|v| v.to_le_bytes()).collect());
     }
 
-    fn half(&mut self, name: &str, shape: &[usize], values: &[f32], graph: &str) -> Result<()> {
-        let mut raw = Vec::with_capacity(values.len() * 2);
-        for &value in values {
-            let half = half::f16::from_f32(value);
-            if !half.is_finite() {
-                return Err(ModelError::Weights {
-                    origin: format!("graph `{graph}`"),
-                    tensor: name.to_owned(),
-                    what: format!("holds {value}, which fp16 cannot store"),
-                });
+    /// A tensor of this type. Integers have to be integers already: rounding is for the pass that quantised.
+    fn typed(&mut self, name: &str, shape: &[usize], values: &[f32], kind: ElementType, graph: &str) -> Result<()> {
+        let (data_type, low, high) = match kind {
+            ElementType::Float => {
+                self.float(name, shape, values);
+                return Ok(());
             }
-            raw.extend(half.to_le_bytes());
+            ElementType::Half => {
+                let raw = halves(name, values, graph)?;
+                self.tensor(name, shape, data_type::FLOAT16, raw);
+                return Ok(());
+            }
+            ElementType::Int8 => (data_type::INT8, -128.0, 127.0),
+            ElementType::UInt8 => (data_type::UINT8, 0.0, 255.0),
+            // The largest 32-bit float below 2^31.
+            ElementType::Int32 => (data_type::INT32, -2_147_483_648.0, 2_147_483_520.0),
+            ElementType::Int64 => (data_type::INT64, -9.0e18, 9.0e18),
+        };
+        if let Some(value) = values.iter().find(|v| v.fract() != 0.0 || !(low..=high).contains(*v)) {
+            return Err(ModelError::Weights {
+                origin: format!("graph `{graph}`"),
+                tensor: name.to_owned(),
+                what: format!("holds {value}, which {kind:?} cannot store"),
+            });
         }
+        let raw = match kind {
+            ElementType::Int8 => values.iter().flat_map(|&v| (v as i8).to_le_bytes()).collect(),
+            ElementType::UInt8 => values.iter().flat_map(|&v| (v as u8).to_le_bytes()).collect(),
+            ElementType::Int32 => values.iter().flat_map(|&v| (v as i32).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|&v| (v as i64).to_le_bytes()).collect(),
+        };
+        self.tensor(name, shape, data_type, raw);
+        Ok(())
+    }
+
+    /// The storage form: an fp16 initialiser and its cast to fp32.
+    fn half(&mut self, name: &str, shape: &[usize], values: &[f32], graph: &str) -> Result<()> {
+        let raw = halves(name, values, graph)?;
         let stored = format!("{name}.fp16");
         self.tensor(&stored, shape, data_type::FLOAT16, raw);
         self.push("Cast", &[stored], &[name.to_owned()], vec![int("to", i64::from(data_type::FLOAT))]);
@@ -185,8 +228,16 @@ impl Writer {
                 inputs.push(self.list(&[*axis as i64]));
                 vec![int("keepdims", 1)]
             }
-            Op::ReduceMean { axis } | Op::ReduceL2 { axis } => vec![ints("axes", &[*axis]), int("keepdims", 1)],
-            Op::ReduceMax { axis } => vec![ints("axes", &[*axis]), int("keepdims", 0)],
+            Op::ReduceMean { axis } | Op::ReduceL2 { axis } | Op::ReduceMax { axis } => {
+                let keep = int("keepdims", i64::from(!matches!(op, Op::ReduceMax { .. })));
+                // Opset 18 made the axes an operand.
+                if self.opset < 18 {
+                    vec![ints("axes", &[*axis]), keep]
+                } else {
+                    inputs.push(self.list(&[*axis as i64]));
+                    vec![keep]
+                }
+            }
             Op::ArgMax { axis } => {
                 vec![int("axis", *axis as i64), int("keepdims", 0), int("select_last_index", 0)]
             }
@@ -203,6 +254,10 @@ impl Writer {
                 vec![int("axis", -1)]
             }
             Op::CastToFloat => vec![int("to", i64::from(data_type::FLOAT))],
+            Op::CastToHalf => vec![int("to", i64::from(data_type::FLOAT16))],
+            Op::QuantizeLinear { axis } | Op::DequantizeLinear { axis } => {
+                axis.iter().map(|&axis| int("axis", axis as i64)).collect()
+            }
             Op::Dropout { .. } => {
                 return Err(ModelError::Graph {
                     graph: graph.to_owned(),
@@ -215,6 +270,23 @@ impl Writer {
         self.push(op.onnx_name(), &inputs, &outputs, attributes);
         Ok(())
     }
+}
+
+/// fp16 bytes of values that fp16 can hold.
+fn halves(name: &str, values: &[f32], graph: &str) -> Result<Vec<u8>> {
+    let mut raw = Vec::with_capacity(values.len() * 2);
+    for &value in values {
+        let half = half::f16::from_f32(value);
+        if !half.is_finite() {
+            return Err(ModelError::Weights {
+                origin: format!("graph `{graph}`"),
+                tensor: name.to_owned(),
+                what: format!("holds {value}, which fp16 cannot store"),
+            });
+        }
+        raw.extend(half.to_le_bytes());
+    }
+    Ok(raw)
 }
 
 fn attribute(name: &str, kind: i32) -> AttributeProto {

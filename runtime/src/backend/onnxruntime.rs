@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ort::environment::Environment;
+use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session as OrtSession, SessionInputValue};
 use ort::value::{TensorElementType, TensorRef, ValueType};
 
@@ -179,25 +180,53 @@ impl Backend for OnnxRuntimeBackend {
     }
 
     fn load(&self, path: &Path, options: EngineOptions) -> Result<Arc<dyn Engine>, BackendError> {
-        let session = open_session(path, options)?;
-        let info = |outlets: &[ort::value::Outlet]| outlets.iter().map(tensor_info).collect::<Vec<_>>();
-        let (inputs, outputs) = (info(session.inputs()), info(session.outputs()));
-        Ok(Arc::new(OnnxRuntimeEngine {
-            path: path.to_owned(),
-            inputs,
-            outputs,
-            options,
-            first: Mutex::new(Some(session)),
-        }))
+        load(path, options, Rewriting::Allowed)
     }
 }
 
-fn open_session(path: &Path, options: EngineOptions) -> Result<OrtSession, BackendError> {
+impl OnnxRuntimeBackend {
+    /// Loads a network that is executed operator by operator as the file says: no graph optimisations, so what stands
+    /// between Q and DQ is computed in floats. That is how the accuracy of an int8 file is measured; it is slow.
+    ///
+    /// # Errors
+    /// As [`Backend::load`].
+    pub fn load_as_written(&self, path: &Path, options: EngineOptions) -> Result<Arc<dyn Engine>, BackendError> {
+        load(path, options, Rewriting::Forbidden)
+    }
+}
+
+/// Whether the library may rewrite the graph.
+#[derive(Clone, Copy)]
+enum Rewriting {
+    Allowed,
+    Forbidden,
+}
+
+fn load(path: &Path, options: EngineOptions, rewriting: Rewriting) -> Result<Arc<dyn Engine>, BackendError> {
+    let session = open_session(path, options, rewriting)?;
+    let info = |outlets: &[ort::value::Outlet]| outlets.iter().map(tensor_info).collect::<Vec<_>>();
+    let (inputs, outputs) = (info(session.inputs()), info(session.outputs()));
+    Ok(Arc::new(OnnxRuntimeEngine {
+        path: path.to_owned(),
+        inputs,
+        outputs,
+        options,
+        rewriting,
+        first: Mutex::new(Some(session)),
+    }))
+}
+
+fn open_session(path: &Path, options: EngineOptions, rewriting: Rewriting) -> Result<OrtSession, BackendError> {
     let library = library()?;
+    let level = match rewriting {
+        Rewriting::Allowed => GraphOptimizationLevel::All,
+        Rewriting::Forbidden => GraphOptimizationLevel::Disable,
+    };
     let open = || -> ort::Result<OrtSession> {
         OrtSession::builder(&library.environment)?
             .with_intra_threads(options.num_threads.max(1))?
             .with_inter_threads(1)?
+            .with_optimization_level(level)?
             // Threads that wait by spinning take the cores from our own stages between two runs of the network.
             .with_intra_op_spinning(false)?
             .commit_from_file(path)
@@ -221,6 +250,7 @@ struct OnnxRuntimeEngine {
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
     options: EngineOptions,
+    rewriting: Rewriting,
     /// Made to read the file; the first session that is asked for.
     first: Mutex<Option<OrtSession>>,
 }
@@ -243,7 +273,7 @@ impl Engine for OnnxRuntimeEngine {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         let session = match first {
             Some(session) => session,
-            None => open_session(&self.path, self.options)?,
+            None => open_session(&self.path, self.options, self.rewriting)?,
         };
         Ok(Box::new(OnnxRuntimeSession { engine: self, session, asked: Vec::new(), options: None }))
     }
