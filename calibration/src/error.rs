@@ -40,6 +40,15 @@ pub enum CalibrationError {
         /// A tensor that one lacks.
         tensor: String,
     },
+    /// A model's file, or a network that does not run.
+    #[error(transparent)]
+    Model(#[from] models::ModelError),
+    /// A stage or backend of the runtime.
+    #[error(transparent)]
+    Runtime(#[from] runtime::PipelineError),
+    /// A backend.
+    #[error(transparent)]
+    Backend(#[from] runtime::backend::BackendError),
     /// A table that does not hold together.
     #[error("the table is damaged: {what}; collect again")]
     Damaged {

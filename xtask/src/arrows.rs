@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("trainer", &["segcore", "datasets", "evaluation", "oversegment", "retrieval", "report", "models"]),
     ("runtime", &["segcore", "video", "datasets", "evaluation", "retrieval", "report", "wire", "models"]),
     // More when its commands are there.
-    ("calibration", &[]),
+    ("calibration", &["segcore", "models", "runtime"]),
     (
         "tests",
         &[

@@ -94,6 +94,12 @@ impl EmbedStage {
         Ok(EmbedNanos { preprocess, embed: nanos_since(start), network })
     }
 
+    /// What the network was given for the last frame: shape and values, for calibration; none before the first.
+    pub fn input(&self) -> Option<([usize; 4], &[f32])> {
+        let padded = self.preprocessor.as_ref()?.plan().padded;
+        Some(([1, 3, padded.height, padded.width], &self.input))
+    }
+
     /// Features of the content cells of the last frame.
     pub fn map(&self) -> &EmbeddingMap {
         &self.map

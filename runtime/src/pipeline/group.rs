@@ -81,6 +81,12 @@ impl GroupStage {
         Ok(network)
     }
 
+    /// What the network was given for the last frame, for calibration: features `[1, dim, slots]`, positions
+    /// `[1, 2·extent, slots]`, valid `[1, slots]`.
+    pub fn inputs(&self) -> [&[f32]; 3] {
+        [&self.features, &self.positions, &self.valid]
+    }
+
     /// Transition matrices `[n_l, n_{l+1}]` of the last frame, fine to coarse; the second value counts those in use.
     pub fn transitions(&self) -> ([&[f32]; MAX_LEVELS], usize) {
         (self.transitions.each_ref().map(|(_, buffer)| buffer.data.as_slice()), self.num_transitions)

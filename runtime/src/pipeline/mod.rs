@@ -391,7 +391,7 @@ impl StageError {
     }
 
     /// The error with its frame.
-    fn in_frame(self, stream: &str, index: u64) -> PipelineError {
+    pub fn in_frame(self, stream: &str, index: u64) -> PipelineError {
         match self {
             Self::Backend(error) => PipelineError::Backend(error),
             Self::Stage { stage, reason } => PipelineError::Stage { stage, stream: stream.to_owned(), index, reason },
