@@ -469,7 +469,7 @@ fn what_is_named_stays_in_higher_precision() {
     // By its own name, by its weight, by what it reads.
     for name in [&last.output, &last.inputs[1], &last.inputs[0]] {
         let graph = quantise(&[name]).unwrap();
-        assert_eq!(floats(&graph), [last.output.clone()]);
+        assert_eq!(floats(&graph), [last.output.as_str()]);
         assert_eq!(graph.nodes.iter().find(|n| n.output == last.output), Some(last), "kept by {name}");
     }
     let all: Vec<&str> =
