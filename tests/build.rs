@@ -1,7 +1,28 @@
-//! Test binaries that link libtorch (feature `torch`) find it at run time by an rpath.
+//! Test binaries that link libtorch (feature `torch`) find it at run time by an rpath. The CUDA kernels are compiled for the
+//! host (`kernel_twin/`).
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    compile_kernels();
     if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
     }
+}
+
+fn compile_kernels() {
+    const KERNELS: &str = "../runtime/src/backend/kernels";
+    println!("cargo:rerun-if-changed=kernel_twin");
+    println!("cargo:rerun-if-changed={KERNELS}");
+    let mut build = cc::Build::new();
+    for name in ["twin", "preprocess", "spherical_kmeans", "top_k", "refine"] {
+        build.file(format!("kernel_twin/{name}.cpp"));
+    }
+    build
+        .cpp(true)
+        .std("c++17")
+        .opt_level(2)
+        // As NVRTC is told: a·b + c rounds twice unless the source says fmaf.
+        .flag("-ffp-contract=off")
+        .flag("-Wno-unknown-pragmas")
+        .include(KERNELS)
+        .compile("hsg_kernel_twin");
 }

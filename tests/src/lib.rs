@@ -5,6 +5,7 @@ pub mod disks;
 pub mod fake_backend;
 pub mod folders;
 pub mod golden;
+pub mod kernel_twin;
 pub mod moving;
 pub mod networks;
 pub mod outputs;

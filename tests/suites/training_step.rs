@@ -6,6 +6,7 @@ use tests::torch::device;
 use tests::training::tiny_settings;
 use trainer::device::Compute;
 use trainer::graph_module::Mode;
+use trainer::losses::image_blocks::ImageBlocks;
 use trainer::losses::pixel_segment::{Grouping, PixelSegmentSpec, PositiveSum, pixel_segment_losses};
 use trainer::losses::unit;
 use trainer::settings::TrainSettings;
@@ -62,12 +63,73 @@ proptest! {
             num_pixels: num_pixels as f64,
             chunk_bytes,
         };
-        let got = pixel_segment_losses(&unit(&pixels, 1), &unit(&segments, 1), &own, &groupings, &spec);
+        let got = pixel_segment_losses(&unit(&pixels, 1), &unit(&segments, 1), &own, &groupings, &spec, None);
         let value = |t: &Tensor| t.double_value(&[]);
         prop_assert!((value(&got.total) - value(&expected)).abs() < 1e-9 * value(&expected).abs().max(1.0));
         let terms: f64 = got.terms.iter().map(value).sum();
         prop_assert!((terms - value(&expected)).abs() < 1e-9 * terms.abs().max(1.0));
         for (got, expected) in gradients(&got.total).iter().zip(&expected_gradients) {
+            let difference = value(&(got - expected).abs().max());
+            prop_assert!(difference < 1e-9 * value(&expected.abs().max()).max(1e-3), "{difference}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
+
+    /// By blocks of images the loss and its gradients are what they are over all segments, with the segments of another
+    /// rank in front and images without a pixel among them.
+    #[test]
+    fn blocks_of_images_change_nothing(
+        seed in 0i64..1 << 40,
+        num_images in 1i64..5,
+        num_pixels in 1i64..300,
+        num_segments in 1i64..40,
+        num_groups in 1i64..6,
+        num_foreign in 0i64..10,
+        chunk_bytes in prop::sample::select(vec![1usize, 5_000, 1 << 30]),
+    ) {
+        let device = device();
+        tch::manual_seed(seed);
+        let leaf = |rows| Tensor::randn([rows, 16], (Kind::Double, device)).set_requires_grad(true);
+        let (pixels, segments) = (leaf(num_pixels), leaf(num_foreign + num_segments));
+        let ids = |high, n| Tensor::randint(high, [n], (Kind::Int64, device));
+        let image_of_segment = ids(num_images, num_segments).sort(0, false).0;
+        let local = ids(num_segments, num_pixels).sort(0, false).0;
+        let image_of_pixel = image_of_segment.index_select(0, &local);
+        let own = local + num_foreign;
+        // Groups of this rank's images, and one of the other's.
+        let groups = |count| {
+            let here = &image_of_segment * 100 + ids(count, num_segments);
+            Tensor::cat(&[Tensor::full([num_foreign], -1, (Kind::Int64, device)), here], 0)
+        };
+        let groups = [(groups(num_groups), 1.0), (groups(3), 0.1), (groups(2), 0.0)];
+        let groupings = groups.each_ref().map(|(group_of_segment, weight)| Grouping { group_of_segment, weight: *weight });
+        let spec = PixelSegmentSpec {
+            concentration: CONCENTRATION,
+            sum: PositiveSum::Direct,
+            num_pixels: num_pixels as f64,
+            chunk_bytes,
+        };
+        let blocks = ImageBlocks {
+            image_of_pixel: &image_of_pixel,
+            image_of_segment: &image_of_segment,
+            num_images,
+            first_segment: num_foreign,
+        };
+        let run = |blocks| {
+            let losses = pixel_segment_losses(&unit(&pixels, 1), &unit(&segments, 1), &own, &groupings, &spec, blocks);
+            let gradients = Tensor::run_backward(&[&losses.total], &[&pixels, &segments], false, false);
+            (losses, gradients)
+        };
+        let ((expected, expected_gradients), (got, gradients)) = (run(None), run(Some(&blocks)));
+        let value = |t: &Tensor| t.double_value(&[]);
+        for (got, expected) in got.terms.iter().zip(&expected.terms) {
+            prop_assert!((value(got) - value(expected)).abs() < 1e-9 * value(expected).abs().max(1.0));
+        }
+        prop_assert!(got.per_pixel[2].numel() == 0 && expected.per_pixel[2].numel() == 0);
+        for (got, expected) in gradients.iter().zip(&expected_gradients) {
             let difference = value(&(got - expected).abs().max());
             prop_assert!(difference < 1e-9 * value(&expected.abs().max()).max(1e-3), "{difference}");
         }
@@ -84,10 +146,11 @@ fn settings() -> TrainSettings {
 /// In bf16 the features point where they do in fp32, and come back as 32-bit floats.
 #[test]
 fn half_precision_changes_little() {
+    let device = device();
     tch::manual_seed(3);
-    let images = Tensor::randn([4, 3, 64, 64], (Kind::Float, device()));
+    let images = Tensor::randn([4, 3, 64, 64], (Kind::Float, device));
     let forward = |precision| {
-        let trainer = Trainer::new(&settings(), Compute { device: device(), precision }).unwrap();
+        let trainer = Trainer::new(&settings(), Compute { device, precision }).unwrap();
         trainer.forward(&images, Mode::Evaluate).unwrap()
     };
     let (full, half) = (forward(Kind::Float), forward(Kind::BFloat16));
@@ -130,9 +193,9 @@ fn dropout_drops_a_tenth() {
     assert!((share - 0.1).abs() < 0.004, "{share}");
 }
 
-/// Parameters that are updated together move as they would one by one.
+/// Parameters that are updated together move as they would one by one; those without a gradient stay.
 #[test]
-fn an_update_at_once_is_one_of_each_parameter() {
+fn an_update_of_all_is_one_of_each_parameter() {
     use trainer::graph_module::ParamStore;
     use trainer::optimiser::Sgd;
     let specs = settings().network.params().unwrap();
@@ -162,4 +225,59 @@ fn an_update_at_once_is_one_of_each_parameter() {
     let before = store();
     assert!(together.learned().zip(before.learned()).all(|((_, a), (_, b))| !a.equal(b)), "a parameter did not move");
     assert_eq!(all.state().unwrap(), each.state().unwrap());
+}
+
+/// Nodes that are run as one operator give what they give one by one, and the same gradients; in every transformer all
+/// linear layers and attentions are such.
+#[test]
+fn composites_are_their_nodes() {
+    use models::arch::clustering_transformer::{self, names};
+    use trainer::composites::{Composite, Composites};
+    use trainer::graph_module::{GraphModule, ParamStore};
+    let (spec, device) = (settings().network, device());
+    tch::manual_seed(13);
+    for level in 0..spec.groups.len() {
+        let graph = clustering_transformer::training(&spec, level).unwrap();
+        let found = Composites::find(&graph);
+        let count = |wanted: fn(&Composite) -> bool| found.at.values().filter(|(found, _)| wanted(found)).count();
+        // Two encoder layers with an attention each, two decoder layers with two.
+        assert_eq!(count(|found| matches!(found, Composite::Attention { .. })), 6);
+        // Four projections of each attention, two layers of each feed-forward part, two of the statistics, two heads.
+        assert_eq!(count(|found| *found == Composite::Linear), 6 * 4 + 4 * 2 + 2 + 2);
+        let weights = models::params::initial_weights(&graph.params, 5);
+        let options = (Kind::Float, device);
+        let (batch, dim) = (3, spec.embedding_dim as i64);
+        let tokens = if level == 0 { 23 } else { spec.groups[level - 1] as i64 };
+        let positions = Tensor::randn([batch, dim, tokens], options);
+        let values = Tensor::randn([batch, dim, tokens], options);
+        let valid = Tensor::ones([batch, tokens], options);
+        let _ = valid.narrow(0, 1, 1).narrow(1, tokens - 3, 3).fill_(0.0);
+        let run = |composites: Composites| {
+            let module = GraphModule::with_composites(&graph, composites, device).unwrap();
+            let params = ParamStore::new(&graph.params, &weights, "initial weights", device).unwrap();
+            let features = values.copy().set_requires_grad(true);
+            let mut inputs = vec![(names::FEATURES, &features), (names::POSITIONS, &positions)];
+            if level == 0 {
+                inputs.push((names::VALID, &valid));
+            }
+            let mut out = module.run(&params, &inputs, Mode::Train { dropout: false }).unwrap();
+            let (logits, centroids) = (out.take(names::LOGITS).unwrap(), out.take(names::CENTROIDS).unwrap());
+            (logits.softmax(1, None::<Kind>).square().sum(None::<Kind>) + centroids.square().sum(None::<Kind>))
+                .backward();
+            let gradients: Vec<Tensor> = params.learned().map(|(_, param)| param.grad()).collect();
+            (vec![logits, centroids, features.grad()], gradients)
+        };
+        let ((apart, apart_gradients), (together, gradients)) = (run(Composites::default()), run(found));
+        let size_of = |a: &Tensor| if a.defined() { a.abs().max().double_value(&[]) } else { 0.0 };
+        let largest = apart_gradients.iter().map(size_of).fold(0.0, f64::max);
+        for (a, b) in apart.iter().zip(&together).chain(apart_gradients.iter().zip(&gradients)) {
+            assert_eq!(a.defined(), b.defined());
+            if a.defined() {
+                // The bias of keys has no gradient but rounding.
+                let scale = size_of(a).max(0.1 * largest);
+                let worst = (a - b).abs().max().double_value(&[]);
+                assert!(worst <= 1e-4 * scale, "differ by {worst} of {scale}");
+            }
+        }
+    }
 }

@@ -4,8 +4,8 @@
 plug() { /root/fakeuvc --serial 42 --name "Fake Cam" --jpeg /j/0.jpg --jpeg /j/1.jpg --size 320x240 --fps 30 "$@" >/tmp/uvc.log 2>&1 & uvc=$!
   i=0; until [ -n "$(node)" ] || [ $i -ge 100 ]; do i=$((i+1)); usleep 100000; done; sleep 1; }
 unplug() { kill $uvc 2>/dev/null; wait $uvc 2>/dev/null; i=0; while [ -n "$(node)" ] && [ $i -lt 50 ]; do i=$((i+1)); usleep 100000; done; }
-node() { for d in /sys/class/video4linux/video*; do grep -q "Fake Cam" $d/name 2>/dev/null && [ "$(cat $d/index)" = 0 ] && basename $d; done | head -1; }
-meta() { for d in /sys/class/video4linux/video*; do grep -q "Fake Cam" $d/name 2>/dev/null && [ "$(cat $d/index)" = 1 ] && basename $d; done | head -1; }
+node() { for d in /sys/class/video4linux/video*; do grep -q "Fake Cam" $d/name 2>/dev/null && [ "$(cat $d/index 2>/dev/null)" = 0 ] && basename $d; done | head -1; }
+meta() { for d in /sys/class/video4linux/video*; do grep -q "Fake Cam" $d/name 2>/dev/null && [ "$(cat $d/index 2>/dev/null)" = 1 ] && basename $d; done | head -1; }
 plug
 run mjpg "v4l2:/dev/$(node)?format=MJPG" --frames 5
 check "USB webcam /dev/$(node), MJPG: exit 0, 5 frames" "$(rc) $(val frames) $(val skipped)" = "0 5 0"

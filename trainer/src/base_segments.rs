@@ -191,6 +191,22 @@ impl TokenSets {
         flat.reshape([self.num_images, self.length, channels]).transpose(1, 2)
     }
 
+    /// Ids `[S]` int64 as tokens `[images, length]`, padding `fill`.
+    pub fn scatter_ids(&self, ids: &Tensor, fill: i64) -> Tensor {
+        let flat = Tensor::full([self.num_images * self.length], fill, (Kind::Int64, ids.device()));
+        flat.index_copy(0, &self.place, ids).reshape([self.num_images, self.length])
+    }
+
+    /// Position of every segment within its image, `[S]` int64.
+    pub fn position(&self) -> Tensor {
+        self.place.remainder(self.length)
+    }
+
+    /// Rows of the tokens `[images, length, c]` back in segment order, `[S, c]`.
+    pub fn gather_rows(&self, tokens: &Tensor) -> Tensor {
+        tokens.reshape([-1, tokens.size()[2]]).index_select(0, &self.place)
+    }
+
     /// Values of the tokens `[images, length]` back in segment order, `[S]`.
     pub fn gather(&self, tokens: &Tensor) -> Tensor {
         tokens.reshape([-1]).index_select(0, &self.place)

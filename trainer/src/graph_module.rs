@@ -13,6 +13,7 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
+use crate::composites::{Composite, Composites, Value, elementwise_rows};
 use crate::error::{Result, TrainError};
 use crate::parallel::{self, BatchNorm, Ranks};
 
@@ -196,6 +197,8 @@ enum Source {
 enum Action {
     /// One node.
     Node(Op),
+    /// Several nodes that libtorch has as one operator.
+    Composite(Composite),
     /// All slices of one parameter at once, which together are the whole of it: autograd then puts its gradient
     /// together in one go instead of one full-size tensor a slice.
     Split { axis: i64, sizes: Vec<i64> },
@@ -233,11 +236,20 @@ impl GraphModule {
         self
     }
 
-    /// Translates `graph`, with its constants on `device`.
+    /// Translates `graph`, with its constants on `device`; for a GPU with [`Composites`].
     ///
     /// # Errors
     /// [`TrainError::Model`] when the graph is not well formed.
     pub fn new(graph: &Graph, device: Device) -> Result<Self> {
+        let composites = if device.is_cuda() { Composites::find(graph) } else { Composites::default() };
+        Self::with_composites(graph, composites, device)
+    }
+
+    /// The same with these composites.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] when the graph is not well formed.
+    pub fn with_composites(graph: &Graph, mut composites: Composites, device: Device) -> Result<Self> {
         graph.validate()?;
         let mut slots: BTreeMap<&str, usize> = BTreeMap::new();
         let mut inputs = Vec::new();
@@ -255,17 +267,21 @@ impl GraphModule {
         let mut steps: Vec<Step> = Vec::with_capacity(graph.nodes.len());
         let mut splits = complete_splits(graph);
         for (i, node) in graph.nodes.iter().enumerate() {
-            if slots.contains_key(node.output.as_str()) {
-                continue; // A slice that was made with the first one of its parameter.
+            // A slice that was made with the first one of its parameter, or a node inside a composite.
+            if slots.contains_key(node.output.as_str()) || composites.covered.contains(&i) {
+                continue;
             }
-            let sources = node.inputs.iter().map(|name| match slots.get(name.as_str()) {
+            let composite = composites.at.remove(&i);
+            let inputs = composite.as_ref().map_or(&node.inputs, |(_, inputs)| inputs);
+            let sources = inputs.iter().map(|name| match slots.get(name.as_str()) {
                 Some(&slot) => Source::Slot(slot),
                 None => Source::Param(name.clone()),
             });
             let inputs = sources.collect();
-            let (action, made) = match splits.remove(&i) {
-                Some((action, nodes)) => (action, nodes),
-                None => (Action::Node(node.op.clone()), vec![i]),
+            let (action, made) = match (composite, splits.remove(&i)) {
+                (Some((composite, _)), _) => (Action::Composite(composite), vec![i]),
+                (None, Some((action, nodes))) => (action, nodes),
+                (None, None) => (Action::Node(node.op.clone()), vec![i]),
             };
             let mut outputs = Vec::with_capacity(made.len());
             for i in made {
@@ -315,28 +331,33 @@ impl GraphModule {
     /// [`TrainError::Model`] when an input is missing; [`TrainError::Torch`] when operands do not fit, which
     /// `Graph::infer_shapes` would have told.
     pub fn run(&self, params: &ParamStore, inputs: &[(&str, &Tensor)], mode: Mode) -> Result<Outputs> {
-        let mut slots: Vec<Option<Tensor>> = (0..self.num_slots).map(|_| None).collect();
+        let mut slots: Vec<Option<Value>> = (0..self.num_slots).map(|_| None).collect();
         for (name, slot) in &self.inputs {
-            let value = inputs.iter().find(|(n, _)| n == name).map(|(_, t)| t.shallow_clone());
+            let value = inputs.iter().find(|(n, _)| n == name).map(|(_, t)| Value::Plain(t.shallow_clone()));
             slots[*slot] = Some(value.ok_or_else(|| self.error(format!("no value was given for the input `{name}`")))?);
         }
         for (slot, value) in &self.constants {
-            slots[*slot] = Some(value.shallow_clone());
+            slots[*slot] = Some(Value::Plain(value.shallow_clone()));
         }
         for step in &self.steps {
-            let mut operands: Vec<&Tensor> = Vec::with_capacity(step.inputs.len());
-            for source in &step.inputs {
-                operands.push(match source {
-                    Source::Slot(slot) => slots[*slot].as_ref().ok_or_else(|| {
+            let of_params: Vec<Option<Value>> = (step.inputs.iter())
+                .map(|source| match source {
+                    Source::Slot(_) => Ok(None),
+                    Source::Param(name) => Ok(Some(Value::Plain(params.get(name)?.shallow_clone()))),
+                })
+                .collect::<Result<_>>()?;
+            let operands: Vec<&Value> = (step.inputs.iter().zip(&of_params))
+                .map(|(source, of_params)| {
+                    let value = match source {
+                        Source::Slot(slot) => slots[*slot].as_ref(),
+                        Source::Param(_) => of_params.as_ref(),
+                    };
+                    value.ok_or_else(|| {
                         self.error(format!("node `{}` reads a value that was already dropped", step.name))
-                    })?,
-                    Source::Param(name) => params.get(name)?,
-                });
-            }
-            let values = match &step.action {
-                Action::Node(op) => vec![self.apply(op, &operands, mode)?],
-                Action::Split { axis, sizes } => operands[0].f_split_with_sizes(sizes, *axis)?,
-            };
+                    })
+                })
+                .collect::<Result<_>>()?;
+            let values = self.execute(step, &operands, mode)?;
             for (&slot, value) in step.outputs.iter().zip(values) {
                 slots[slot] = Some(value);
             }
@@ -347,10 +368,48 @@ impl GraphModule {
         let mut outputs = BTreeMap::new();
         for (name, slot) in &self.outputs {
             if let Some(value) = &slots[*slot] {
-                outputs.insert(name.clone(), self.in_full_precision(value)?);
+                outputs.insert(name.clone(), self.in_full_precision(&value.plain()?)?);
             }
         }
         Ok(Outputs(outputs))
+    }
+
+    /// One step; tokens stay rows where that is possible and composites have made them rows.
+    fn execute(&self, step: &Step, operands: &[&Value], mode: Mode) -> Result<Vec<Value>> {
+        let is_dropping = mode == Mode::Train { dropout: true };
+        let plain = || -> Result<Vec<Tensor>> { operands.iter().map(|value| value.plain()).collect() };
+        Ok(match &step.action {
+            Action::Node(op) => {
+                let has_rows = operands.iter().any(|value| matches!(value, Value::Rows(..)));
+                let value = if has_rows { self.apply_to_rows(op, operands, mode)? } else { None };
+                vec![match value {
+                    Some(value) => value,
+                    None => {
+                        let operands = plain()?;
+                        Value::Plain(self.apply(op, &operands.iter().collect::<Vec<_>>(), mode)?)
+                    }
+                }]
+            }
+            Action::Composite(composite) => match composite.apply(operands, is_dropping)? {
+                Some(value) => vec![value],
+                None => return Err(self.error(format!("node `{}` is not given tokens", step.name))),
+            },
+            Action::Split { axis, sizes } => {
+                plain()?[0].f_split_with_sizes(sizes, *axis)?.into_iter().map(Value::Plain).collect()
+            }
+        })
+    }
+
+    /// A node on rows; `None` where it needs what the graph has.
+    fn apply_to_rows(&self, op: &Op, operands: &[&Value], mode: Mode) -> Result<Option<Value>> {
+        match (op, operands) {
+            (Op::BatchNormalization { .. } | Op::Dropout { .. }, [Value::Rows(rows, batch), others @ ..]) => {
+                let others: Vec<Tensor> = others.iter().map(|value| value.plain()).collect::<Result<_>>()?;
+                let operands: Vec<&Tensor> = std::iter::once(rows).chain(&others).collect();
+                Ok(Some(Value::Rows(self.apply(op, &operands, mode)?, *batch)))
+            }
+            _ => elementwise_rows(op, operands),
+        }
     }
 
     fn apply(&self, op: &Op, operands: &[&Tensor], mode: Mode) -> Result<Tensor> {

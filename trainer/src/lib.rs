@@ -9,6 +9,7 @@ pub mod base_segments;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;
+pub mod composites;
 pub mod cuda;
 pub mod data;
 pub mod device;

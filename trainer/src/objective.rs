@@ -9,6 +9,7 @@ use crate::base_segments::{BaseSegments, TokenSets};
 use crate::error::Result;
 use crate::graph_module::{GraphModule, Mode, ParamStore};
 use crate::losses::goodness_of_grouping::{Neighbours, centroid_separation, collapse, modularity, neighbour_graph};
+use crate::losses::image_blocks::ImageBlocks;
 use crate::losses::pixel_segment::{Grouping, PixelSegmentSpec, PositiveSum, pixel_segment_losses};
 use crate::losses::{CONCENTRATION, unit};
 use crate::parallel::Ranks;
@@ -17,7 +18,7 @@ use crate::profile::{Profiler, Stage};
 /// Memory of one chunk of pixel–segment similarities: on a CPU it should stay in the cache.
 const CHUNK_BYTES_CPU: usize = 1 << 20;
 /// On a GPU few large products are faster than many small ones.
-const CHUNK_BYTES_CUDA: usize = 256 << 20;
+const CHUNK_BYTES_CUDA: usize = 512 << 20;
 
 /// The numbers that the objective depends on.
 #[derive(Clone, Debug, PartialEq)]
@@ -203,7 +204,15 @@ impl ObjectiveModule {
             num_pixels: ranks.rows(pixels.size()[0])?.total as f64 / ranks.size() as f64,
             chunk_bytes: if pixels.device().is_cuda() { CHUNK_BYTES_CUDA } else { CHUNK_BYTES_CPU },
         };
-        let losses = pixel_segment_losses(&pixels, &all_features, &segment_of_pixel, &groupings, &spec);
+        let blocks = ImageBlocks {
+            image_of_pixel: &views.image_of_view.index_select(0, &base.view_of_pixel),
+            image_of_segment: &image_of_segment,
+            num_images: views.num_images,
+            first_segment: segments.before,
+        };
+        // A CPU has a chunk of pixels with all segments in its cache, but not the blocks of all images.
+        let blocks = pixels.device().is_cuda().then_some(&blocks);
+        let losses = pixel_segment_losses(&pixels, &all_features, &segment_of_pixel, &groupings, &spec, blocks);
         let mut terms = losses.terms.into_iter();
         let edge = terms.next().unwrap_or_default();
         let feature: Vec<Tensor> = terms.collect();

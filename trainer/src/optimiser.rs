@@ -75,65 +75,49 @@ impl Sgd {
             Some(velocity) => velocity,
             None => Velocity::zeros(params, self.grouping_factor)?,
         };
-        let stepped = tch::no_grad(|| {
-            if gradients.iter().all(Tensor::defined) {
-                self.step_at_once(params, gradients, learning_rate, &mut velocity)
-            } else {
-                self.step_one_by_one(params, gradients, learning_rate, &mut velocity)
+        // Parameters without a gradient part the others into a few runs. A CPU keeps a parameter in its cache while it
+        // works on it, but not all of them.
+        let together = params.flat().device() != Device::Cpu;
+        let defined: Vec<bool> = gradients.iter().map(Tensor::defined).collect();
+        let mut first = 0;
+        let mut stepped = Ok(());
+        for run in defined.chunk_by(|a, b| together && a == b) {
+            let range = first..first + run.len();
+            first = range.end;
+            if stepped.is_ok() && run[0] {
+                let places = &params.places()[range.clone()];
+                stepped =
+                    tch::no_grad(|| self.step_run(params, places, &gradients[range], learning_rate, &mut velocity));
             }
-        });
+        }
         self.velocity = Some(velocity);
         stepped
     }
 
-    /// All parameters together.
-    fn step_at_once(
+    /// Parameters that lie one after the other, all at once.
+    fn step_run(
         &self,
         params: &ParamStore,
+        places: &[Place],
         gradients: &[Tensor],
         rate: f64,
         velocity: &mut Velocity,
     ) -> Result<()> {
-        let padding = Tensor::f_zeros([ALIGNMENT], (Kind::Float, params.flat().device()))?;
-        let mut parts = Vec::with_capacity(2 * gradients.len());
-        for (place, gradient) in params.places().iter().zip(gradients) {
+        let (Some(first), Some(last)) = (places.first(), places.last()) else { return Ok(()) };
+        for place in places {
             velocity.part(place)?;
-            parts.push(flattened(gradient)?);
-            if place.padding > 0 {
-                parts.push(padding.f_narrow(0, 0, place.padding)?);
-            }
         }
-        let gradient = Tensor::f_cat(&parts, 0)?;
-        let Velocity { all, rates, decays, .. } = velocity;
-        let mut flat = params.flat().shallow_clone();
-        let _ = all.f_mul_scalar_(self.momentum)?;
-        let _ = all.f_addcmul_(&gradient, &rates.f_mul_scalar(rate)?)?;
-        let _ = all.f_addcmul_(&flat, &decays.f_mul_scalar(rate * self.weight_decay)?)?;
-        let _ = flat.f_sub_(all)?;
-        Ok(())
-    }
-
-    /// Only those that have a gradient.
-    fn step_one_by_one(
-        &self,
-        params: &ParamStore,
-        gradients: &[Tensor],
-        rate: f64,
-        velocity: &mut Velocity,
-    ) -> Result<()> {
-        for (place, gradient) in params.places().iter().zip(gradients) {
-            if !gradient.defined() {
-                continue;
-            }
-            let rates = place.of(&velocity.rates)?.f_mul_scalar(rate)?;
-            let decays = place.of(&velocity.decays)?.f_mul_scalar(rate * self.weight_decay)?;
-            let mut param = place.of(params.flat())?;
-            let part = velocity.part(place)?;
-            let _ = part.f_mul_scalar_(self.momentum)?;
-            let _ = part.f_addcmul_(gradient, &rates)?;
-            let _ = part.f_addcmul_(&param, &decays)?;
-            let _ = param.f_sub_(part)?;
-        }
+        let (start, end) = (first.start, last.start + last.length);
+        let of_run = |flat: &Tensor| flat.f_narrow(0, start, end - start);
+        // One parameter has one rate.
+        let factor = |flat: &Tensor| if places.len() == 1 { flat.f_narrow(0, start, 1) } else { of_run(flat) };
+        let gradient = joined(places, gradients)?;
+        let (mut values, mut momentum) = (of_run(params.flat())?, of_run(&velocity.all)?);
+        let _ = momentum.f_mul_scalar_(self.momentum)?;
+        let _ = momentum.f_addcmul_(&gradient, &factor(&velocity.rates)?.f_mul_scalar(rate)?)?;
+        let decays = factor(&velocity.decays)?.f_mul_scalar(rate * self.weight_decay)?;
+        let _ = momentum.f_addcmul_(&values, &decays)?;
+        let _ = values.f_sub_(&momentum)?;
         Ok(())
     }
 
@@ -165,6 +149,23 @@ impl Sgd {
         self.velocity = Some(velocity);
         Ok(())
     }
+}
+
+/// Gradients of parameters that lie one after the other, as they lie.
+fn joined(places: &[Place], gradients: &[Tensor]) -> Result<Tensor> {
+    if let [gradient] = gradients {
+        return flattened(gradient);
+    }
+    let device = gradients.first().map_or(Device::Cpu, Tensor::device);
+    let padding = Tensor::f_zeros([ALIGNMENT], (Kind::Float, device))?;
+    let mut parts = Vec::with_capacity(2 * gradients.len());
+    for (i, (place, gradient)) in places.iter().zip(gradients).enumerate() {
+        parts.push(flattened(gradient)?);
+        if place.padding > 0 && i + 1 < places.len() {
+            parts.push(padding.f_narrow(0, 0, place.padding)?);
+        }
+    }
+    Ok(Tensor::f_cat(&parts, 0)?)
 }
 
 fn is_bias(name: &str) -> bool {

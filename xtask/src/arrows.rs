@@ -22,6 +22,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("video", &["segcore"]),
     ("trainer", &["segcore", "datasets", "evaluation", "oversegment", "retrieval", "report", "models"]),
     ("runtime", &["segcore", "video", "datasets", "evaluation", "retrieval", "report", "wire", "models"]),
+    // More when its commands are there.
+    ("calibration", &[]),
     (
         "tests",
         &[

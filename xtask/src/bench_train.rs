@@ -17,7 +17,12 @@ const REFERENCE: &str = "tests/fixtures/training_step/reference.py";
 const CLIPS: &str = "assets/clips";
 
 /// Ways to run the step in PyTorch: on a GPU all have bf16 autocast and channels innermost in memory, as ours.
-const PEERS: [(&str, &[&str]); 2] = [("PyTorch", &[]), ("torch.compile", &["--compile"])];
+const PEERS: [(&str, &[&str]); 3] = [
+    ("PyTorch", &[]),
+    // Its default for attention in bf16, which is slow where the number of tokens changes from step to step.
+    ("cuDNN attention", &["--cudnn-attention"]),
+    ("torch.compile", &["--compile"]),
+];
 
 /// One crop.
 struct Row {
@@ -56,9 +61,9 @@ pub struct Options {
     /// Python with a torch, to run the step in plain PyTorch too
     #[arg(long, default_value = "python3")]
     python: PathBuf,
-    /// Run the step in PyTorch a second time, through torch.compile (a minute more at each crop)
+    /// Run the step in PyTorch with its default attention and through torch.compile, too (a minute more at each crop)
     #[arg(long)]
-    compiled: bool,
+    all_peers: bool,
     /// Write all figures to this file as JSON, too
     #[arg(long, value_name = "FILE.json")]
     save: Option<PathBuf>,
@@ -105,7 +110,7 @@ pub fn run(options: &Options) -> Result<()> {
         let ours: Value = serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))?;
         let mut theirs = Vec::new();
         for (name, arguments) in
-            PEERS.iter().filter(|(_, arguments)| peer && (options.compiled || arguments.is_empty()))
+            PEERS.iter().filter(|(_, arguments)| peer && (options.all_peers || arguments.is_empty()))
         {
             match reference(options, arguments, crop, &settings, &ours) {
                 Ok(figures) => theirs.push((*name, figures)),
@@ -216,7 +221,7 @@ fn print(rows: &[Row], options: &Options) {
     }
     println!("\nbeside plain PyTorch ({REFERENCE})");
     println!(
-        "{:<6}{:<15}{:>12}{:>12}{:>10}{:>16}{:>16}{:>12}",
+        "{:<6}{:<17}{:>12}{:>12}{:>10}{:>16}{:>16}{:>12}",
         "crop", "", "ours", "theirs", "ratio", "beyond backbone", "the same there", "MiB there"
     );
     for Row { crop, ours, theirs } in rows {
@@ -224,7 +229,7 @@ fn print(rows: &[Row], options: &Options) {
             let number = |figures: &Value, key: &str| figures[key].as_f64().unwrap_or(f64::NAN);
             let (ours_millis, theirs_millis) = (number(ours, "step_millis"), number(theirs, "step_ms"));
             println!(
-                "{crop:<6}{name:<15}{ours_millis:>9.1} ms{theirs_millis:>9.1} ms{:>10.2}{:>15.1}%{:>15.1}%{:>12.0}",
+                "{crop:<6}{name:<17}{ours_millis:>9.1} ms{theirs_millis:>9.1} ms{:>10.2}{:>15.1}%{:>15.1}%{:>12.0}",
                 theirs_millis / ours_millis,
                 100.0 * number(ours, "outside_backbone"),
                 100.0 * number(theirs, "outside_share"),

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::process::cargo;
 use crate::suites::Counts;
-use crate::{arrows, libtorch, lints, suites};
+use crate::{arrows, kernels, libtorch, lints, suites};
 
 /// Runs every part, also after one has failed: one run tells all that is wrong.
 pub fn run() -> Result<()> {
@@ -15,6 +15,7 @@ pub fn run() -> Result<()> {
     parts.run("format", || cargo().args(["fmt", "--all", "--check"]).run("check the format (cargo fmt mends it)"));
     parts.run("check-arrows", arrows::check);
     parts.run("check-lints", lints::check);
+    parts.run("kernels", || kernels::run(true));
     parts.run("deps libtorch", || libtorch::ensure().map(drop));
     // The release profile everywhere: what clippy's build scripts made is used by the tests.
     parts.run("clippy", || {

@@ -25,7 +25,7 @@ const PACK: &str = "gpu-pack";
 const TRANSFER_BYTES: u64 = 64 << 20;
 /// Suites of libtorch that run on the device that HSG_TEST_DEVICE names.
 const SUITES: [&str; 2] = ["golden_torch", "training_step"];
-/// The kernels' check, where it is built.
+/// The program that checks and times the kernels.
 const KERNELS: &str = "gpu-kernels";
 /// Where the libraries of a Python with PyTorch are, one folder a line; the first is torch itself.
 const TORCH_FOLDERS: &str = "
@@ -73,9 +73,9 @@ pub struct CheckOptions {
     /// Steps measured for each
     #[arg(long, default_value_t = 15)]
     steps: u32,
-    /// Time the step through torch.compile as well
+    /// Time the step with PyTorch's default attention and through torch.compile as well
     #[arg(long)]
-    compiled: bool,
+    all_peers: bool,
     /// Python with PyTorch for CUDA
     #[arg(long, default_value = "python3")]
     python: PathBuf,
@@ -108,13 +108,16 @@ pub fn pack(options: &PackOptions) -> Result<()> {
             "--bins",
         ])
         .run("build the programs")?;
-    for name in ["hsg-train", "xtask"] {
-        add_program(&target.join("release").join(name), &pack.join(name))?;
-    }
+    add_program(&target.join("release/hsg-train"), &pack.join("hsg-train"))?;
+    // The one that unpacks the others.
+    program("strip").arg("-o").arg(pack.join("xtask")).arg(target.join("release/xtask")).run("strip a program")?;
     for suite in SUITES {
         add_program(&suite_program(suite)?, &pack.join(suite))?;
     }
-    add_kernels(&target, &pack)?;
+    cargo()
+        .args(["build", "--release", "-p", "runtime", "--features", "cuda", "--bin", KERNELS])
+        .run("build the check of the kernels")?;
+    add_program(&target.join("release").join(KERNELS), &pack.join(KERNELS))?;
     if let Some(camvid) = &options.camvid {
         let images = pack.join("camvid");
         program(target.join("release/camvid-jpeg")).arg(absolute(camvid)?).arg(&images).run("copy CamVid")?;
@@ -148,9 +151,10 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     fs::canonicalize(path).with_context(|| format!("could not find {}", path.display()))
 }
 
-/// A copy without debug information.
+/// A copy without debug information, compressed: the tree that travels is near its limit.
 fn add_program(built: &Path, to: &Path) -> Result<()> {
-    program("strip").arg("-o").arg(to).arg(built).run("strip a program")
+    program("strip").arg("-o").arg(to).arg(built).run("strip a program")?;
+    program("gzip").arg("-9").arg(to).run("compress a program")
 }
 
 /// The program that cargo makes of a suite.
@@ -165,10 +169,6 @@ fn suite_program(suite: &str) -> Result<PathBuf> {
         is_suite.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
     });
     found.with_context(|| format!("cargo names no program of the suite {suite}"))
-}
-
-fn add_kernels(_target: &Path, _pack: &Path) -> Result<()> {
-    Ok(())
 }
 
 fn tracked_bytes() -> Result<u64> {
@@ -205,6 +205,7 @@ struct Checks {
 /// Runs the checks; one that fails does not keep the others from running.
 pub fn check(options: &CheckOptions) -> Result<()> {
     let pack = workspace().join(PACK);
+    unpack(&pack)?;
     ensure!(pack.join("hsg-train").is_file(), "{} is missing: make it with `cargo xtask gpu-pack`", pack.display());
     fs::create_dir_all(&options.out).with_context(|| format!("could not create {}", options.out.display()))?;
     let environment = torch_environment(&options.python)?;
@@ -222,6 +223,20 @@ pub fn check(options: &CheckOptions) -> Result<()> {
         }
     }
     checks.close(gpu.trim())
+}
+
+/// Makes the pack's programs ready to run; those that are already stay.
+fn unpack(pack: &Path) -> Result<()> {
+    for entry in fs::read_dir(pack).into_iter().flatten() {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "gz") {
+            program("gzip").arg("-df").arg(&path).run("unpack a program")?;
+            let path = path.with_extension("");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+                .with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// LIBTORCH and LD_LIBRARY_PATH of the Python's torch.
@@ -245,11 +260,7 @@ impl Checks {
 
     fn kernels(&mut self) {
         let kernels = self.pack.join(KERNELS);
-        if !kernels.is_file() {
-            println!("not yet run: the kernels; {} is not in the pack", kernels.display());
-            return;
-        }
-        for tool in ["memcheck", "racecheck"] {
+        for tool in ["memcheck", "racecheck", "synccheck"] {
             let mut command = Command::new("compute-sanitizer");
             command.args(["--tool", tool, "--error-exitcode", "3"]).arg(&kernels).arg("--small");
             self.run(&format!("kernels under {tool}"), &format!("kernels-{tool}"), command);
@@ -307,8 +318,8 @@ impl Checks {
         command.args(["bench-train", "--device", "cuda", "--crops", "448", "--preset", name, "--images", images]);
         command.args(["--steps", &options.steps.to_string()]).arg("--program").arg(self.pack.join("hsg-train"));
         command.arg("--python").arg(&options.python).arg("--save").arg(self.out.join(format!("bench-{name}.json")));
-        if options.compiled {
-            command.arg("--compiled");
+        if options.all_peers {
+            command.arg("--all-peers");
         }
         self.run(&format!("training step of {name}, {images} images"), &format!("bench-{name}"), command);
     }
@@ -325,11 +336,6 @@ impl Checks {
         let started = Instant::now();
         let passed = match File::create(&path).and_then(|file| Ok((file.try_clone()?, file))) {
             Ok((out, err)) => {
-                // Execution bits do not survive every way of copying.
-                let program = PathBuf::from(command.get_program());
-                if program.is_file() {
-                    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).ok();
-                }
                 let status = command.stdin(Stdio::null()).stdout(out).stderr(err).status();
                 status.map_err(|error| eprintln!("{what}: {error}")).is_ok_and(|status| status.success())
             }

@@ -11,9 +11,11 @@ mod camera_test;
 mod ci;
 mod gpu;
 mod gstreamer;
+mod kernels;
 mod libtorch;
 mod lints;
 mod mpi;
+mod nvrtc;
 mod onnxruntime;
 mod parity;
 mod process;
@@ -61,6 +63,13 @@ enum Chore {
     /// Check that every crate inherits the workspace's lints, and that unsafe code stays where it may be.
     #[command(after_help = "Example: cargo xtask check-lints")]
     CheckLints,
+    /// Compile the CUDA kernels to PTX with NVRTC (fetched from PyPI into .deps/); no GPU is needed.
+    #[command(after_help = "Examples:\n  cargo xtask kernels\n  cargo xtask kernels --check")]
+    Kernels {
+        /// Write nothing; fail when a committed .ptx is not what its source compiles to.
+        #[arg(long)]
+        check: bool,
+    },
     /// Write the seeded, untrained model folder that the tests use: tests/fixtures/tiny-model.
     #[command(after_help = "Example: cargo xtask tiny-model")]
     TinyModel,
@@ -150,6 +159,7 @@ fn main() -> ExitCode {
         Chore::Deps { what: Dependency::GStreamer } => gstreamer::install(),
         Chore::CheckArrows => arrows::check(),
         Chore::CheckLints => lints::check(),
+        Chore::Kernels { check } => kernels::run(check),
         // One fixture is written by our own code so far; `bless` is the name that stays when there are more.
         Chore::TinyModel | Chore::Bless => write_tiny_model(),
         Chore::BenchEdges { image } => bench_edges::run(image.as_deref()),

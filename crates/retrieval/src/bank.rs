@@ -279,6 +279,18 @@ impl Bank {
         Some(out)
     }
 
+    /// Calls `take` with index and stored values (not scaled to unit length) of every prototype, in the order of the file.
+    pub fn for_each_stored(&self, mut take: impl FnMut(usize, &[f32])) {
+        let mut values = vec![0.0; self.dimension];
+        for slot in 0..self.inverse_norms.len() {
+            let index = self.index.as_ref().map_or(slot, |lists| lists.indices[slot] as usize);
+            if index < self.len() {
+                self.panels().copy(slot, &mut values);
+                take(index, &values);
+            }
+        }
+    }
+
     /// Number of lists of the index for approximate searches; 0 without one.
     pub fn num_lists(&self) -> usize {
         self.index.as_ref().map_or(0, |index| index.centroids.len())

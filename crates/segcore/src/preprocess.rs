@@ -145,11 +145,9 @@ impl ResizePlan {
 
 /// Resampling of one axis: every output sample is a weighted sum of `num_taps` neighbouring input samples.
 #[derive(Clone, Debug)]
-struct Axis {
+pub struct Axis {
     num_taps: usize,
-    /// First input sample of each output sample; `start + num_taps` never exceeds the input.
     starts: Vec<u32>,
-    /// `[output, num_taps]`, each row sums to 1.
     weights: Vec<f32>,
 }
 
@@ -179,6 +177,24 @@ impl Axis {
             starts.push(start as u32);
         }
         Self { num_taps, starts, weights }
+    }
+
+    /// Input samples per output sample.
+    #[must_use]
+    pub const fn num_taps(&self) -> usize {
+        self.num_taps
+    }
+
+    /// First input sample of each output sample; `start + num_taps` never exceeds the input.
+    #[must_use]
+    pub fn starts(&self) -> &[u32] {
+        &self.starts
+    }
+
+    /// `[output, num_taps]`, each row sums to 1.
+    #[must_use]
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
     }
 
     fn taps(&self, i: usize) -> (usize, &[f32]) {
@@ -224,6 +240,24 @@ impl Preprocessor {
     #[must_use]
     pub const fn plan(&self) -> &ResizePlan {
         &self.plan
+    }
+
+    /// How rows are resampled, for code that does the same elsewhere.
+    #[must_use]
+    pub const fn rows(&self) -> &Axis {
+        &self.rows
+    }
+
+    /// How columns are resampled.
+    #[must_use]
+    pub const fn columns(&self) -> &Axis {
+        &self.columns
+    }
+
+    /// Per channel: byte · gain + bias is what the network sees.
+    #[must_use]
+    pub const fn gain_and_bias(&self) -> ([f32; 3], [f32; 3]) {
+        (self.gain, self.bias)
     }
 
     /// Values of the output, `3 · H · W` of the padded size.

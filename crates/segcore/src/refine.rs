@@ -99,6 +99,27 @@ impl Refiner {
         self.source
     }
 
+    /// Rows and columns of the feature map.
+    #[must_use]
+    pub const fn cells(&self) -> (usize, usize) {
+        self.cells
+    }
+
+    /// What the sampling says, for code that does the same elsewhere.
+    #[must_use]
+    pub fn tables(&self) -> RefineTables<'_> {
+        let places = &self.location.rows;
+        RefineTables {
+            row_starts: &self.row_starts,
+            column_starts: &self.column_starts,
+            row_sides: self.rows.iter().map(|tap| (tap.low + 1 - tap.nearest).min(1) as u32).collect(),
+            row_weights: self.rows.iter().map(|tap| tap.weight).collect(),
+            row_places: self.rows.iter().map(|tap| lerp(places[tap.low], places[tap.high], tap.weight)).collect(),
+            column_weights: std::array::from_fn(|i| &self.column_table.weights[i][..self.source.width]),
+            column_places: &self.column_table.location[..self.source.width],
+        }
+    }
+
     /// Writes the slot of every source pixel to `out` (row-major, source size). `centroids` `[k, dim + 2]` are those
     /// of [`SphericalKmeans::centroids`]. Pixels of cells that were not clustered get [`NONE`]. Runs on the current
     /// rayon pool; allocates nothing.
@@ -156,6 +177,25 @@ impl Refiner {
             None => Ok(()),
         }
     }
+}
+
+/// How a [`Refiner`] samples, see [`Refiner::tables`].
+#[derive(Clone, Debug)]
+pub struct RefineTables<'a> {
+    /// Source rows of row i of the cells are `row_starts[i]..row_starts[i + 1]`.
+    pub row_starts: &'a [usize],
+    /// The same for columns.
+    pub column_starts: &'a [usize],
+    /// Per source row: 0 when it lies between the row of cells above and its own, 1 between its own and the one below.
+    pub row_sides: Vec<u32>,
+    /// Per source row: weight of the lower of the two.
+    pub row_weights: Vec<f32>,
+    /// Per source row: location y.
+    pub row_places: Vec<f32>,
+    /// Per source column: weights of the cells left of, at and right of its own.
+    pub column_weights: [&'a [f32]; 3],
+    /// Per source column: location x.
+    pub column_places: &'a [f32],
 }
 
 /// Source columns as vectors: weights of the cells left of, at and right of a pixel's own cell, and location x. Padded

@@ -6,6 +6,7 @@
 //! [`BackendErrorKind::NotCompiled`] in this version.
 
 pub mod cpu;
+pub mod cuda;
 pub mod onnxruntime;
 
 use std::path::Path;

@@ -1,7 +1,8 @@
 //! `hsg doctor`: what this machine has and lacks, and the remedy for each lack.
 //!
 //! Nothing is changed and no camera is started: cameras are opened and asked what they have. ONNX Runtime is opened, as `hsg run` would; other vendors' libraries are looked
-//! for only: what a driver does when it is loaded is not for a look-around to find out.
+//! for only: what a driver does when it is loaded is not for a look-around to find out. With the cargo feature `cuda` the GPU
+//! is opened and the kernels are loaded, since that is what will run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -228,7 +229,50 @@ fn gpu() -> Vec<Finding> {
         Some(path) => Finding::ok("CUDA", path.display().to_string()),
         None => Finding::lack("CUDA", Standing::Missing, "no libcuda.so", "it comes with the NVIDIA driver"),
     };
-    vec![driver, cuda]
+    let mut findings = vec![driver, cuda];
+    findings.extend(kernels());
+    findings
+}
+
+/// The first GPU and whether its driver takes the kernels. Opening it takes a moment and some of its memory.
+#[cfg(feature = "cuda")]
+fn kernels() -> Option<Finding> {
+    use runtime::backend::cuda::{Cuda, look};
+    let info = match look() {
+        Ok(info) => info,
+        Err(error) => {
+            let is_missing = error.kind() == BackendErrorKind::NotInstalled;
+            let standing = if is_missing { Standing::Missing } else { Standing::Broken };
+            return Some(Finding::lack(
+                "GPU kernels",
+                standing,
+                error.to_string(),
+                "none is needed: hsg runs on the CPU",
+            ));
+        }
+    };
+    let found = format!(
+        "{}, compute capability {}.{}, CUDA {}, {:.1} GB",
+        info.name,
+        info.capability.0,
+        info.capability.1,
+        info.driver,
+        info.memory_bytes as f64 / 1e9
+    );
+    Some(match Cuda::new() {
+        Ok(_) => Finding::lack(
+            "GPU kernels",
+            Standing::Unused,
+            format!("load on {found}; the pipeline does not use them yet"),
+            "`gpu-kernels` checks and times them",
+        ),
+        Err(error) => Finding::lack("GPU kernels", Standing::Broken, format!("{found}: {error}"), "report this"),
+    })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn kernels() -> Option<Finding> {
+    None
 }
 
 fn cameras() -> Vec<Finding> {

@@ -26,8 +26,8 @@
 //! **Deadline.** With `--deadline-millis` frames that come late are computed with less care, step by step
 //! ([`degrade::LADDER`]); each frame says at which step.
 //!
-//! **Several sources** run side by side as pipelines of their own, which share one [`Deployment`]: its engine computes
-//! one frame at a time, and the streams take [`turns`]. In real time a frame that waited makes way for a newer one.
+//! **Several sources** run side by side as pipelines of their own, which share one [`Deployment`]. Those
+//! in real time take [`turns`] at its engine, one frame at a time, and a frame that waited makes way for a newer one.
 //!
 //! **Live sources keep going** ([`SourceInfo::is_live`](crate::source::SourceInfo::is_live)). A frame that the network or a
 //! stage refuses is counted as skipped, and the stages start afresh; files that cannot be written (a full disk) are tried
@@ -320,7 +320,7 @@ fn compute(
     // Frames that failed since the last one that did not.
     let mut failed = 0u64;
     let mut pause = RETRY.0;
-    let turns = processor.turns();
+    let turns = processor.turns().filter(|_| timing.real_time);
     while let Some(mut slot) = ready.pop() {
         let turn = turns.as_ref().map(|turns| turns.wait());
         if timing.real_time

@@ -1,6 +1,7 @@
 //! The training losses of method.md §5, one per file; all are batched and run on the tensors' device.
 
 pub mod goodness_of_grouping;
+pub mod image_blocks;
 pub mod pixel_segment;
 
 use tch::{Kind, Tensor};

@@ -1,0 +1,451 @@
+//! The CUDA driver: what device there is, and kernels run by it.
+
+use std::ffi::{CString, c_void};
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+
+use super::executor::{Argument, Executor, Kernel, MAX_ARGUMENTS, MODULES};
+use crate::backend::{BackendError, BackendErrorKind};
+
+/// The kernels' PTX is of CUDA 12.2 (JetPack 6.0).
+const OLDEST_DRIVER: i32 = 12020;
+/// They are compiled for compute capability 8.0.
+const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
+
+/// A device and its driver.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceInfo {
+    /// Its name.
+    pub name: String,
+    /// CUDA version of the driver, as 12.6.
+    pub driver: String,
+    /// Compute capability.
+    pub capability: (i32, i32),
+    /// Memory, bytes.
+    pub memory_bytes: usize,
+    /// Second-level cache, bytes.
+    pub cache_bytes: usize,
+    /// Multiprocessors.
+    pub num_multiprocessors: usize,
+}
+
+fn missing(kind: BackendErrorKind, message: impl Into<String>) -> BackendError {
+    BackendError::new(kind, message)
+}
+
+fn failed(what: &str, error: DriverError) -> BackendError {
+    let hint = match error.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => "; the GPU's memory is full: end other programs on it",
+        _ => "",
+    };
+    BackendError::new(BackendErrorKind::Run, format!("CUDA could not {what}: {}{hint}", words(error)))
+}
+
+fn words(error: DriverError) -> String {
+    let text = error.error_string().map(|text| text.to_string_lossy().into_owned());
+    text.unwrap_or_else(|_| format!("error {}", error.0 as u32))
+}
+
+fn version(number: i32) -> String {
+    format!("{}.{}", number / 1000, number % 1000 / 10)
+}
+
+/// Looks for the first device.
+///
+/// # Errors
+/// What is missing, with the remedy: the driver's library, a driver that works, a device, a version that is new enough.
+pub fn look() -> Result<DeviceInfo, BackendError> {
+    find().map(|(_, info)| info)
+}
+
+fn find() -> Result<(sys::CUdevice, DeviceInfo), BackendError> {
+    // SAFETY: opens libcuda.so by its name, which runs the driver's own initialisers, and closes it again.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(missing(
+            BackendErrorKind::NotInstalled,
+            "libcuda.so is not on this machine; it comes with the NVIDIA driver",
+        ));
+    }
+    result::init().map_err(|error| {
+        missing(
+            BackendErrorKind::NoDevice,
+            format!(
+                "libcuda.so is here, but CUDA does not start: {}; is the driver loaded (nvidia-smi), and may this user \
+                 (this container) use the GPU?",
+                words(error)
+            ),
+        )
+    })?;
+    let mut number = 0;
+    // SAFETY: `number` outlives the call.
+    unsafe { sys::cuDriverGetVersion(&mut number) }.result().map_err(|error| failed("tell its version", error))?;
+    if number < OLDEST_DRIVER {
+        return Err(missing(
+            BackendErrorKind::TooOld,
+            format!("the driver has CUDA {}; {} or newer is needed", version(number), version(OLDEST_DRIVER)),
+        ));
+    }
+    let count = result::device::get_count().map_err(|error| failed("count devices", error))?;
+    if count == 0 {
+        return Err(missing(
+            BackendErrorKind::NoDevice,
+            "CUDA works, but shows no GPU; does CUDA_VISIBLE_DEVICES hide it?",
+        ));
+    }
+    let device = result::device::get(0).map_err(|error| failed("open the first GPU", error))?;
+    let attribute = |attribute| {
+        // SAFETY: `device` came from the driver just now.
+        unsafe { result::device::get_attribute(device, attribute) }.map_err(|error| failed("describe the GPU", error))
+    };
+    use sys::CUdevice_attribute as A;
+    let capability = (
+        attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    );
+    let name = result::device::get_name(device).map_err(|error| failed("name the GPU", error))?;
+    if capability < OLDEST_CAPABILITY {
+        return Err(missing(
+            BackendErrorKind::TooOld,
+            format!(
+                "{name} has compute capability {}.{}; 8.0 or newer is needed (Ampere, Orin)",
+                capability.0, capability.1
+            ),
+        ));
+    }
+    // SAFETY: `device` came from the driver just now.
+    let memory_bytes =
+        unsafe { result::device::total_mem(device) }.map_err(|error| failed("tell the GPU's memory", error))?;
+    let info = DeviceInfo {
+        name,
+        driver: version(number),
+        capability,
+        memory_bytes,
+        cache_bytes: attribute(A::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize,
+        num_multiprocessors: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
+    };
+    Ok((device, info))
+}
+
+/// Owns the device's primary context; memory and graphs keep it alive.
+#[derive(Debug)]
+struct Context {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+}
+
+// SAFETY: a CUDA context may be used from every thread; calls make it current on theirs first.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
+
+impl Context {
+    fn enter(&self) -> Result<(), BackendError> {
+        // SAFETY: the context is retained until `drop`.
+        unsafe { result::ctx::set_current(self.context) }.map_err(|error| failed("use the GPU", error))
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: retained once, in `Cuda::new`; everything made in it holds this context and is gone. A failure leaves
+        // nothing to be done.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
+
+/// Memory on the device.
+#[derive(Debug)]
+pub struct Buffer {
+    context: Arc<Context>,
+    pointer: sys::CUdeviceptr,
+    num_bytes: usize,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: allocated in `alloc`, freed once; the driver waits for kernels that use it.
+            let _ = unsafe { result::free_sync(self.pointer) };
+        }
+    }
+}
+
+/// The first GPU, the kernels loaded, and a stream that runs them in order.
+#[derive(Debug)]
+pub struct Cuda {
+    info: DeviceInfo,
+    functions: Vec<sys::CUfunction>,
+    modules: Vec<sys::CUmodule>,
+    stream: sys::CUstream,
+    context: Arc<Context>,
+}
+
+// SAFETY: functions, modules and streams belong to a context that is made current before every use, on any thread.
+unsafe impl Send for Cuda {}
+
+impl Cuda {
+    /// Opens the first device and loads the kernels: the driver compiles them for it (and remembers that).
+    ///
+    /// # Errors
+    /// As [`look`], or when the driver does not take the kernels.
+    pub fn new() -> Result<Self, BackendError> {
+        let (device, info) = find()?;
+        // SAFETY: `device` came from the driver; released by `Context::drop`.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|error| failed("open the GPU", error))?;
+        let context = Arc::new(Context { device, context });
+        context.enter()?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(|error| failed("make a stream", error))?;
+        // From here on `drop` cleans up.
+        let mut cuda = Self { info, functions: Vec::new(), modules: Vec::new(), stream, context };
+        for (name, ptx) in MODULES {
+            let text = CString::new(ptx).map_err(|_| {
+                missing(BackendErrorKind::Load, format!("{name}.ptx holds a zero byte; run `cargo xtask kernels`"))
+            })?;
+            // SAFETY: the image is a string that ends with zero and outlives the call.
+            let module = unsafe { result::module::load_data(text.as_ptr().cast()) }
+                .map_err(|error| failed(&format!("load the kernels of {name}"), error))?;
+            cuda.modules.push(module);
+        }
+        for kernel in Kernel::ALL {
+            let name = CString::new(kernel.name()).unwrap_or_default();
+            // SAFETY: the module was just loaded and is unloaded by `drop` only.
+            let function = unsafe { result::module::get_function(cuda.modules[kernel.module()], name) }
+                .map_err(|error| failed(&format!("find the kernel {}", kernel.name()), error))?;
+            cuda.functions.push(function);
+        }
+        Ok(cuda)
+    }
+
+    /// The device.
+    pub const fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// Highest clock of the multiprocessors, as the driver names it.
+    ///
+    /// # Errors
+    /// When the driver does not tell.
+    pub fn clock_kilohertz(&self) -> Result<i32, BackendError> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE;
+        // SAFETY: the device came from the driver.
+        unsafe { result::device::get_attribute(self.context.device, attribute) }
+            .map_err(|error| failed("tell its clock", error))
+    }
+
+    /// Waits for everything that was started.
+    ///
+    /// # Errors
+    /// When a kernel failed: CUDA tells here.
+    pub fn synchronize(&self) -> Result<(), BackendError> {
+        self.context.enter()?;
+        // SAFETY: the stream lives until `drop`.
+        unsafe { result::stream::synchronize(self.stream) }.map_err(|error| failed("finish its work", error))
+    }
+
+    /// Captures what `work` starts as a graph; it does not run yet. `work` must not copy to or from the host.
+    ///
+    /// # Errors
+    /// When something in it cannot be captured.
+    pub fn capture(&self, work: impl FnOnce() -> Result<(), BackendError>) -> Result<Graph, BackendError> {
+        self.context.enter()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives until `drop`.
+        unsafe { result::stream::begin_capture(self.stream, mode) }
+            .map_err(|error| failed("begin a graph's capture", error))?;
+        let outcome = work();
+        // SAFETY: capture began on this stream just now.
+        let graph =
+            unsafe { result::stream::end_capture(self.stream) }.map_err(|error| failed("end a graph's capture", error));
+        outcome?;
+        let graph = graph?;
+        // SAFETY: the graph came from the capture.
+        let instance = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags_enum(0)) };
+        // SAFETY: the graph came from the capture; its instance does not need it.
+        let _ = unsafe { result::graph::destroy(graph) };
+        let instance = instance.map_err(|error| failed("make a graph", error))?;
+        Ok(Graph { context: self.context.clone(), instance })
+    }
+
+    /// Starts a captured graph.
+    ///
+    /// # Errors
+    /// When it cannot start.
+    pub fn launch_graph(&self, graph: &Graph) -> Result<(), BackendError> {
+        self.context.enter()?;
+        // SAFETY: graph and stream are alive; the memory that its kernels use is what the caller captured it with.
+        unsafe { result::graph::launch(graph.instance, self.stream) }.map_err(|error| failed("start a graph", error))
+    }
+
+    /// Milliseconds between before and after what `work` starts, by events on the device.
+    ///
+    /// # Errors
+    /// When `work` fails or the device is lost.
+    pub fn time(&self, work: impl FnOnce() -> Result<(), BackendError>) -> Result<f32, BackendError> {
+        self.context.enter()?;
+        let event = || {
+            result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(|error| failed("make an event", error))
+        };
+        let (start, end) = (event()?, event()?);
+        let outcome = (|| {
+            // SAFETY: events and stream are alive; destroyed below.
+            unsafe { result::event::record(start, self.stream) }.map_err(|error| failed("record an event", error))?;
+            work()?;
+            // SAFETY: as above.
+            unsafe {
+                result::event::record(end, self.stream)
+                    .and_then(|()| result::event::synchronize(end))
+                    .and_then(|()| result::event::elapsed(start, end))
+            }
+            .map_err(|error| failed("take the time", error))
+        })();
+        for event in [start, end] {
+            // SAFETY: made above, destroyed once.
+            let _ = unsafe { result::event::destroy(event) };
+        }
+        outcome
+    }
+
+    /// Copies `num_bytes` within the device, to measure its memory.
+    ///
+    /// # Errors
+    /// When a buffer is shorter.
+    pub fn copy(&self, from: &Buffer, to: &mut Buffer, num_bytes: usize) -> Result<(), BackendError> {
+        expect_room(from, num_bytes)?;
+        expect_room(to, num_bytes)?;
+        self.context.enter()?;
+        // SAFETY: both are at least that long, as was just checked.
+        unsafe { result::memcpy_dtod_async(to.pointer, from.pointer, num_bytes, self.stream) }
+            .map_err(|error| failed("copy on the GPU", error))
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        if self.context.enter().is_err() {
+            return;
+        }
+        // SAFETY: all were made in `new` and are dropped once; nothing of them is used after the stream has ended. Failures
+        // leave nothing to be done.
+        unsafe {
+            let _ = result::stream::synchronize(self.stream);
+            for &module in &self.modules {
+                let _ = result::module::unload(module);
+            }
+            let _ = result::stream::destroy(self.stream);
+        }
+    }
+}
+
+/// A captured chain of kernels. It uses the memory that it was captured with: keep that.
+#[derive(Debug)]
+pub struct Graph {
+    context: Arc<Context>,
+    instance: sys::CUgraphExec,
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: made in `capture`, destroyed once.
+            let _ = unsafe { result::graph::exec_destroy(self.instance) };
+        }
+    }
+}
+
+fn expect_room(buffer: &Buffer, num_bytes: usize) -> Result<(), BackendError> {
+    if num_bytes <= buffer.num_bytes {
+        return Ok(());
+    }
+    let message = format!("{num_bytes} bytes do not fit device memory of {}", buffer.num_bytes);
+    Err(BackendError::new(BackendErrorKind::Run, message))
+}
+
+impl Executor for Cuda {
+    type Buffer = Buffer;
+
+    fn alloc(&self, num_bytes: usize) -> Result<Buffer, BackendError> {
+        self.context.enter()?;
+        // SAFETY: `Buffer` frees it; contents are written before kernels read them.
+        let pointer = unsafe { result::malloc_sync(num_bytes.max(16)) }
+            .map_err(|error| failed(&format!("allocate {num_bytes} bytes"), error))?;
+        Ok(Buffer { context: self.context.clone(), pointer, num_bytes })
+    }
+
+    fn upload(&self, from: &[u8], to: &mut Buffer) -> Result<(), BackendError> {
+        expect_room(to, from.len())?;
+        if from.is_empty() {
+            return Ok(());
+        }
+        self.context.enter()?;
+        // SAFETY: the memory is long enough, as was just checked; the copy has ended when the stream has.
+        unsafe {
+            result::memcpy_htod_async(to.pointer, from, self.stream)
+                .and_then(|()| result::stream::synchronize(self.stream))
+        }
+        .map_err(|error| failed("copy to the GPU", error))
+    }
+
+    fn download(&self, from: &Buffer, to: &mut [u8]) -> Result<(), BackendError> {
+        expect_room(from, to.len())?;
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.context.enter()?;
+        // SAFETY: as in `upload`.
+        unsafe {
+            result::memcpy_dtoh_async(to, from.pointer, self.stream)
+                .and_then(|()| result::stream::synchronize(self.stream))
+        }
+        .map_err(|error| failed("copy from the GPU", error))
+    }
+
+    fn fill(&self, byte: u8, to: &mut Buffer) -> Result<(), BackendError> {
+        if to.num_bytes == 0 {
+            return Ok(());
+        }
+        self.context.enter()?;
+        // SAFETY: the memory is that long.
+        unsafe { result::memset_d8_async(to.pointer, byte, to.num_bytes, self.stream) }
+            .map_err(|error| failed("fill memory", error))
+    }
+
+    unsafe fn launch(
+        &self,
+        kernel: Kernel,
+        grid: [u32; 2],
+        num_threads: u32,
+        arguments: &[Argument<'_, Buffer>],
+    ) -> Result<(), BackendError> {
+        super::executor::expect_len(kernel.name(), kernel.num_arguments(), arguments.len())?;
+        self.context.enter()?;
+        let mut values = [MaybeUninit::<u64>::zeroed(); MAX_ARGUMENTS];
+        let mut pointers = [std::ptr::null_mut::<c_void>(); MAX_ARGUMENTS];
+        for ((value, pointer), argument) in values.iter_mut().zip(&mut pointers).zip(arguments) {
+            let place = value.as_mut_ptr();
+            // SAFETY: every value has eight bytes; the kernel reads as many of them as its parameter has.
+            unsafe {
+                match *argument {
+                    Argument::Memory(buffer) => place.write(buffer.pointer),
+                    Argument::Null => place.write(0),
+                    Argument::Int(number) => place.cast::<i32>().write(number),
+                    Argument::Float(number) => place.cast::<f32>().write(number),
+                }
+            }
+            *pointer = place.cast();
+        }
+        let function = self.functions[kernel as usize];
+        let (grid, block) = ((grid[0], grid[1], 1), (num_threads, 1, 1));
+        // SAFETY: the function is loaded; pointers point to values that live until the call returns, which has copied them.
+        // What they describe is the caller's promise.
+        unsafe { result::launch_kernel(function, grid, block, 0, self.stream, &mut pointers[..arguments.len()]) }
+            .map_err(|error| failed(&format!("start {}", kernel.name()), error))
+    }
+
+    fn num_multiprocessors(&self) -> usize {
+        self.info.num_multiprocessors
+    }
+}

@@ -1,0 +1,28 @@
+//! The kernels of `../kernels/*.cu` on a GPU: preprocessing, spherical k-means, the nearest prototypes, refinement.
+//!
+//! [`Executor`] is what runs kernels: `Cuda`, the driver (cargo feature `cuda`; libcuda is opened at run time, nothing is
+//! linked), or the CPU twin of `tests/kernel_twin`, which compiles the same sources for the host. [`Preprocess`],
+//! [`Kmeans`], [`TopK`] and [`Refine`] own their memory on the device and start kernels; nothing is allocated once they are
+//! made, so a chain of them can be captured as a CUDA graph. [`checks`] compares them with the Rust code that they must
+//! equal, on either executor.
+//!
+//! This folder holds the crate's only unsafe code: calls of the driver and of kernels.
+#![allow(unsafe_code)]
+
+#[cfg(feature = "cuda")]
+mod driver;
+mod executor;
+mod kmeans;
+mod preprocess;
+mod refine;
+mod top_k;
+
+pub mod checks;
+
+#[cfg(feature = "cuda")]
+pub use driver::{Cuda, DeviceInfo, Graph, look};
+pub use executor::{Argument, Executor, Kernel, MAX_ARGUMENTS, Memory};
+pub use kmeans::Kmeans;
+pub use preprocess::{FrameFormat, Preprocess, yuv_to_rgb};
+pub use refine::Refine;
+pub use top_k::{Found, MAX_K, NO_NEIGHBOUR, TopK};
