@@ -423,13 +423,10 @@ impl Source for GstSource {
     }
 }
 
-/// The version of GStreamer, or why it cannot be used.
-///
-/// # Errors
-/// In words, when it cannot be initialised.
-pub fn version() -> Result<String, String> {
-    gst::init().map_err(|error| error.to_string())?;
-    Ok(gst::version_string().to_string())
+/// The version of GStreamer. It is not initialised for that, because it would look at all its plugins and write what it
+/// finds into the user's cache.
+pub fn version() -> String {
+    gst::version_string().to_string()
 }
 
 #[cfg(test)]
