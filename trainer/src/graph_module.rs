@@ -32,8 +32,7 @@ pub enum Mode {
 /// The values of all parameters of a network, by the authors' names.
 ///
 /// Those that are learned lie one after the other in a single tensor, so that an update of all of them is a few operations
-/// and not a few for each: on a GPU, whose launches cost more than such small tensors do, that is a tenth of a small
-/// network's step.
+/// and not a few for each: on a GPU launches cost more than such small tensors do (`docs/benchmarks/gpu.md`).
 pub struct ParamStore {
     tensors: BTreeMap<String, Tensor>,
     flat: Tensor,
