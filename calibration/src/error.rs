@@ -49,6 +49,14 @@ pub enum CalibrationError {
     /// A backend.
     #[error(transparent)]
     Backend(#[from] runtime::backend::BackendError),
+    /// A stage that ran without leaving what it has to.
+    #[error("{what} of frame `{frame}` is missing after a run without an error; this is a bug, please report it")]
+    Missing {
+        /// What the stage leaves.
+        what: &'static str,
+        /// The frame.
+        frame: String,
+    },
     /// A table that does not hold together.
     #[error("the table is damaged: {what}; collect again")]
     Damaged {

@@ -16,7 +16,7 @@ use runtime::pipeline::segment::SegmentStage;
 use runtime::pipeline::{Deployment, Resolution};
 use segcore::image::Frame;
 
-use crate::error::Result;
+use crate::error::{CalibrationError, Result};
 use crate::table::Table;
 
 /// Rows and columns of the parts of a frame that its descriptor describes.
@@ -137,13 +137,13 @@ impl Observer {
         let at = |error: runtime::pipeline::StageError| error.in_frame(name, frame.index);
         self.embed.run(frame, 1.0).map_err(at)?;
         self.segment.restart();
-        if let Some(plan) = self.embed.plan() {
-            self.segment.run(self.embed.map(), plan, None, false).map_err(at)?;
-        }
+        let missing = |what| CalibrationError::Missing { what, frame: name.to_owned() };
+        let plan = self.embed.plan().ok_or_else(|| missing("the plan of resizing"))?;
+        self.segment.run(self.embed.map(), plan, None, false).map_err(at)?;
         self.group.run(self.segment.map()).map_err(at)?;
         let manifest = self.deployment.manifest();
         let (dim, slots, extent) = (manifest.network.embedding_dim, manifest.num_slots(), manifest.position_extent);
-        let Some((shape, pixels)) = self.embed.input() else { return Ok(false) };
+        let (shape, pixels) = self.embed.input().ok_or_else(|| missing("the network's input"))?;
         let image = [(manifest.tensors.image.as_str(), shape.as_slice(), pixels)];
         self.embedding.run(&image)?;
         let [features, positions, valid] = self.group.inputs();
