@@ -30,6 +30,8 @@ pub struct IdStability {
 struct Shares {
     /// With the most frequent id of their object.
     stable: u64,
+    /// With the id that is the most frequent one of their object in their own frame.
+    pure: u64,
     total: u64,
 }
 
@@ -43,6 +45,10 @@ struct OpenSequence {
     areas: Vec<u64>,
     /// For each level, pixels of each object with each track id.
     ids: Vec<HashMap<(u32, u32), u64>>,
+    /// For each level, pixels with the most frequent id of their object in their own frame.
+    pure: Vec<u64>,
+    /// Pixels of each id within an object of one frame; kept for its memory.
+    in_frame: HashMap<u32, u64>,
 }
 
 /// A horizontal stretch of a region.
@@ -76,14 +82,20 @@ impl IdStability {
         check_levels(self.ended.len(), ids.len())?;
         let sequence = &mut self.sequence;
         sequence.ids.resize_with(ids.len(), HashMap::new);
+        sequence.pure.resize(ids.len(), 0);
         sequence.follow(truth);
         for ((area, pieces), &object) in overlap.truth_pieces().zip(&sequence.objects) {
             sequence.areas[object as usize] += u64::from(area);
-            for (counts, ids) in sequence.ids.iter_mut().zip(ids) {
+            for ((counts, pure), ids) in sequence.ids.iter_mut().zip(&mut sequence.pure).zip(ids) {
+                sequence.in_frame.clear();
                 for &(segment, pixels) in pieces {
                     if let Some(&Some(id)) = ids.as_ref().get(segment as usize) {
-                        *counts.entry((object, id)).or_default() += u64::from(pixels);
+                        *sequence.in_frame.entry(id).or_default() += u64::from(pixels);
                     }
+                }
+                *pure += sequence.in_frame.values().max().unwrap_or(&0);
+                for (&id, &pixels) in &sequence.in_frame {
+                    *counts.entry((object, id)).or_default() += pixels;
                 }
             }
         }
@@ -108,8 +120,14 @@ impl IdStability {
 
     /// The stability of each level over everything seen so far, 0 to 1, higher is better; `None` without objects.
     pub fn result(&self) -> Vec<Option<f64>> {
-        let share = |shares: Shares| (shares.total > 0).then(|| shares.stable as f64 / shares.total as f64);
-        self.shares().map(share).collect()
+        self.shares().map(|shares| shares.of_all(shares.stable)).collect()
+    }
+
+    /// The *id purity* of each level: the same share with the most frequent id of each object chosen anew in every frame.
+    /// What the stability would be with these segments if ids lasted as well as they can: what is missing to 1 is objects
+    /// that lie in several segments, and what the stability misses to it is ids that change.
+    pub fn purity(&self) -> Vec<Option<f64>> {
+        self.shares().map(|shares| shares.of_all(shares.pure)).collect()
     }
 
     /// Of all sequences, as if the open one had ended.
@@ -128,8 +146,14 @@ fn check_levels(expected: usize, got: usize) -> Result<(), EvaluationError> {
 }
 
 impl Shares {
+    /// A part of these pixels as a share of all; `None` without any.
+    fn of_all(self, pixels: u64) -> Option<f64> {
+        (self.total > 0).then(|| pixels as f64 / self.total as f64)
+    }
+
     fn merge(&mut self, other: Self) {
         self.stable += other.stable;
+        self.pure += other.pure;
         self.total += other.total;
     }
 }
@@ -138,15 +162,15 @@ impl OpenSequence {
     /// One item per level seen so far.
     fn shares(self) -> Vec<Shares> {
         let total = self.areas.iter().sum();
-        let shares = |counts: HashMap<(u32, u32), u64>| {
+        let shares = |(counts, pure): (HashMap<(u32, u32), u64>, u64)| {
             let mut most = vec![0; self.areas.len()];
             for ((object, _), pixels) in counts {
                 let most = &mut most[object as usize];
                 *most = pixels.max(*most);
             }
-            Shares { stable: most.iter().sum(), total }
+            Shares { stable: most.iter().sum(), pure, total }
         };
-        self.ids.into_iter().map(shares).collect()
+        self.ids.into_iter().zip(self.pure).map(shares).collect()
     }
 
     /// Makes the regions those of the next frame, and finds their objects.
@@ -220,9 +244,12 @@ impl TryFrom<StoredStability> for IdStability {
     type Error = EvaluationError;
 
     fn try_from(stored: StoredStability) -> Result<Self, EvaluationError> {
-        for Shares { stable, total } in &stored.levels {
-            EvaluationError::check_stored(stable <= total, "id stability", || {
-                format!("at most {total} pixels with their object's most frequent id, got {stable}")
+        for Shares { stable, pure, total } in &stored.levels {
+            EvaluationError::check_stored(stable <= pure && pure <= total, "id stability", || {
+                format!(
+                    "at most {total} pixels with the most frequent id of their object in their frame and no more with that \
+                     of all frames, got {pure} and {stable}"
+                )
             })?;
         }
         Ok(Self { ended: stored.levels, sequence: OpenSequence::default() })

@@ -84,6 +84,7 @@ fn perfect_tracking_is_1_and_a_fixed_grid_is_bad() {
     assert_eq!(perfect.result()[0], Some(1.0));
     // Ids of each frame by itself: an object has one of 16 frames' ids.
     assert_eq!(perfect.result()[1], Some(1.0 / 16.0));
+    assert_eq!(perfect.purity(), [Some(1.0), Some(1.0)]);
     assert!(grid.result()[0].unwrap() < 0.1, "{:?}", grid.result());
 }
 
@@ -104,6 +105,8 @@ fn stability_worked_out_by_hand() {
     // are new. Object 1 has then id 5 three times, 6 twice; the new one id 6; object 0 has id 6 twice more.
     let second = frame(&["110100"], &[1, 1, 0, 1, 1, 1], &[Some(7), Some(6), None]);
     assert_near("second", second, Some((3.0 + 1.0 + 4.0 + 1.0) / 12.0), 0.0);
+    // Frame by frame only the pixel without an id is missing: every region of the second frame has one id.
+    assert_near("purity", stability.purity()[0], Some(11.0 / 12.0), 0.0);
 }
 
 #[test]
@@ -129,7 +132,9 @@ fn what_does_not_fit_is_refused_and_leaves_no_trace() {
     assert!(stability.merge(&IdStability::new(3)).is_err());
     assert_eq!(stability.result(), [None]);
     assert!(serde_json::from_str::<Flicker>(r#"{"changed":3,"total":2}"#).is_err());
-    assert!(serde_json::from_str::<IdStability>(r#"{"levels":[{"stable":3,"total":2}]}"#).is_err());
+    assert!(serde_json::from_str::<IdStability>(r#"{"levels":[{"stable":3,"pure":3,"total":2}]}"#).is_err());
+    assert!(serde_json::from_str::<IdStability>(r#"{"levels":[{"stable":2,"pure":1,"total":2}]}"#).is_err());
+    assert!(serde_json::from_str::<IdStability>(r#"{"levels":[{"stable":1,"pure":2,"total":2}]}"#).is_ok());
 }
 
 /// One frame: true classes and segments of 4×5 pixels, ids of 4 segments.
@@ -235,6 +240,18 @@ proptest! {
         let (stable, total) = slow_stability(&frames);
         let expected = (total > 0).then(|| stable as f64 / total as f64);
         prop_assert_eq!(measured(&frames).0.result(), vec![expected]);
+    }
+
+    /// Purity is the stability of frames that have nothing to do with each other.
+    #[test]
+    fn purity_is_the_stability_of_single_frames(frames in sequence()) {
+        let together = measured(&frames).0;
+        let mut apart = IdStability::new(1);
+        for frame in &frames {
+            apart.merge(&measured(std::slice::from_ref(frame)).0).unwrap();
+        }
+        prop_assert_eq!(together.purity(), apart.result());
+        prop_assert!(together.purity() >= together.result());
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::sink::{LevelSegments, NO_SEGMENT};
 pub const NUM_VOTES: usize = 20;
 
 /// Weight of the newest frame in the average of a prototype that is looked up.
-pub const NEWEST_PROTOTYPE_WEIGHT: f32 = 0.15;
+pub const NEWEST_PROTOTYPE_WEIGHT: f32 = 0.5;
 
 /// The stage label.
 pub struct LabelStage {

@@ -164,12 +164,13 @@ impl Evaluation {
     /// The table of levels: a row of headings, then a row a level. Columns without any figure are left out.
     pub(super) fn level_rows(&self) -> Vec<Vec<String>> {
         type Figure = fn(&LevelEvaluation) -> Option<f64>;
-        let columns: [(&str, Figure); 5] = [
+        let columns: [(&str, Figure); 6] = [
             ("covering %", |level| level.covering),
             ("NFCovering %", |level| level.nf_covering),
             ("region F %", |level| level.region_f),
             ("flicker %", |level| level.flicker),
             ("id stability %", |level| level.id_stability),
+            ("at most %", |level| level.id_purity),
         ];
         let columns: Vec<_> =
             columns.into_iter().filter(|(_, figure)| self.levels.iter().any(|l| figure(l).is_some())).collect();

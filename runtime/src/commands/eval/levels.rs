@@ -16,6 +16,8 @@ pub(super) struct LevelEvaluation {
     /// On videos only.
     pub(super) flicker: Option<f64>,
     pub(super) id_stability: Option<f64>,
+    /// What the stability could be at most with these segments.
+    pub(super) id_purity: Option<f64>,
     /// Mean number of segments with pixels.
     pub(super) segments_mean: f64,
 }
@@ -137,7 +139,7 @@ impl LevelSums {
 
     /// The figures over all frames so far, finest level first.
     pub(super) fn result(&self) -> Vec<LevelEvaluation> {
-        let stability = self.id_stability.result();
+        let (stability, purity) = (self.id_stability.result(), self.id_stability.purity());
         let figures = |(level, sums): (usize, &Sums)| LevelEvaluation {
             level,
             covering: sums.covering.result(),
@@ -145,6 +147,7 @@ impl LevelSums {
             region_f: sums.region_f.result(),
             flicker: sums.flicker.result(),
             id_stability: stability.get(level).copied().flatten(),
+            id_purity: purity.get(level).copied().flatten(),
             segments_mean: sums.segments as f64 / self.frames.max(1) as f64,
         };
         self.levels.iter().enumerate().map(figures).collect()
