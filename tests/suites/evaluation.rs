@@ -267,8 +267,8 @@ fn parts_that_do_not_belong_together_are_refused() {
     fs::create_dir_all(sandbox.path("cut")).unwrap();
     fs::write(sandbox.path("cut/shard.json"), &text[..text.len() / 2]).unwrap();
     assert_refused(merge(&["one", "cut"]), &["cut/shard.json", "damaged"]);
-    fs::write(sandbox.path("cut/shard.json"), text.replacen("\"format\":1", "\"format\":2", 1)).unwrap();
-    assert_refused(merge(&["one", "cut"]), &["format version 2", "version 1"]);
+    fs::write(sandbox.path("cut/shard.json"), text.replacen("\"format\":2", "\"format\":3", 1)).unwrap();
+    assert_refused(merge(&["one", "cut"]), &["format version 3", "version 2"]);
     fs::write(sandbox.path("cut/shard.json"), text.replacen("\"frames\":2", "\"frames\":-2", 1)).unwrap();
     assert_refused(merge(&["one", "cut"]), &["cut/shard.json"]);
 

@@ -308,6 +308,36 @@ fn a_dead_cluster_is_reseeded_from_the_worst_pixel() {
     assert!(kmeans.reseeded().is_empty());
 }
 
+/// A drive of 5000 frames past walls of one colour, at which most clusters die. Without re-seeding one of 48 is left.
+#[test]
+fn clusters_stay_alive_over_5000_frames() {
+    const SIZE: (usize, usize, usize) = (24, 32, 8);
+    let (height, width, dim) = SIZE;
+    let spec = KmeansSpec { grid_rows: 6, grid_columns: 8, rounds: 5 };
+    let mut kmeans = SphericalKmeans::new(spec, dim, 1).unwrap();
+    let (mut segments, mut map) = (SegmentMap::default(), EmbeddingMap::zeros(height, width, dim));
+    let mut rng = rng(7);
+    // What passes by: patches of 4×4 cells, a column of them comes in every 12 frames.
+    let patch = |rng: &mut rand_chacha::ChaCha8Rng| -> [f32; 8] { std::array::from_fn(|_| rng.random::<f32>() - 0.5) };
+    let mut street: Vec<[f32; 8]> = (0..6 * 2000).map(|_| patch(&mut rng)).collect();
+    street[6 * 100..].chunks_mut(6 * 100).for_each(|wall| wall[..6 * 8].fill([0.3; 8]));
+    let mut fewest_late = spec.num_slots();
+    for frame in 0..5000 {
+        for (cell, feature) in map.data.chunks_exact_mut(dim).enumerate() {
+            let (y, x) = (cell / width, cell % width + frame / 3);
+            for (value, &direction) in feature.iter_mut().zip(&street[x / 4 * 6 + y / 4]) {
+                *value = direction + 0.2 * (rng.random::<f32>() - 0.5);
+            }
+        }
+        map.normalize_in_place();
+        kmeans.run(&map, if frame == 0 { Start::Grid } else { Start::Warm }, &mut segments).unwrap();
+        if frame >= 4000 {
+            fewest_late = fewest_late.min(segments.areas.iter().filter(|&&area| area > 0).count());
+        }
+    }
+    assert!(fewest_late as f64 >= 0.95 * spec.num_slots() as f64, "{fewest_late} of {} live", spec.num_slots());
+}
+
 #[test]
 fn more_clusters_than_pixels() {
     let spec = KmeansSpec { grid_rows: 12, grid_columns: 16, rounds: 15 };
