@@ -158,6 +158,7 @@ fn a_server_that_goes_away_and_comes_back() {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(0), "being stopped is the usual end: {text}");
         assert!(text.contains("trying again") && text.contains("the source is back"), "{text}");
+        println!("back after {late:?}");
         // A second to be back, and another for machines that do other things meanwhile.
         assert!(late < Duration::from_secs(2), "back after {late:?}: {text}");
         assert_eq!(read_json(&out.join("summary.json"))["reconnects"], 1);

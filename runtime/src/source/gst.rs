@@ -38,7 +38,7 @@ const FIRST_PICTURE: Duration = Duration::from_secs(10);
 /// Without a picture for this long (or five frame times, if that is more) a live pipeline counts as frozen.
 const FROZEN: Duration = Duration::from_secs(2);
 /// Shortest and longest pause between two attempts to start a lost pipeline.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(300));
 /// A stamp older than this is not the time of the picture: the pipeline's clock is another.
 const OLDEST: u64 = 10_000_000_000;
 
