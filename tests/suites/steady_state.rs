@@ -82,7 +82,7 @@ fn assert_flat(report: &PipelineReport, settled: u64) {
 #[cfg(target_os = "linux")]
 fn memory_is_flat_over_thousands_of_frames() {
     let _alone = alone();
-    let (report, settled) = play(&FakeBackend::default(), false, false, 6000);
+    let (report, settled) = play(&FakeBackend::default(), false, false, 10_000);
     assert_eq!((report.skipped, report.dropped), (0, 0));
     assert_flat(&report, settled);
 }
