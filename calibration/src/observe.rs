@@ -173,7 +173,12 @@ mod tests {
     fn tiny() -> Arc<Deployment> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-model");
         let folder = models::manifest::ModelFolder::open(&path).unwrap();
-        let spec = DeploymentSpec { backend: BackendChoice::Cpu, precision: Precision::Fp32, num_threads: 1 };
+        let spec = DeploymentSpec {
+            backend: BackendChoice::Cpu,
+            precision: Precision::Fp32,
+            int8_float: false,
+            num_threads: 1,
+        };
         Arc::new(Deployment::load(folder, spec).unwrap())
     }
 

@@ -95,9 +95,9 @@ pub enum BackendArg {
 pub enum PrecisionArg {
     /// 32-bit floats.
     Fp32,
-    /// 16-bit floats (not in this version).
+    /// 16-bit floats; on a CPU no faster.
     Fp16,
-    /// 8-bit integers (not in this version).
+    /// 8-bit integers where they cost little (`hsg-calibrate`).
     Int8,
 }
 
@@ -113,6 +113,13 @@ pub struct ModelArgs {
     /// Number format of the networks [default: fp32].
     #[arg(long, value_name = "PRECISION", env = "HSG_PRECISION")]
     pub precision: Option<PrecisionArg>,
+    /// Execute int8 networks in floats, exactly as the file says, instead of with integer kernels [default: only in eval and
+    /// bank build].
+    #[arg(long, env = "HSG_INT8_FLOAT", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub int8_float: Option<bool>,
+    /// Run an int8 network whose receipt is missing, belongs to another network or says that a limit was missed.
+    #[arg(long, env = "HSG_ALLOW_UNVERIFIED", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub allow_unverified: Option<bool>,
 }
 
 /// How frames are computed.

@@ -19,7 +19,7 @@ use crate::cli::{
     BackendArg, BankBuildArgs, BankSearchArg, BenchArgs, CommonArgs, ComputeArgs, DatasetArgs, EvalArgs, EvalFilesArgs,
     ModelArgs, PrecisionArg, RunArgs, StorageArg,
 };
-use crate::shipped::DEFAULT_MODEL;
+use runtime::program::shipped::DEFAULT_MODEL;
 
 /// Frames that `hsg bench` measures unless told otherwise.
 const DEFAULT_BENCH_FRAMES: u64 = 200;
@@ -39,6 +39,10 @@ pub struct ConfigFile {
     backend: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     precision: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    int8_float: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allow_unverified: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     track: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -185,12 +189,15 @@ impl Base {
         Ok(Self { file, threads: threads.unwrap_or_else(cores) })
     }
 
-    fn model(&self, args: &ModelArgs) -> anyhow::Result<ModelSettings> {
+    /// `measures`: the command is about accuracy, so int8 is executed as written unless told otherwise.
+    fn model(&self, args: &ModelArgs, measures: bool) -> anyhow::Result<ModelSettings> {
         let file = &self.file;
         Ok(ModelSettings {
             model: args.model.clone().or_else(|| file.model.clone()).unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
             backend: named(args.backend, file.backend.as_deref(), "backend")?.unwrap_or(BackendArg::Auto),
             precision: named(args.precision, file.precision.as_deref(), "precision")?.unwrap_or(PrecisionArg::Fp32),
+            int8_float: args.int8_float.or(file.int8_float).unwrap_or(measures),
+            allow_unverified: args.allow_unverified.or(file.allow_unverified).unwrap_or(false),
             threads: self.threads,
         })
     }
@@ -272,6 +279,9 @@ pub struct ModelSettings {
     pub model: String,
     backend: BackendArg,
     precision: PrecisionArg,
+    int8_float: bool,
+    /// Whether an int8 network needs no receipt.
+    pub allow_unverified: bool,
     threads: usize,
 }
 
@@ -290,6 +300,7 @@ impl ModelSettings {
                 PrecisionArg::Fp16 => Precision::Fp16,
                 PrecisionArg::Int8 => Precision::Int8,
             },
+            int8_float: self.int8_float,
             num_threads: self.threads,
         }
     }
@@ -416,7 +427,7 @@ impl RunSettings {
             sources,
             names,
             masks,
-            model: base.model(&args.model)?,
+            model: base.model(&args.model, false)?,
             compute: base.compute(&args.compute)?,
             out: args.out.clone().or(file.out),
             force: args.force.or(file.force).unwrap_or(false),
@@ -532,7 +543,7 @@ impl EvalSettings {
         );
         Ok(Self {
             dataset: base.dataset(&args.dataset, (file.dataset, file.root, file.split, file.sequences), "eval")?,
-            model: base.model(&args.model)?,
+            model: base.model(&args.model, true)?,
             compute,
             against_reference,
             out,
@@ -654,7 +665,7 @@ impl BankBuildSettings {
         let file = base.file.bank.clone().unwrap_or_default();
         Ok(Self {
             dataset: base.dataset(&args.dataset, (file.dataset, file.root, file.split, file.sequences), "bank")?,
-            model: base.model(&args.model)?,
+            model: base.model(&args.model, true)?,
             reference: args.reference.or(base.file.reference).unwrap_or(false),
             out: args.out.clone().or(file.out),
             force: args.force.or(file.force).unwrap_or(false),
@@ -722,7 +733,7 @@ impl BenchSettings {
         }
         Ok(Self {
             source: args.source.clone().or(file.source),
-            model: base.model(&args.model)?,
+            model: base.model(&args.model, false)?,
             compute: base.compute(&args.compute)?,
             frames: positive(args.frames.or(file.frames), "frames")?.unwrap_or(DEFAULT_BENCH_FRAMES),
             rate_hz,
@@ -760,6 +771,8 @@ fn common_config(model: &ModelSettings, compute: Option<ComputeSettings>) -> Con
         model: Some(model.model.clone()),
         backend: Some(name_of(model.backend)),
         precision: Some(name_of(model.precision)),
+        int8_float: Some(model.int8_float),
+        allow_unverified: Some(model.allow_unverified),
         track: compute.map(|compute| compute.track),
         refine: compute.map(|compute| compute.refine),
         reference: compute.map(|compute| compute.reference),
@@ -864,7 +877,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 8 + 10 + (9 + 6) + 8 + 4, "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 10 + 10 + (9 + 6) + 8 + 4, "{value}");
     }
 
     #[test]

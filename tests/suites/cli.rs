@@ -318,8 +318,6 @@ fn what_is_not_in_this_version_is_refused_in_words() {
     let sandbox = Sandbox::new();
     let images = street_folder(sandbox.path("images"), 1);
     for [option, value] in [
-        ["--precision", "fp16"],
-        ["--precision", "int8"],
         ["--publish", "unix:socket"],
         ["--live", "127.0.0.1:8080"],
         ["--save", "mcap"],
