@@ -3,14 +3,12 @@
 //! Environment and command line arrive together from `cli.rs` (clap merges them in this order); this file lays them
 //! over the TOML file of `--config` and fills in defaults. Unknown keys in the file are refused by name.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use clap::ValueEnum;
 use models::manifest::Precision;
 use retrieval::Storage;
-use runtime::backend::BackendChoice;
 use runtime::pipeline::{BankSearch, DeploymentSpec, ProcessorSpec, Resolution};
 use runtime::sink::SaveKinds;
 use serde::{Deserialize, Serialize};
@@ -19,6 +17,7 @@ use crate::cli::{
     BackendArg, BankBuildArgs, BankSearchArg, BenchArgs, CommonArgs, ComputeArgs, DatasetArgs, EvalArgs, EvalFilesArgs,
     ModelArgs, PrecisionArg, RunArgs, StorageArg,
 };
+use runtime::program::args::{name_of, named, positive, read_config};
 use runtime::program::shipped::DEFAULT_MODEL;
 
 /// Frames that `hsg bench` measures unless told otherwise.
@@ -177,7 +176,7 @@ impl Base {
     pub fn new(common: &CommonArgs) -> anyhow::Result<Self> {
         let file = match &common.config {
             None => ConfigFile::default(),
-            Some(path) => read_config(path)?,
+            Some(path) => read_config("hsg run", path)?,
         };
         let threads = common.threads.or(file.threads);
         ensure!(
@@ -238,40 +237,6 @@ fn missing_option(option: &str, section: &str) -> String {
     format!("--{option} is missing; name it, or give `{option}` in the section [{section}] of --config")
 }
 
-fn read_config(path: &Path) -> anyhow::Result<ConfigFile> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("--config {}: cannot be read; check the path", path.display()))?;
-    toml::from_str(&text).map_err(|error| {
-        anyhow::anyhow!(
-            "--config {}: {}; remove or correct it (`hsg run --show-settings` prints all keys in use)",
-            path.display(),
-            error.to_string().trim_end()
-        )
-    })
-}
-
-/// A choice from the command line or, by its name, from the file.
-fn named<T: ValueEnum>(typed: Option<T>, in_file: Option<&str>, key: &str) -> anyhow::Result<Option<T>> {
-    match (typed, in_file) {
-        (Some(value), _) => Ok(Some(value)),
-        (None, None) => Ok(None),
-        (None, Some(text)) => match T::from_str(text, false) {
-            Ok(value) => Ok(Some(value)),
-            Err(_) => {
-                let known: Vec<String> = T::value_variants()
-                    .iter()
-                    .filter_map(|variant| Some(variant.to_possible_value()?.get_name().to_owned()))
-                    .collect();
-                bail!("`{key}` in the file of --config: expected {}, got `{text}`", known.join(", "))
-            }
-        },
-    }
-}
-
-fn name_of<T: ValueEnum>(value: T) -> String {
-    value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
-}
-
 /// Which model, and what runs it.
 #[derive(Clone, Debug)]
 pub struct ModelSettings {
@@ -289,12 +254,7 @@ impl ModelSettings {
     /// How to load it.
     pub fn deployment(&self) -> DeploymentSpec {
         DeploymentSpec {
-            backend: match self.backend {
-                BackendArg::Auto => BackendChoice::Auto,
-                BackendArg::Cpu => BackendChoice::Cpu,
-                BackendArg::OnnxRuntime => BackendChoice::OnnxRuntime,
-                BackendArg::TensorRt => BackendChoice::TensorRt,
-            },
+            backend: self.backend.choice(),
             precision: match self.precision {
                 PrecisionArg::Fp32 => Precision::Fp32,
                 PrecisionArg::Fp16 => Precision::Fp16,
@@ -789,11 +749,6 @@ impl ConfigFile {
     pub fn to_toml(&self) -> anyhow::Result<String> {
         toml::to_string(self).context("cannot write the settings as TOML")
     }
-}
-
-fn positive(number: Option<u64>, option: &str) -> anyhow::Result<Option<u64>> {
-    ensure!(number != Some(0), "--{option}: expected at least 1, got 0");
-    Ok(number)
 }
 
 /// A number of bytes with an optional suffix k, M, G or T (powers of 1000) or Ki, Mi, Gi, Ti (powers of 1024).

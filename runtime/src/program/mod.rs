@@ -1,6 +1,7 @@
 //! What the programs `hsg` and `hsg-calibrate` share: words on the terminal, progress, signals, finding what is shipped. A
 //! program's own `anyhow` is at home here and nowhere else in this library.
 
+pub mod args;
 pub mod printer;
 pub mod progress;
 pub mod shipped;
