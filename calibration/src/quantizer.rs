@@ -95,6 +95,25 @@ impl Quantizer {
         of_recipe.or_else(|| self.weights.get(name).map(|tensor| tensor.values.as_slice()))
     }
 
+    /// Share of the multiplications that an engine with integer kernels does in floats, in a network that was built here:
+    /// those of layers that do not read integers, and of layers whose result, a ReLU later at most, does not become integers
+    /// again. A layer that is kept drags along those whose result it reads, which is why its own share says little: on the
+    /// shipped network keeping `conv_out.1` (2 % of the multiplications) makes a layer of 19 % compute in floats.
+    pub fn float_share(&self, graph: &Graph) -> f64 {
+        let by = |name: &str| graph.nodes.iter().find(|node| node.output == name);
+        let is_read_by = |name: &str, wanted: &dyn Fn(&Op) -> bool| {
+            graph.nodes.iter().find(|node| wanted(&node.op) && node.inputs.first().is_some_and(|input| input == name))
+        };
+        let quantized = |name: &str| is_read_by(name, &|op| matches!(op, Op::QuantizeLinear { .. })).is_some();
+        let integer = |layer: &&Layer| {
+            let reads = by(&layer.name).and_then(|node| by(node.inputs.first()?));
+            let relu = is_read_by(&layer.name, &|op| *op == Op::Relu);
+            reads.is_some_and(|node| matches!(node.op, Op::DequantizeLinear { .. }))
+                && (quantized(&layer.name) || relu.is_some_and(|relu| quantized(&relu.output)))
+        };
+        1.0 - self.layers.iter().filter(integer).map(|layer| layer.share).sum::<f64>()
+    }
+
     /// The quantised network, in the CPU's form.
     ///
     /// # Errors

@@ -39,6 +39,8 @@ pub struct LayerSensitivity {
     pub error_without: f64,
     /// The layer's share of the network's multiplications.
     pub share: f64,
+    /// Share of the multiplications that keeping it turns into floats: its own, and those that are no longer fused.
+    pub cost: f64,
     /// Whether it stays in higher precision.
     pub kept: bool,
 }
@@ -55,9 +57,9 @@ pub struct Quantization {
     pub search_frames: usize,
     /// Frames that only checked.
     pub check_frames: usize,
-    /// Largest share of the multiplications that may stay in higher precision.
+    /// Largest share of the multiplications that may be done in floats for the sake of accuracy.
     pub budget: f64,
-    /// Share that does.
+    /// Share that is.
     pub kept_share: f64,
     /// All tensors by each method alone.
     pub error_by_method: BTreeMap<Method, f64>,
@@ -152,14 +154,18 @@ pub fn search(
     let error_methods = least;
 
     let layers = quantizer.layers();
+    let float_share = |recipe: &Recipe| -> Result<f64> { Ok(quantizer.float_share(&quantizer.build(recipe)?.0)) };
+    let all_quantized: f64 = float_share(&recipe)?;
     let mut sensitivity = Vec::with_capacity(layers.len());
     for (done, layer) in layers.iter().enumerate() {
         trial("layers left out", done, layers.len())?;
         let mut without = recipe.clone();
         without.keep.insert(layer.name.clone());
-        sensitivity.push((error(&without)?, layer));
+        let cost = float_share(&without)? - all_quantized;
+        sensitivity.push(Sensitivity { error_without: error(&without)?, cost, layer });
     }
-    let kept_share = keep_layers(&mut recipe, &mut least, &sensitivity, budget, &error)?;
+    let cost = |recipe: &Recipe| -> Result<f64> { Ok(float_share(recipe)? - all_quantized) };
+    let kept_share = keep_layers(&mut recipe, &mut least, &sensitivity, budget, &cost, &error)?;
     let error_kept = least;
 
     let biases_corrected = correct_biases(quantizer, judge, &mut recipe, &mut least, &mut trial)?;
@@ -183,15 +189,23 @@ pub fn search(
         tensors: candidates.iter().map(|(name, held)| held.choice(name, &methods)).collect(),
         layers: sensitivity
             .into_iter()
-            .map(|(error_without, layer)| LayerSensitivity {
+            .map(|Sensitivity { error_without, cost, layer }| LayerSensitivity {
                 layer: layer.name.clone(),
                 error_without,
                 share: layer.share,
+                cost,
                 kept: recipe.keep.contains(&layer.name),
             })
             .collect(),
     };
     Ok((recipe, quantization))
+}
+
+/// What leaving one layer out brings.
+struct Sensitivity<'a> {
+    error_without: f64,
+    cost: f64,
+    layer: &'a Layer,
 }
 
 /// Ranges of one tensor by each method.
@@ -235,24 +249,29 @@ fn candidates(quantizer: &Quantizer, table: &Table) -> Result<Vec<(String, Candi
 fn keep_layers(
     recipe: &mut Recipe,
     least: &mut f64,
-    sensitivity: &[(f64, &Layer)],
+    sensitivity: &[Sensitivity<'_>],
     budget: f64,
+    cost: &dyn Fn(&Recipe) -> Result<f64>,
     error: &dyn Fn(&Recipe) -> Result<f64>,
 ) -> Result<f64> {
     let without_any = *least;
-    let mut order: Vec<&(f64, &Layer)> = sensitivity.iter().collect();
-    order.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut order: Vec<&Sensitivity<'_>> = sensitivity.iter().collect();
+    order.sort_by(|a, b| a.error_without.total_cmp(&b.error_without));
     let mut share = 0.0;
-    for (error_without, layer) in order {
-        if *error_without > without_any * (1.0 - WORTH_LAYER) || share + layer.share > budget {
+    for Sensitivity { error_without, layer, .. } in order {
+        if *error_without > without_any * (1.0 - WORTH_LAYER) {
             continue;
         }
         let mut changed = recipe.clone();
         changed.keep.insert(layer.name.clone());
+        let cost_of_changed = cost(&changed)?;
+        if cost_of_changed > budget {
+            continue;
+        }
         let of_changed = error(&changed)?;
         if of_changed < *least * (1.0 - WORTH_LAYER) {
             (*recipe, *least) = (changed, of_changed);
-            share += layer.share;
+            share = cost_of_changed;
         }
     }
     Ok(share)

@@ -202,11 +202,16 @@ pub(super) fn fp16_files(folder: &ModelFolder) -> anyhow::Result<Vec<(String, Ve
 impl QuantizeReport<'_> {
     fn text(&self) -> String {
         let made = self.quantization;
-        let mut rows = vec![["layer", "share of multiplications", "error without it", ""].map(str::to_owned).to_vec()];
+        let mut rows = vec![
+            ["layer", "share of multiplications", "in floats if kept", "error without it", ""]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
         for layer in &made.layers {
             rows.push(vec![
                 layer.layer.clone(),
                 format!("{:.1} %", 100.0 * layer.share),
+                format!("{:.1} %", 100.0 * layer.cost),
                 format!("{:.2e}", layer.error_without),
                 if layer.kept { "stays fp32".to_owned() } else { String::new() },
             ]);
@@ -226,8 +231,8 @@ impl QuantizeReport<'_> {
             text += &format!("  {step:<44} {error:.2e}\n");
         }
         text + &format!(
-            "on the {} frames that only checked: min-max alone {:.2e}, the result {:.2e}\n{:.1} % of the multiplications stay \
-             fp32 (budget {:.1} %); {} biases corrected\nembedding network {:.2} MB, fp32 {:.2} MB, in {}",
+            "on the {} frames that only checked: min-max alone {:.2e}, the result {:.2e}\n{:.1} % of the multiplications are \
+             done in floats for accuracy's sake (budget {:.1} %); {} biases corrected\nembedding network {:.2} MB, fp32 {:.2} MB, in {}",
             made.check_frames,
             made.check_min_max,
             made.check_final,

@@ -91,12 +91,14 @@ pub(super) fn page(receipt: &Receipt, worst: &[WorstFrame]) -> anyhow::Result<St
         .table(&speed)
         .table(&sizes);
     if let Some(made) = &receipt.quantization {
-        let mut layers = Table::new(["layer", "share of multiplications %", "error without it", ""]);
+        let mut layers =
+            Table::new(["layer", "share of multiplications %", "in floats if kept %", "error without it", ""]);
         for layer in &made.layers {
             let kept = if layer.kept { "stays fp32" } else { "" };
             layers = layers.row([
                 layer.layer.clone(),
                 percent(Some(layer.share)),
+                percent(Some(layer.cost)),
                 format!("{:.2e}", layer.error_without),
                 kept.to_owned(),
             ]);
@@ -118,7 +120,7 @@ pub(super) fn page(receipt: &Receipt, worst: &[WorstFrame]) -> anyhow::Result<St
                 (
                     "budget",
                     format!(
-                        "{} % of the multiplications in fp32, {} % used",
+                        "{} % of the multiplications in floats, {} % used",
                         percent(Some(made.budget)),
                         percent(Some(made.kept_share))
                     ),
