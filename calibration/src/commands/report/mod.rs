@@ -166,12 +166,20 @@ fn measure_source(
         source.record(&scratch.join(&source.name), most, || signals.received().is_none())?;
     }
     let is_video = source.is_sequence;
+    // Beside labelled frames, whose figures stay theirs alone, a source says how stable each form is and no more.
+    let compares = settings.dataset.is_none();
+    ensure!(
+        compares || is_video,
+        "source `{text}`: beside --dataset a source is there for stability over time, so expected a video or images with \
+         `?rate=`, got images without; leave it out, or measure it alone"
+    );
     // Of a video the first frames, one after the other; of other images some of all parts.
     let source = if is_video { source.every_frame(most) } else { source };
-    let passes = if is_video { 2 } else { 1 };
+    let passes = u64::from(compares) + u64::from(is_video);
     let total = source.promised.unwrap_or(most).min(most);
     let mut progress = ImageProgress::new(printer, &source.name, total * passes);
-    let read = source.read(most, |frame| {
+    let mut read = calibration::frames::Read::default();
+    let visit_alone = |frame: &Frame| {
         if signals.received().is_some() {
             return Err(CalibrationError::Stopped);
         }
@@ -182,10 +190,13 @@ fn measure_source(
         }
         progress.step();
         Ok(true)
-    })?;
+    };
+    if compares {
+        read = source.read(most, visit_alone)?;
+    }
     if is_video {
         measuring.begin_video(forms);
-        source.read(most, |frame| {
+        read = source.read(most, |frame| {
             if signals.received().is_some() {
                 return Err(CalibrationError::Stopped);
             }
