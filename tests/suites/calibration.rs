@@ -228,16 +228,20 @@ fn from_frames_to_a_receipt_to_a_run() {
     let words = ["missed a limit", "class of fp32", "--allow-unverified"];
     assert_refused(run_int8(&sandbox, &int8, &images).assert(), &words);
 
+    let mut hsg = sandbox.hsg();
+    let inspected = hsg.args(["inspect", "--json"]).arg(&int8).assert().success();
+    let inspected = document(&inspected.get_output().stdout);
+    assert!(inspected["int8"].as_str().unwrap().contains("missed a limit"), "{inspected}");
+
     // A receipt of another network, or one that is none.
     let folder = ModelFolder::open(&int8).unwrap();
     let mut receipt = receipt;
     receipt["embedding_int8_sha256"] = "0".repeat(64).into();
     for (bytes, words) in [
         (receipt.to_string().into_bytes(), ["expected the receipt of embedding.int8.onnx", "00000000"]),
-        (b"{}".to_vec(), ["expected a receipt, got something else", "model_hash"]),
+        (b"{}".to_vec(), ["expected a receipt, got something else", "missing field"]),
     ] {
         folder.rewrite(None, &[(RECEIPT, &bytes)]).unwrap();
-        let words: Vec<&str> = words.into_iter().filter(|word| *word != "model_hash").collect();
         assert_refused(run_int8(&sandbox, &int8, &images).assert(), &words);
     }
     // What was measured before the network was made again does not count.
