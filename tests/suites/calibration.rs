@@ -40,12 +40,6 @@ fn calibrate(sandbox: &Sandbox, command: &str, model: &Path, sources: &[&Path]) 
     program
 }
 
-fn quantized(sandbox: &Sandbox, model: &Path, images: &Path) {
-    calibrate(sandbox, "collect", model, &[images]).args(["--out", "table.json"]).assert().success();
-    let mut program = calibrate(sandbox, "quantize", model, &[images]);
-    program.args(["--table", "table.json", "--frames", "4"]).assert().success();
-}
-
 fn run_int8(sandbox: &Sandbox, model: &Path, images: &Path) -> assert_cmd::Command {
     let mut hsg = sandbox.hsg();
     hsg.arg("run").arg(images).arg("--model").arg(model).args(["--precision", "int8", "--save", "none", "--json"]);
@@ -305,7 +299,7 @@ fn tables_of_parts_are_the_table_of_the_whole() {
     let collect = |sources: &[&Path], out: &str, merge: &[&str]| {
         let mut program = calibrate(&sandbox, "collect", &tiny_model(), sources);
         program.args(["--frames", "100", "--out", out]);
-        merge.iter().for_each(|table| drop(program.args(["--merge", table])));
+        program.args(merge.iter().flat_map(|table| ["--merge", table]));
         program
     };
     collect(&[&day], "day.json", &[]).assert().success();
