@@ -119,6 +119,14 @@ impl Quantizer {
     /// # Errors
     /// When a tensor has no range, or the recipe names what the network does not have.
     pub fn build(&self, recipe: &Recipe) -> Result<(Graph, Weights)> {
+        self.build_form(recipe, Form::Cpu)
+    }
+
+    /// The quantised network in any form; the same recipe makes all of them.
+    ///
+    /// # Errors
+    /// As [`Quantizer::build`].
+    pub fn build_form(&self, recipe: &Recipe, form: Form) -> Result<(Graph, Weights)> {
         let (mut graph, mut weights) = self.prepared();
         for (name, values) in &recipe.biases {
             let tensor = weights.get_mut(name).filter(|tensor| tensor.values.len() == values.len());
@@ -128,7 +136,7 @@ impl Quantizer {
         let range = |range: &Range| ActivationRange { min: range.low, max: range.high };
         let tensors = recipe.ranges.iter().map(|(name, held)| (name.clone(), range(held))).collect();
         let ranges = Ranges { model_sha256: self.sha256.clone(), tensors };
-        insert_qdq(&mut graph, &mut weights, &ranges, Form::Cpu, &recipe.keep)?;
+        insert_qdq(&mut graph, &mut weights, &ranges, form, &recipe.keep)?;
         Ok((graph, weights))
     }
 }

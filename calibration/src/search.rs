@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use models::graph::Graph;
+use models::passes::quantize::Form;
+use models::passes::to_fp32;
+use models::weights::Weights;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CalibrationError, Result};
@@ -75,8 +79,15 @@ pub struct Quantization {
     pub check_min_max: f64,
     /// The result on the frames that checked.
     pub check_final: f64,
+    /// The same recipe in the forms that TensorRT reads, with symmetric ranges, on the frames that checked; the form of
+    /// TensorRT 10 with its fp16 numbers widened.
+    pub check_tensorrt8: f64,
+    /// See [`Quantization::check_tensorrt8`].
+    pub check_tensorrt10: f64,
     /// Layers whose bias was corrected.
     pub biases_corrected: Vec<String>,
+    /// The biases, by the names of the parameters: with `tensors` and the layers kept, all that the other forms need.
+    pub biases: BTreeMap<String, Vec<f32>>,
     /// Ranges.
     pub tensors: BTreeMap<String, TensorChoice>,
     /// Layers, in the order in which they are computed.
@@ -185,6 +196,9 @@ pub fn search(
         error_biases: least,
         check_min_max: check(&recipe_of(&|_| Method::MinMax))?,
         check_final: check(&recipe)?,
+        check_tensorrt8: judge.error(&quantizer.build_form(&recipe, Form::TensorRt8)?, Half::Check)?,
+        check_tensorrt10: judge.error(&widened(quantizer.build_form(&recipe, Form::TensorRt10)?), Half::Check)?,
+        biases: recipe.biases.clone(),
         biases_corrected,
         tensors: candidates.iter().map(|(name, held)| held.choice(name, &methods)).collect(),
         layers: sensitivity
@@ -199,6 +213,24 @@ pub fn search(
             .collect(),
     };
     Ok((recipe, quantization))
+}
+
+impl Quantization {
+    /// The recipe, for other forms of the same network.
+    pub fn recipe(&self) -> Recipe {
+        let range = |choice: &TensorChoice| Range { low: choice.low, high: choice.high };
+        Recipe {
+            ranges: self.tensors.iter().map(|(name, choice)| (name.clone(), range(choice))).collect(),
+            keep: self.layers.iter().filter(|layer| layer.kept).map(|layer| layer.layer.clone()).collect(),
+            biases: self.biases.clone(),
+        }
+    }
+}
+
+/// A network without fp16: ONNX Runtime truncates where it quantises fp16 numbers, which no engine that matters does.
+fn widened((mut graph, weights): (Graph, Weights)) -> (Graph, Weights) {
+    to_fp32(&mut graph);
+    (graph, weights)
 }
 
 /// What leaving one layer out brings.
@@ -308,4 +340,26 @@ fn correct_biases(
         }
     }
     Ok(corrected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a folder says about its network makes that network again.
+    #[test]
+    fn the_shipped_recipe_makes_the_shipped_network() {
+        use models::manifest::{ModelFolder, Precision, QUANTIZATION};
+        use models::onnx::{Storage, write};
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/zoo/camvid-r18");
+        let folder = ModelFolder::open(&path).unwrap();
+        let text = std::fs::read(path.join(QUANTIZATION)).unwrap();
+        let quantization: Quantization = serde_json::from_slice(&text).unwrap();
+        assert_eq!(quantization.model_hash, folder.model_hash());
+        let network = folder.embedding_path(Precision::Fp32).unwrap();
+        let quantizer = Quantizer::load(&network, ("image", &[1, 3, 360, 480])).unwrap();
+        let (graph, weights) = quantizer.build(&quantization.recipe()).unwrap();
+        let bytes = write(&graph, &weights, Storage::Full).unwrap();
+        assert!(bytes == std::fs::read(folder.embedding_path(Precision::Int8).unwrap()).unwrap());
+    }
 }

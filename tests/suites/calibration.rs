@@ -130,6 +130,10 @@ fn from_frames_to_a_receipt_to_a_run() {
     }
     assert!(error("error_biases") <= error("error_kept") && error("error_kept") <= error("error_methods"), "{made}");
     assert!(error("kept_share") <= 0.03 && error("error_biases") > 0.0, "{made}");
+    // The same recipe makes TensorRT's forms: symmetric, so they cost somewhat more, but of the same kind.
+    for form in ["check_tensorrt8", "check_tensorrt10"] {
+        assert!((0.2..20.0).contains(&(error(form) / error("check_final"))), "{form}: {made}");
+    }
     // The same frames, the same bytes.
     let again = sandbox.path("again");
     quantize(&again).assert().success();

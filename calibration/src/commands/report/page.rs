@@ -127,6 +127,10 @@ pub(super) fn page(receipt: &Receipt, worst: &[WorstFrame]) -> anyhow::Result<St
                 ),
                 ("error, min-max alone", format!("{:.2e}", made.check_min_max)),
                 ("error, the result", format!("{:.2e}", made.check_final)),
+                (
+                    "error, in TensorRT's forms",
+                    format!("{:.2e} for 8.6, {:.2e} for 10", made.check_tensorrt8, made.check_tensorrt10),
+                ),
                 ("biases corrected", made.biases_corrected.len().to_string()),
             ])
             .paragraph("Errors are means of 1 − cosine to the fp32 features, on frames that decided nothing.")
