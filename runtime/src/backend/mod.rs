@@ -213,6 +213,18 @@ pub fn select(choice: BackendChoice) -> Result<Selection, BackendError> {
     }
 }
 
+/// Whether ONNX Runtime's integer kernels may saturate on this CPU: on x86 they add products in 16 bits unless there is VNNI.
+pub fn int8_saturates() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        !(std::arch::is_x86_feature_detected!("avx512vnni") || std::arch::is_x86_feature_detected!("avxvnni"))
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
 /// The first value that is NaN or infinite. Costs about one pass over memory: cheap enough for every frame.
 pub fn first_not_finite(values: &[f32]) -> Option<usize> {
     // x · 0 is 0 for finite x and NaN otherwise, and NaN survives sums: eight independent sums vectorise.

@@ -11,10 +11,10 @@ use retrieval::Bank;
 use serde::Serialize;
 use serde_json::json;
 
-use super::Outcome;
 use crate::cli::InspectArgs;
-use crate::printer::{Printer, table};
-use crate::shipped;
+use runtime::program::Outcome;
+use runtime::program::printer::{Printer, table};
+use runtime::program::shipped;
 
 /// What a network file holds.
 #[derive(Serialize)]
@@ -77,6 +77,10 @@ fn model(folder: &ModelFolder, printer: Printer) -> anyhow::Result<()> {
         }
     }
     let bank = folder.bank_path().map(|path| bank(&path)).transpose()?;
+    let int8 = folder.embedding_path(Precision::Int8).map(|_| match runtime::receipt::check(folder) {
+        Ok(()) => "its receipt says that all limits are met".to_owned(),
+        Err(error) => error.to_string(),
+    });
     // The folder was opened, so every hash has been compared.
     printer.document(&json!({
         "path": folder.path().display().to_string(),
@@ -86,6 +90,7 @@ fn model(folder: &ModelFolder, printer: Printer) -> anyhow::Result<()> {
         "classes": folder.label_space().classes,
         "networks": networks,
         "bank": bank,
+        "int8": int8,
     }))?;
     let groups: Vec<String> = manifest.groups().iter().map(ToString::to_string).collect();
     let preprocessing = &manifest.preprocessing;
@@ -130,6 +135,9 @@ fn model(folder: &ModelFolder, printer: Printer) -> anyhow::Result<()> {
     for report in &networks {
         text.push('\n');
         text.push_str(&network_text(report));
+    }
+    if let Some(int8) = &int8 {
+        text.push_str(&format!("\nint8: {int8}\n"));
     }
     text.push('\n');
     match &bank {
