@@ -290,6 +290,34 @@ fn a_killed_run_goes_on_and_gives_the_same() {
     assert!(!partial.exists());
 }
 
+/// In place, killed while it searches: the model is as it was, and nothing lies beside it.
+#[test]
+fn a_killed_quantize_leaves_the_model_alone() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 16);
+    let model = sandbox.path("models/tiny");
+    ModelFolder::open(&tiny_model()).unwrap().rewrite(Some(&model), &[]).unwrap();
+    let before = tests::outputs::files(&model);
+    calibrate(&sandbox, "collect", &model, &[&images]).assert().success();
+    let scratch = sandbox.path("scratch");
+    fs::create_dir(&scratch).unwrap();
+    let mut command = sandbox.command(hsg_calibrate());
+    command.env("TMPDIR", &scratch).args(["quantize", "--threads", "2", "--frames", "16", "--model"]);
+    let mut started = Started::new({
+        command.arg(&model).arg(&images);
+        command
+    });
+    // Networks are judged in a folder of its own.
+    started.wait_until("a trial", || fs::read_dir(&scratch).unwrap().count() > 0);
+    started.send("KILL");
+    started.finish();
+    assert_eq!(tests::outputs::files(&model), before);
+    assert_eq!(fs::read_dir(sandbox.path("models")).unwrap().count(), 1);
+    ModelFolder::open(&model).unwrap();
+    calibrate(&sandbox, "quantize", &model, &[&images]).args(["--frames", "4"]).assert().success();
+    assert!(ModelFolder::open(&model).unwrap().embedding_path(Precision::Int8).is_some());
+}
+
 /// Ctrl-C is no failure: the exit code says so, and the journal stays.
 #[test]
 fn an_interrupted_run_says_so_and_goes_on() {

@@ -1,4 +1,4 @@
-//! `hsg-calibrate collect`: frames that differ, and what values the tensors take on them.
+//! \[T9\] `hsg-calibrate collect`: frames that differ, and what values the tensors take on them.
 //!
 //! Two passes over the sources: every candidate is described by the deployed network, k-centre chooses, and those chosen are
 //! run again with all inner tensors as outputs. Each frame's result is a line of a journal, `OUT.partial`, written before the

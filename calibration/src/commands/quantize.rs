@@ -1,4 +1,4 @@
-//! `hsg-calibrate quantize`: the int8 and fp16 networks of a model, as a whole new model folder.
+//! \[T9\] `hsg-calibrate quantize`: the int8 and fp16 networks of a model, as a whole new model folder.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! `hsg-calibrate report`: fp32, fp16 and int8 side by side, and whether int8 keeps what was promised: the receipt.
+//! \[T9\] `hsg-calibrate report`: fp32, fp16 and int8 side by side, and whether int8 keeps what was promised: the receipt.
 //!
 //! `forms.rs` has the pipelines that run beside each other → every frame goes through all of them, by itself, and `measure.rs`
 //! compares → videos go through them once more, tracked, for stability (`stability.rs`) → `speed.rs` takes times → `receipt.rs`
