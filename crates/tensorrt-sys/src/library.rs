@@ -200,7 +200,10 @@ impl Library {
     /// Addresses of `createInferBuilder_INTERNAL` and `createNvOnnxParser_INTERNAL`.
     pub(crate) fn builder(&self) -> Result<(*mut c_void, *mut c_void), Error> {
         let parts = self.builder.get_or_init(|| self.open_builder());
-        parts.as_ref().map(|parts| (parts.create_builder, parts.create_parser)).map_err(|words| Error::new(words.clone()))
+        parts
+            .as_ref()
+            .map(|parts| (parts.create_builder, parts.create_parser))
+            .map_err(|words| Error::new(words.clone()))
     }
 
     /// Whether engines can be built: libnvinfer has its builder, and the ONNX parser is there.
@@ -264,7 +267,9 @@ mod tests {
 
     #[test]
     fn versions_are_read_off_the_number() {
-        for (number, words) in [(8600, "8.6.0"), (8601, "8.6.1"), (100_300, "10.3.0"), (110_400, "11.4.0"), (7203, "7.2.3")] {
+        for (number, words) in
+            [(8600, "8.6.0"), (8601, "8.6.1"), (100_300, "10.3.0"), (110_400, "11.4.0"), (7203, "7.2.3")]
+        {
             assert_eq!(Version::decode(number).to_string(), words);
         }
         assert!(Version::decode(8503) < OLDEST && OLDEST <= Version::decode(8600));

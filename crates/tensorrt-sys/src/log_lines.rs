@@ -98,10 +98,7 @@ mod tests {
         for (severity, text) in [(0, "a"), (1, "b "), (2, "c"), (3, "d"), (4, "e"), (1, "f"), (1, "g")] {
             take(severity, text);
         }
-        assert_eq!(
-            recording.finish(),
-            ["error: a", "error: b", "warning: c", "info: d", "error: f", "error: g"]
-        );
+        assert_eq!(recording.finish(), ["error: a", "error: b", "warning: c", "info: d", "error: f", "error: g"]);
         assert_eq!(take_errors(), "b; f; g");
         assert_eq!(take_errors(), "");
         take(3, "nobody records");

@@ -6,8 +6,8 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use crate::library::Library;
-use crate::raw::{self, Dims, ERROR_BYTES, MAX_DIMS};
 use crate::log_lines;
+use crate::raw::{self, Dims, ERROR_BYTES, MAX_DIMS};
 
 /// TensorRT refused something: its own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -240,9 +240,7 @@ impl Context {
     pub fn set_shape(&mut self, input: &CStr, shape: &[usize]) -> Result<(), Error> {
         let dims = dims(shape)?;
         // SAFETY: the context is alive; name and shape outlive the call.
-        checked(|error| unsafe {
-            raw::hsg_trt_context_set_shape(self.pointer.as_ptr(), input.as_ptr(), &dims, error)
-        })
+        checked(|error| unsafe { raw::hsg_trt_context_set_shape(self.pointer.as_ptr(), input.as_ptr(), &dims, error) })
     }
 
     /// The shape of a tensor after the inputs' have been set; an axis that cannot be told is an error.

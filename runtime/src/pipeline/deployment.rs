@@ -9,7 +9,9 @@ use segcore::label_space::LabelSpace;
 
 use super::MAX_LEVELS;
 use super::turns::Turns;
-use crate::backend::{self, BackendChoice, BackendInfo, Engine, EngineOptions, Selection, first_not_finite};
+use crate::backend::{
+    self, BackendChoice, BackendInfo, Engine, EngineOptions, NetworkKind, NetworkSource, Selection, first_not_finite,
+};
 use crate::error::PipelineError;
 
 /// How a model is to be run.
@@ -44,7 +46,8 @@ impl Deployment {
     /// When the backend does not work here, a network or the bank cannot be loaded, weights are not finite, or the
     /// files do not fit each other.
     pub fn load(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
-        Self::load_on(folder, spec, backend::select(spec.backend)?)
+        let selection = backend::select_for(spec.backend, &folder, spec.precision)?;
+        Self::load_on(folder, spec, selection)
     }
 
     /// The same on a backend that the caller brings; `spec.backend` is not asked. Tests measure the pipeline on one
@@ -62,12 +65,16 @@ impl Deployment {
             remedy: "choose another --precision or export the model again",
         };
         let options = EngineOptions { num_threads: spec.num_threads };
-        let path = folder.embedding_path(spec.precision).ok_or_else(|| missing("embedding", folder.path()))?;
-        check_weights(&path)?;
-        let embedding = selection.backend.load(&path, options)?;
-        let path = folder.grouping_path(spec.precision).ok_or_else(|| missing("grouping", folder.path()))?;
-        check_weights(&path)?;
-        let grouping = selection.backend.load(&path, options)?;
+        let load = |kind: NetworkKind| -> Result<Arc<dyn Engine>, PipelineError> {
+            let made = selection.backend.makes_precisions().then(|| kind.path(&folder, Precision::Fp32)).flatten();
+            let path =
+                kind.path(&folder, spec.precision).or(made).ok_or_else(|| missing(&kind.to_string(), folder.path()))?;
+            check_weights(&path)?;
+            let source = NetworkSource { folder: &folder, kind, precision: spec.precision };
+            Ok(selection.backend.load_network(&source, options)?)
+        };
+        let embedding = load(NetworkKind::Embedding)?;
+        let grouping = load(NetworkKind::Grouping)?;
 
         let mut sizes = vec![manifest.num_slots()];
         sizes.extend(manifest.groups());

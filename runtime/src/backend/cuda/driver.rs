@@ -164,6 +164,13 @@ pub struct Buffer {
     num_bytes: usize,
 }
 
+impl Buffer {
+    /// Its address on the device.
+    pub const fn address(&self) -> u64 {
+        self.pointer
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.context.enter().is_ok() {
@@ -192,15 +199,7 @@ impl Cuda {
     /// # Errors
     /// As [`look`], or when the driver does not take the kernels.
     pub fn new() -> Result<Self, BackendError> {
-        let (device, info) = find()?;
-        // SAFETY: `device` came from the driver; released by `Context::drop`.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|error| failed("open the GPU", error))?;
-        let context = Arc::new(Context { device, context });
-        context.enter()?;
-        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
-            .map_err(|error| failed("make a stream", error))?;
-        // From here on `drop` cleans up.
-        let mut cuda = Self { info, functions: Vec::new(), modules: Vec::new(), stream, context };
+        let mut cuda = Self::without_kernels()?;
         for (name, ptx) in MODULES {
             let text = CString::new(ptx).map_err(|_| {
                 missing(BackendErrorKind::Load, format!("{name}.ptx holds a zero byte; run `cargo xtask kernels`"))
@@ -218,6 +217,34 @@ impl Cuda {
             cuda.functions.push(function);
         }
         Ok(cuda)
+    }
+
+    /// Opens the first device with a stream and without kernels: launching one fails.
+    ///
+    /// # Errors
+    /// As [`look`].
+    pub fn without_kernels() -> Result<Self, BackendError> {
+        let (device, info) = find()?;
+        // SAFETY: `device` came from the driver; released by `Context::drop`.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|error| failed("open the GPU", error))?;
+        let context = Arc::new(Context { device, context });
+        context.enter()?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(|error| failed("make a stream", error))?;
+        Ok(Self { info, functions: Vec::new(), modules: Vec::new(), stream, context })
+    }
+
+    /// Makes the device's context current on this thread, for calls of other libraries.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn make_current(&self) -> Result<(), BackendError> {
+        self.context.enter()
+    }
+
+    /// The stream, for calls of other libraries; valid as long as this lives.
+    pub const fn stream(&self) -> *mut c_void {
+        self.stream.cast()
     }
 
     /// The device.
@@ -437,7 +464,9 @@ impl Executor for Cuda {
             }
             *pointer = place.cast();
         }
-        let function = self.functions[kernel as usize];
+        let Some(&function) = self.functions.get(kernel as usize) else {
+            return Err(missing(BackendErrorKind::Run, "kernels were not loaded here"));
+        };
         let (grid, block) = ((grid[0], grid[1], 1), (num_threads, 1, 1));
         // SAFETY: the function is loaded; pointers point to values that live until the call returns, which has copied them.
         // What they describe is the caller's promise.
