@@ -49,6 +49,43 @@ pub enum CalibrationError {
     /// A backend.
     #[error(transparent)]
     Backend(#[from] runtime::backend::BackendError),
+    /// A source of frames.
+    #[error(transparent)]
+    Source(#[from] runtime::source::SourceError),
+    /// A frame that cannot become the network's input.
+    #[error("frame {index} of `{source_name}`: {reason}")]
+    Frame {
+        /// Its index.
+        index: u64,
+        /// The source.
+        source_name: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A camera that went away.
+    #[error("the source was lost while its frames were recorded: {reason}; start again when it is back")]
+    Lost {
+        /// Why.
+        reason: String,
+    },
+    /// An image that cannot be written or read.
+    #[error(transparent)]
+    Image(#[from] segcore::image_io::ImageFileError),
+    /// The person wants it to stop.
+    #[error("stopped")]
+    Stopped,
+    /// Too few frames for ranges that hold elsewhere.
+    #[error(
+        "expected at least {expected} frames that differ, got {got} ({detail}); give more sources or longer ones, as they come on the road"
+    )]
+    TooFewFrames {
+        /// The least number.
+        expected: usize,
+        /// How many there are.
+        got: usize,
+        /// What was found, in words.
+        detail: String,
+    },
     /// A stage that ran without leaving what it has to.
     #[error("{what} of frame `{frame}` is missing after a run without an error; this is a bug, please report it")]
     Missing {
@@ -58,7 +95,7 @@ pub enum CalibrationError {
         frame: String,
     },
     /// A table that does not hold together.
-    #[error("the table is damaged: {what}; collect again")]
+    #[error("the table is damaged: {what}; collect again, or restore the file")]
     Damaged {
         /// What does not fit.
         what: String,

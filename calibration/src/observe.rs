@@ -13,7 +13,8 @@ use runtime::backend::{self, BackendChoice, EngineOptions, Session, TensorBuffer
 use runtime::pipeline::embed::EmbedStage;
 use runtime::pipeline::group::GroupStage;
 use runtime::pipeline::segment::SegmentStage;
-use runtime::pipeline::{Deployment, Resolution};
+use runtime::pipeline::slot::FrameSlot;
+use runtime::pipeline::{Deployment, Processor, ProcessorSpec, Resolution};
 use segcore::image::Frame;
 
 use crate::error::{CalibrationError, Result};
@@ -49,6 +50,15 @@ impl Observed {
         Ok(Observed { session: loaded?.session()?, inputs, outputs })
     }
 
+    /// The first tensor, as they are computed, that the last run left NaN or infinite.
+    fn first_not_finite(&self, prefix: &str) -> Option<CalibrationError> {
+        self.outputs.iter().find_map(|(name, buffer)| {
+            let count = buffer.data.iter().filter(|value| !value.is_finite()).count();
+            let (tensor, values) = (format!("{prefix}/{name}"), buffer.data.len());
+            (count > 0).then_some(CalibrationError::NotFinite { tensor, count, values })
+        })
+    }
+
     fn run(&mut self, inputs: &[(&str, &[usize], &[f32])]) -> Result<()> {
         let mut outputs: Vec<(&str, &mut TensorBuffer)> =
             self.outputs.iter_mut().map(|(name, buffer)| (name.as_str(), buffer)).collect();
@@ -71,6 +81,9 @@ impl Observed {
 /// A model that is watched while it runs.
 pub struct Observer {
     deployment: Arc<Deployment>,
+    /// The deployed pipeline, for describing frames.
+    processor: Processor,
+    slot: FrameSlot,
     embed: EmbedStage,
     segment: SegmentStage,
     group: GroupStage,
@@ -98,17 +111,41 @@ impl Observer {
             segment: SegmentStage::new(manifest.kmeans, features, Resolution::Nearest, num_threads)
                 .map_err(|error| error.in_frame("", 0))?,
             group: GroupStage::new(Arc::clone(&deployment))?,
+            processor: Processor::new(
+                Arc::clone(&deployment),
+                ProcessorSpec { resolution: Resolution::Nearest, ..ProcessorSpec::default() },
+            )?,
+            slot: FrameSlot::default(),
             deployment,
         })
     }
 
-    /// What a frame is like, for [`crate::select::k_centre`]: the mean feature of each of 3 × 4 parts, row by row.
+    /// What a frame is like.
     ///
     /// # Errors
-    /// When the network fails on the frame.
-    pub fn describe(&mut self, frame: &Frame) -> Result<Vec<f32>> {
-        self.embed.run(frame, 1.0).map_err(|error| error.in_frame("", frame.index))?;
-        let map = self.embed.map();
+    /// When a network fails on the frame; when that is because an activation is NaN or infinite, the message names it.
+    pub fn describe(&mut self, frame: &Frame, name: &str) -> Result<Description> {
+        self.slot.output.frame.clone_from(frame);
+        if let Err(error) = self.processor.process(&mut self.slot) {
+            // What went wrong inside is found by looking inside.
+            self.observe(frame, name, &mut Table::new(""))?;
+            return Err(error.into());
+        }
+        let unknown = self.deployment.bank().is_some().then(|| {
+            let segments = self.slot.output.levels.first().map_or(&[][..], |level| &level.segments);
+            let (mut sum, mut area) = (0.0, 0.0);
+            for segment in segments.iter().filter(|segment| segment.present) {
+                sum += f64::from(segment.unknown_score) * f64::from(segment.area);
+                area += f64::from(segment.area);
+            }
+            (sum / f64::max(area, 1.0)) as f32
+        });
+        Ok(Description { features: self.part_features(), unknown })
+    }
+
+    /// The mean feature of each of 3 × 4 parts, row by row.
+    fn part_features(&self) -> Vec<f32> {
+        let map = self.processor.features();
         let (height, width, dim) = (map.height, map.width, map.dim);
         let mut sums = vec![0f32; PARTS.0 * PARTS.1 * dim];
         let mut counts = vec![0f32; PARTS.0 * PARTS.1];
@@ -123,7 +160,7 @@ impl Observer {
         for (part, count) in sums.chunks_exact_mut(dim).zip(counts) {
             part.iter_mut().for_each(|value| *value /= count.max(1.0));
         }
-        Ok(sums)
+        sums
     }
 
     /// Adds a frame's activations to `table` under the name `name`; `false` when it is in it already.
@@ -135,17 +172,19 @@ impl Observer {
             return Ok(false);
         }
         let at = |error: runtime::pipeline::StageError| error.in_frame(name, frame.index);
-        self.embed.run(frame, 1.0).map_err(at)?;
+        let embedded = self.embed.run(frame, 1.0);
+        // With the input in place the network is run once more, its inner tensors as outputs: they say what is wrong first.
+        self.observe_embedding(name)?;
+        embedded.map_err(at)?;
         self.segment.restart();
         let missing = |what| CalibrationError::Missing { what, frame: name.to_owned() };
         let plan = self.embed.plan().ok_or_else(|| missing("the plan of resizing"))?;
         self.segment.run(self.embed.map(), plan, None, false).map_err(at)?;
-        self.group.run(self.segment.map()).map_err(at)?;
+        let grouped = self.group.run(self.segment.map());
         let manifest = self.deployment.manifest();
         let (dim, slots, extent) = (manifest.network.embedding_dim, manifest.num_slots(), manifest.position_extent);
         let (shape, pixels) = self.embed.input().ok_or_else(|| missing("the network's input"))?;
         let image = [(manifest.tensors.image.as_str(), shape.as_slice(), pixels)];
-        self.embedding.run(&image)?;
         let [features, positions, valid] = self.group.inputs();
         let (of_features, of_positions, of_valid) = ([1, dim, slots], [1, 2 * extent, slots], [1, slots]);
         let names = &manifest.tensors;
@@ -155,11 +194,33 @@ impl Observer {
             (names.valid.as_str(), &of_valid, valid),
         ];
         self.grouping.run(&tokens)?;
+        if let Some(error) = self.grouping.first_not_finite("grouping") {
+            return Err(error);
+        }
+        grouped.map_err(at)?;
         let seen: Vec<(String, &[f32])> =
             self.embedding.seen("embedding", &image).chain(self.grouping.seen("grouping", &tokens)).collect();
         let seen: Vec<(&str, &[f32])> = seen.iter().map(|(name, values)| (name.as_str(), *values)).collect();
         table.add(name, &seen)
     }
+
+    fn observe_embedding(&mut self, name: &str) -> Result<()> {
+        let missing = CalibrationError::Missing { what: "the network's input", frame: name.to_owned() };
+        let (shape, pixels) = self.embed.input().ok_or(missing)?;
+        let image = self.deployment.manifest().tensors.image.as_str();
+        self.embedding.run(&[(image, shape.as_slice(), pixels)])?;
+        self.embedding.first_not_finite("embedding").map_or(Ok(()), Err)
+    }
+}
+
+/// What [`Observer::describe`] says of a frame.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Description {
+    /// For [`crate::select::k_centre`]: the mean feature of each of 3 × 4 parts, row by row.
+    pub features: Vec<f32>,
+    /// How far its segments are from what the bank knows: mean over the pixels of 1 − cosine to the nearest prototype, 0 to
+    /// 2; none without a bank.
+    pub unknown: Option<f32>,
 }
 
 #[cfg(test)]
@@ -173,7 +234,12 @@ mod tests {
     fn tiny() -> Arc<Deployment> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-model");
         let folder = models::manifest::ModelFolder::open(&path).unwrap();
-        let spec = DeploymentSpec { backend: BackendChoice::Cpu, precision: Precision::Fp32, num_threads: 1 };
+        let spec = DeploymentSpec {
+            backend: BackendChoice::Cpu,
+            precision: Precision::Fp32,
+            int8_float: false,
+            num_threads: 1,
+        };
         Arc::new(Deployment::load(folder, spec).unwrap())
     }
 
@@ -214,7 +280,7 @@ mod tests {
     fn descriptors_tell_frames_apart() {
         let scratch = tempfile::tempdir().unwrap();
         let mut observer = Observer::new(tiny(), BackendChoice::Cpu, scratch.path()).unwrap();
-        let [a, b, again] = [1, 90, 1].map(|seed| observer.describe(&frame(seed)).unwrap());
+        let [a, b, again] = [1, 90, 1].map(|seed| observer.describe(&frame(seed), "x").unwrap().features);
         assert_eq!(a, again);
         assert_ne!(a, b);
         assert!(a.iter().all(|value| value.is_finite()));

@@ -5,6 +5,9 @@
 //! | `model.toml` | the [`Manifest`] |
 //! | `embedding.<precision>.onnx` | image → unit features at stride 8 |
 //! | `grouping.<precision>.onnx` | segment slots → transitions and centroids of all levels |
+//! | `calibration.json` | what values the tensors take (`hsg-calibrate collect`); absent before `hsg-calibrate quantize` |
+//! | `quantization.json` | how the int8 network was made: methods, layers kept, errors; likewise |
+//! | `receipt.int8.json` | what int8 costs (`hsg-calibrate report`); int8 is not run without it |
 //! | `bank.postcard` | prototypes (crate `retrieval`); may be absent |
 //! | `classes.toml` | names and colours of the bank's classes, where they are of the user's own making |
 //! | `CARD.md` | for people: what it is, what it learned from, what it may be used for |
@@ -31,6 +34,12 @@ pub const MANIFEST: &str = "model.toml";
 pub const BANK: &str = "bank.postcard";
 /// The model card's file name.
 pub const CARD: &str = "CARD.md";
+/// Activations observed on representative frames.
+pub const CALIBRATION: &str = "calibration.json";
+/// How the int8 network was made.
+pub const QUANTIZATION: &str = "quantization.json";
+/// What int8 costs.
+pub const RECEIPT: &str = "receipt.int8.json";
 /// Losses of the training run, one JSON object a line, thinned out.
 pub const TRAINING_LOG: &str = "training.jsonl";
 
@@ -456,6 +465,14 @@ impl ModelFolder {
 
     fn listed(&self, name: &str) -> Option<PathBuf> {
         self.manifest.files.contains_key(name).then(|| self.path.join(name))
+    }
+
+    /// A folder like this one that lists none of `names`: what is rewritten from it does not have them.
+    #[must_use]
+    pub fn without(&self, names: &[&str]) -> ModelFolder {
+        let mut folder = self.clone();
+        folder.manifest.files.retain(|name, _| !names.contains(&name.as_str()));
+        folder
     }
 
     /// Writes a complete copy of this folder with some files added or replaced, as `out`, or swapped in for this

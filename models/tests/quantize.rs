@@ -201,24 +201,31 @@ fn ranges_and_exceptions_come_back_from_the_cpus_form() {
         tensors: names.iter().enumerate().map(|(i, name)| (name.clone(), range(i))).collect(),
     };
     for keep in [BTreeSet::new(), BTreeSet::from(["left".to_owned(), "out".to_owned()])] {
-        let make = |ranges: &Ranges, form: Form, keep: &BTreeSet<String>| {
+        let make = |ranges: &Ranges, form: Form, keep: &BTreeSet<String>, set: &dyn Fn(&mut Weights)| {
             let (mut graph, mut weights) = (network(), initial_weights(&network().params, 3));
+            set(&mut weights);
             insert_qdq(&mut graph, &mut weights, ranges, form, keep).unwrap();
             (graph, weights)
         };
-        let (graph, weights) = make(&ranges, Form::Cpu, &keep);
+        // As after a correction: the biases of int8 are its own.
+        let (mut graph, mut weights) = (network(), initial_weights(&network().params, 3));
+        weights.get_mut("left.bias").unwrap().values[0] += 0.25;
+        insert_qdq(&mut graph, &mut weights, &ranges, Form::Cpu, &keep).unwrap();
         let bytes = models::onnx::write(&graph, &weights, models::onnx::Storage::Full).unwrap();
         let (graph, weights) = models::onnx::read(&bytes, std::path::Path::new("embedding.int8.onnx")).unwrap();
         let recovered = recover_ranges(&network(), &graph, &weights).unwrap();
         assert_eq!(recovered.keep, keep);
         for form in [Form::TensorRt8, Form::TensorRt10] {
-            let (expected, expected_weights) = make(&ranges, form, &keep);
-            let (got, got_weights) = make(&recovered.ranges, form, &recovered.keep);
+            let (expected, expected_weights) =
+                make(&ranges, form, &keep, &|weights| weights.get_mut("left.bias").unwrap().values[0] += 0.25);
+            let (got, got_weights) = make(&recovered.ranges, form, &recovered.keep, &|weights| {
+                recovered.set_biases(weights).unwrap();
+            });
             assert_eq!(got.nodes, expected.nodes);
             for (name, tensor) in &expected_weights {
                 for (a, b) in tensor.values.iter().zip(&got_weights[name].values) {
                     // Half a step of 255, rounded up, and fp16 scales.
-                    assert!((a - b).abs() <= a.abs() * 0.01, "{form:?} {name}: {a} came back as {b}");
+                    assert!((a - b).abs() <= a.abs() * 0.01 + 1e-3, "{form:?} {name}: {a} came back as {b}");
                 }
             }
         }

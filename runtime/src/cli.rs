@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use runtime::program::args::{BackendArg, CommonArgs, DatasetArgs};
 
 /// Segments street scenes, live and hierarchically, without having been told any labels.
 #[derive(Debug, Parser)]
@@ -27,30 +28,6 @@ pub struct Cli {
     /// The command.
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// Options of all commands.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Common options")]
-pub struct CommonArgs {
-    /// Say more (-v info, -vv debug, -vvv trace).
-    #[arg(short, long, action = clap::ArgAction::Count, global = true, conflicts_with = "quiet")]
-    pub verbose: u8,
-    /// Say nothing but errors.
-    #[arg(short, long, global = true, env = "HSG_QUIET", value_parser = BoolishValueParser::new())]
-    pub quiet: bool,
-    /// Print one JSON document on stdout, and nothing else there.
-    #[arg(long, global = true, env = "HSG_JSON", value_parser = BoolishValueParser::new())]
-    pub json: bool,
-    /// Take settings from this TOML file; unknown keys are refused.
-    #[arg(long, global = true, value_name = "FILE.toml", env = "HSG_CONFIG")]
-    pub config: Option<PathBuf>,
-    /// Print the settings in effect as TOML and stop.
-    #[arg(long, global = true)]
-    pub show_settings: bool,
-    /// Threads for arithmetic [default: all cores].
-    #[arg(long, global = true, value_name = "N", env = "HSG_THREADS")]
-    pub threads: Option<usize>,
 }
 
 /// A command.
@@ -75,29 +52,14 @@ pub enum Command {
 #[command(after_help = "Example:\n  hsg doctor --json\n\nExit code 1 when `hsg run` would not work here.")]
 pub struct DoctorArgs {}
 
-/// Which backend executes the networks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BackendArg {
-    /// The best one that works here; says which and why.
-    Auto,
-    /// Embedded, pure Rust.
-    Cpu,
-    /// ONNX Runtime, opened at run time (`cargo xtask deps onnxruntime`, or HSG_ONNXRUNTIME names the library).
-    #[value(name = "onnxruntime")]
-    OnnxRuntime,
-    /// NVIDIA TensorRT (not compiled into this version).
-    #[value(name = "tensorrt")]
-    TensorRt,
-}
-
 /// Number format of the networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PrecisionArg {
     /// 32-bit floats.
     Fp32,
-    /// 16-bit floats (not in this version).
+    /// 16-bit floats; on a CPU no faster.
     Fp16,
-    /// 8-bit integers (not in this version).
+    /// 8-bit integers where they cost little (`hsg-calibrate`).
     Int8,
 }
 
@@ -113,6 +75,13 @@ pub struct ModelArgs {
     /// Number format of the networks [default: fp32].
     #[arg(long, value_name = "PRECISION", env = "HSG_PRECISION")]
     pub precision: Option<PrecisionArg>,
+    /// Execute int8 networks in floats, exactly as the file says, instead of with integer kernels [default: only in eval and
+    /// bank build].
+    #[arg(long, env = "HSG_INT8_FLOAT", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub int8_float: Option<bool>,
+    /// Run an int8 network whose receipt is missing, belongs to another network or says that a limit was missed.
+    #[arg(long, env = "HSG_ALLOW_UNVERIFIED", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub allow_unverified: Option<bool>,
 }
 
 /// How frames are computed.
@@ -191,23 +160,6 @@ pub enum BankSearchArg {
     Exact,
     /// In the 32 lists of the index that are nearest; fewer than 1 name in 100 differ.
     Approximate,
-}
-
-/// A data set.
-#[derive(Args, Clone, Debug)]
-pub struct DatasetArgs {
-    /// Kind of data set: cityscapes, kitti-step, camvid or folder.
-    #[arg(long, value_name = "NAME", env = "HSG_DATASET")]
-    pub dataset: Option<String>,
-    /// Its folder.
-    #[arg(long, value_name = "DIR", env = "HSG_ROOT")]
-    pub root: Option<PathBuf>,
-    /// Its split, for example train, val or test.
-    #[arg(long, value_name = "S", env = "HSG_SPLIT")]
-    pub split: Option<String>,
-    /// Only these drives or sequences.
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', env = "HSG_SEQUENCES")]
-    pub sequences: Vec<String>,
 }
 
 /// Arguments of `hsg eval`: its own, or those of a command below it.

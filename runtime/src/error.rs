@@ -39,6 +39,20 @@ pub enum PipelineError {
     /// The prototype bank cannot be read, or belongs to another model.
     #[error(transparent)]
     Bank(#[from] retrieval::RetrievalError),
+    /// An int8 network that nobody has measured, or one that missed a limit.
+    #[error(
+        "{path}: {reason}; measure it with `hsg-calibrate report --model {model}`, or run it all the same with --allow-unverified",
+        path = path.display(),
+        model = model.display()
+    )]
+    Unverified {
+        /// The receipt's file.
+        path: PathBuf,
+        /// The model folder.
+        model: PathBuf,
+        /// What is missing or does not match.
+        reason: String,
+    },
     /// A stage refused a frame.
     #[error("stage {stage}, frame {index} of `{stream}`: {reason}")]
     Stage {

@@ -3,14 +3,12 @@
 //! Environment and command line arrive together from `cli.rs` (clap merges them in this order); this file lays them
 //! over the TOML file of `--config` and fills in defaults. Unknown keys in the file are refused by name.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use clap::ValueEnum;
 use models::manifest::Precision;
 use retrieval::Storage;
-use runtime::backend::BackendChoice;
 use runtime::pipeline::{BankSearch, DeploymentSpec, ProcessorSpec, Resolution};
 use runtime::sink::SaveKinds;
 use serde::{Deserialize, Serialize};
@@ -19,7 +17,8 @@ use crate::cli::{
     BackendArg, BankBuildArgs, BankSearchArg, BenchArgs, CommonArgs, ComputeArgs, DatasetArgs, EvalArgs, EvalFilesArgs,
     ModelArgs, PrecisionArg, RunArgs, StorageArg,
 };
-use crate::shipped::DEFAULT_MODEL;
+use runtime::program::args::{name_of, named, positive, read_config};
+use runtime::program::shipped::DEFAULT_MODEL;
 
 /// Frames that `hsg bench` measures unless told otherwise.
 const DEFAULT_BENCH_FRAMES: u64 = 200;
@@ -39,6 +38,10 @@ pub struct ConfigFile {
     backend: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     precision: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    int8_float: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allow_unverified: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     track: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -173,7 +176,7 @@ impl Base {
     pub fn new(common: &CommonArgs) -> anyhow::Result<Self> {
         let file = match &common.config {
             None => ConfigFile::default(),
-            Some(path) => read_config(path)?,
+            Some(path) => read_config("hsg run", path)?,
         };
         let threads = common.threads.or(file.threads);
         ensure!(
@@ -185,12 +188,15 @@ impl Base {
         Ok(Self { file, threads: threads.unwrap_or_else(cores) })
     }
 
-    fn model(&self, args: &ModelArgs) -> anyhow::Result<ModelSettings> {
+    /// `measures`: the command is about accuracy, so int8 is executed as written unless told otherwise.
+    fn model(&self, args: &ModelArgs, measures: bool) -> anyhow::Result<ModelSettings> {
         let file = &self.file;
         Ok(ModelSettings {
             model: args.model.clone().or_else(|| file.model.clone()).unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
             backend: named(args.backend, file.backend.as_deref(), "backend")?.unwrap_or(BackendArg::Auto),
             precision: named(args.precision, file.precision.as_deref(), "precision")?.unwrap_or(PrecisionArg::Fp32),
+            int8_float: args.int8_float.or(file.int8_float).unwrap_or(measures),
+            allow_unverified: args.allow_unverified.or(file.allow_unverified).unwrap_or(false),
             threads: self.threads,
         })
     }
@@ -231,40 +237,6 @@ fn missing_option(option: &str, section: &str) -> String {
     format!("--{option} is missing; name it, or give `{option}` in the section [{section}] of --config")
 }
 
-fn read_config(path: &Path) -> anyhow::Result<ConfigFile> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("--config {}: cannot be read; check the path", path.display()))?;
-    toml::from_str(&text).map_err(|error| {
-        anyhow::anyhow!(
-            "--config {}: {}; remove or correct it (`hsg run --show-settings` prints all keys in use)",
-            path.display(),
-            error.to_string().trim_end()
-        )
-    })
-}
-
-/// A choice from the command line or, by its name, from the file.
-fn named<T: ValueEnum>(typed: Option<T>, in_file: Option<&str>, key: &str) -> anyhow::Result<Option<T>> {
-    match (typed, in_file) {
-        (Some(value), _) => Ok(Some(value)),
-        (None, None) => Ok(None),
-        (None, Some(text)) => match T::from_str(text, false) {
-            Ok(value) => Ok(Some(value)),
-            Err(_) => {
-                let known: Vec<String> = T::value_variants()
-                    .iter()
-                    .filter_map(|variant| Some(variant.to_possible_value()?.get_name().to_owned()))
-                    .collect();
-                bail!("`{key}` in the file of --config: expected {}, got `{text}`", known.join(", "))
-            }
-        },
-    }
-}
-
-fn name_of<T: ValueEnum>(value: T) -> String {
-    value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
-}
-
 /// Which model, and what runs it.
 #[derive(Clone, Debug)]
 pub struct ModelSettings {
@@ -272,6 +244,9 @@ pub struct ModelSettings {
     pub model: String,
     backend: BackendArg,
     precision: PrecisionArg,
+    int8_float: bool,
+    /// Whether an int8 network needs no receipt.
+    pub allow_unverified: bool,
     threads: usize,
 }
 
@@ -279,17 +254,13 @@ impl ModelSettings {
     /// How to load it.
     pub fn deployment(&self) -> DeploymentSpec {
         DeploymentSpec {
-            backend: match self.backend {
-                BackendArg::Auto => BackendChoice::Auto,
-                BackendArg::Cpu => BackendChoice::Cpu,
-                BackendArg::OnnxRuntime => BackendChoice::OnnxRuntime,
-                BackendArg::TensorRt => BackendChoice::TensorRt,
-            },
+            backend: self.backend.choice(),
             precision: match self.precision {
                 PrecisionArg::Fp32 => Precision::Fp32,
                 PrecisionArg::Fp16 => Precision::Fp16,
                 PrecisionArg::Int8 => Precision::Int8,
             },
+            int8_float: self.int8_float,
             num_threads: self.threads,
         }
     }
@@ -416,7 +387,7 @@ impl RunSettings {
             sources,
             names,
             masks,
-            model: base.model(&args.model)?,
+            model: base.model(&args.model, false)?,
             compute: base.compute(&args.compute)?,
             out: args.out.clone().or(file.out),
             force: args.force.or(file.force).unwrap_or(false),
@@ -532,7 +503,7 @@ impl EvalSettings {
         );
         Ok(Self {
             dataset: base.dataset(&args.dataset, (file.dataset, file.root, file.split, file.sequences), "eval")?,
-            model: base.model(&args.model)?,
+            model: base.model(&args.model, true)?,
             compute,
             against_reference,
             out,
@@ -654,7 +625,7 @@ impl BankBuildSettings {
         let file = base.file.bank.clone().unwrap_or_default();
         Ok(Self {
             dataset: base.dataset(&args.dataset, (file.dataset, file.root, file.split, file.sequences), "bank")?,
-            model: base.model(&args.model)?,
+            model: base.model(&args.model, true)?,
             reference: args.reference.or(base.file.reference).unwrap_or(false),
             out: args.out.clone().or(file.out),
             force: args.force.or(file.force).unwrap_or(false),
@@ -722,7 +693,7 @@ impl BenchSettings {
         }
         Ok(Self {
             source: args.source.clone().or(file.source),
-            model: base.model(&args.model)?,
+            model: base.model(&args.model, false)?,
             compute: base.compute(&args.compute)?,
             frames: positive(args.frames.or(file.frames), "frames")?.unwrap_or(DEFAULT_BENCH_FRAMES),
             rate_hz,
@@ -760,6 +731,8 @@ fn common_config(model: &ModelSettings, compute: Option<ComputeSettings>) -> Con
         model: Some(model.model.clone()),
         backend: Some(name_of(model.backend)),
         precision: Some(name_of(model.precision)),
+        int8_float: Some(model.int8_float),
+        allow_unverified: Some(model.allow_unverified),
         track: compute.map(|compute| compute.track),
         refine: compute.map(|compute| compute.refine),
         reference: compute.map(|compute| compute.reference),
@@ -776,11 +749,6 @@ impl ConfigFile {
     pub fn to_toml(&self) -> anyhow::Result<String> {
         toml::to_string(self).context("cannot write the settings as TOML")
     }
-}
-
-fn positive(number: Option<u64>, option: &str) -> anyhow::Result<Option<u64>> {
-    ensure!(number != Some(0), "--{option}: expected at least 1, got 0");
-    Ok(number)
 }
 
 /// A number of bytes with an optional suffix k, M, G or T (powers of 1000) or Ki, Mi, Gi, Ti (powers of 1024).
@@ -864,7 +832,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 8 + 10 + (9 + 6) + 8 + 4, "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 10 + 10 + (9 + 6) + 8 + 4, "{value}");
     }
 
     #[test]

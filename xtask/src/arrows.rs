@@ -22,8 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("video", &["segcore"]),
     ("trainer", &["segcore", "datasets", "evaluation", "oversegment", "retrieval", "report", "models"]),
     ("runtime", &["segcore", "video", "datasets", "evaluation", "retrieval", "report", "wire", "models"]),
-    // More when its commands are there.
-    ("calibration", &["segcore", "models", "runtime"]),
+    ("calibration", &["segcore", "datasets", "evaluation", "report", "models", "runtime"]),
     (
         "tests",
         &[

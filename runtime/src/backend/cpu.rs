@@ -1,4 +1,6 @@
-//! The embedded backend: rten, pure Rust, fp32. Runs any ONNX file whose inputs and outputs are f32 tensors.
+//! The embedded backend: rten, pure Rust. Runs any ONNX file whose inputs and outputs are f32 tensors, and computes in fp32:
+//! weights of fp16 files are widened, and what stands between Q and DQ is computed in floats, as ONNX Runtime does without
+//! graph optimisations.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

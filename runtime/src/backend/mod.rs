@@ -152,7 +152,7 @@ pub trait Backend: Send + Sync {
         source: &NetworkSource<'_>,
         options: EngineOptions,
     ) -> Result<Arc<dyn Engine>, BackendError> {
-        match source.kind.path(source.folder, source.precision) {
+        match source.path() {
             Some(path) => self.load(&path, options),
             None => Err(BackendError::new(
                 BackendErrorKind::Load,
@@ -207,6 +207,17 @@ pub struct NetworkSource<'a> {
     pub kind: NetworkKind,
     /// Number format asked for.
     pub precision: Precision,
+}
+
+impl NetworkSource<'_> {
+    /// Its file. int8 is the embedding network alone, where nearly all the arithmetic is; grouping stays fp32 then.
+    pub fn path(&self) -> Option<PathBuf> {
+        let path = self.kind.path(self.folder, self.precision);
+        match (self.kind, self.precision) {
+            (NetworkKind::Grouping, Precision::Int8) => path.or_else(|| self.kind.path(self.folder, Precision::Fp32)),
+            _ => path,
+        }
+    }
 }
 
 /// One loaded network. Immutable; all threads share it.
@@ -314,6 +325,18 @@ pub fn select_for(
         selection.reason, found.version
     );
     Ok(Selection { reason, ..selection })
+}
+
+/// Whether ONNX Runtime's integer kernels may saturate on this CPU: on x86 they add products in 16 bits unless there is VNNI.
+pub fn int8_saturates() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        !(std::arch::is_x86_feature_detected!("avx512vnni") || std::arch::is_x86_feature_detected!("avxvnni"))
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
 }
 
 /// The first value that is NaN or infinite. Costs about one pass over memory: cheap enough for every frame.

@@ -170,13 +170,16 @@ pub fn is_named() -> bool {
     std::env::var_os(LIBRARY_VARIABLE).is_some()
 }
 
+/// Its name on the command line.
+pub const NAME: &str = "onnxruntime";
+
 /// ONNX Runtime on the CPU.
 #[derive(Default)]
 pub struct OnnxRuntimeBackend;
 
 impl Backend for OnnxRuntimeBackend {
     fn probe(&self) -> Result<BackendInfo, BackendError> {
-        Ok(BackendInfo { name: "onnxruntime", version: format!("ONNX Runtime {}", library()?.version), device: None })
+        Ok(BackendInfo { name: NAME, version: format!("ONNX Runtime {}", library()?.version), device: None })
     }
 
     fn load(&self, path: &Path, options: EngineOptions) -> Result<Arc<dyn Engine>, BackendError> {
@@ -192,6 +195,20 @@ impl OnnxRuntimeBackend {
     /// As [`Backend::load`].
     pub fn load_as_written(&self, path: &Path, options: EngineOptions) -> Result<Arc<dyn Engine>, BackendError> {
         load(path, options, Rewriting::Forbidden)
+    }
+}
+
+/// ONNX Runtime that executes networks as their files say: [`OnnxRuntimeBackend::load_as_written`].
+#[derive(Default)]
+pub struct AsWritten;
+
+impl Backend for AsWritten {
+    fn probe(&self) -> Result<BackendInfo, BackendError> {
+        OnnxRuntimeBackend.probe()
+    }
+
+    fn load(&self, path: &Path, options: EngineOptions) -> Result<Arc<dyn Engine>, BackendError> {
+        OnnxRuntimeBackend.load_as_written(path, options)
     }
 }
 

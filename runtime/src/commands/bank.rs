@@ -15,10 +15,11 @@ use runtime::pipeline::{Deployment, Processor, ProcessorSpec, Resolution};
 use segcore::label_space::{IGNORE, LabelSpace};
 use serde::Serialize;
 
-use super::{ImageProgress, Outcome, deploy, open_dataset};
-use crate::printer::{Printer, table};
+use super::{deploy, open_dataset};
 use crate::settings::BankBuildSettings;
-use crate::signals::Signals;
+use runtime::program::printer::{Printer, table};
+use runtime::program::signals::Signals;
+use runtime::program::{ImageProgress, Outcome};
 
 /// What `hsg bank build` prints with `--json`.
 #[derive(Serialize)]

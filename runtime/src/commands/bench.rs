@@ -11,11 +11,12 @@ use runtime::pipeline::{self, Control, PipelineSpec, Processor, Progress};
 use runtime::source::{self, Source, SourceError, SourceEvent, SourceInfo, SourceSpec, TRACKED_RATE_HZ};
 use serde::Serialize;
 
-use super::{Outcome, deploy, frame_bar};
-use crate::printer::{Printer, table};
+use super::deploy;
 use crate::settings::BenchSettings;
-use crate::shipped;
-use crate::signals::Signals;
+use runtime::program::printer::{Printer, table};
+use runtime::program::shipped;
+use runtime::program::signals::Signals;
+use runtime::program::{Outcome, frame_bar};
 
 /// What `hsg bench` prints with `--json`: the summary and what only a benchmark asks.
 #[derive(Serialize)]

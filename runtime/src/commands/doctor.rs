@@ -12,9 +12,9 @@ use runtime::pipeline::stats::cpu_name;
 use runtime::source::{ListedCamera, list_cameras};
 use serde::Serialize;
 
-use super::Outcome;
-use crate::printer::Printer;
-use crate::shipped;
+use runtime::program::Outcome;
+use runtime::program::printer::Printer;
+use runtime::program::shipped;
 
 /// How a part of the machine stands.
 #[derive(Clone, Copy, PartialEq, Serialize)]

@@ -11,10 +11,10 @@ use retrieval::Bank;
 use serde::Serialize;
 use serde_json::json;
 
-use super::Outcome;
 use crate::cli::InspectArgs;
-use crate::printer::{Printer, table};
-use crate::shipped;
+use runtime::program::Outcome;
+use runtime::program::printer::{Printer, table};
+use runtime::program::shipped;
 
 /// What a network file holds.
 #[derive(Serialize)]

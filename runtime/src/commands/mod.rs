@@ -10,34 +10,20 @@ mod run;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use clap::Parser as _;
 use datasets::DatasetKind;
-use indicatif::{ProgressBar, ProgressStyle};
 use models::manifest::Precision;
 use runtime::backend::BackendChoice;
 use runtime::pipeline::Deployment;
+use runtime::program::{Outcome, Printer, init_log, shipped};
 use serde::Serialize;
 
 use crate::cli::{BankCommand, Cli, Command, EvalCommand};
-use crate::printer::{Printer, init_log};
 use crate::settings::{
     BankBuildSettings, Base, BenchSettings, ConfigFile, DatasetSettings, EvalFilesSettings, EvalSettings,
     ModelSettings, RunSettings,
 };
-use crate::shipped;
-use crate::signals::Signal;
-
-/// How a command ended, when it did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// All is done.
-    Done,
-    /// It ran, but a stated limit was missed or an input was skipped.
-    Incomplete,
-    /// Bounded work was interrupted; files are whole.
-    Interrupted(Signal),
-}
 
 /// Reads the command line and runs the command. Usage errors end the program here, with exit code 2, whether or not
 /// they can be printed.
@@ -54,7 +40,7 @@ pub fn run_program() -> anyhow::Result<Outcome> {
             return Ok(Outcome::Done);
         }
     };
-    init_log(cli.common.verbose, cli.common.quiet);
+    init_log("hsg", cli.common.verbose, cli.common.quiet);
     let printer = Printer::new(cli.common.quiet, cli.common.json);
     let base = Base::new(&cli.common)?;
     let show = |config: ConfigFile| -> anyhow::Result<bool> {
@@ -121,14 +107,10 @@ fn deploy(settings: &ModelSettings, printer: Printer) -> anyhow::Result<Arc<Depl
     // The backend first: a choice that cannot work should not wait for hashes.
     let spec = settings.deployment();
     runtime::backend::select(spec.backend)?;
-    ensure!(
-        spec.precision == Precision::Fp32,
-        "--precision {}: this version has only fp32 models on the CPU; use `--precision fp32`",
-        spec.precision
-    );
     let folder = shipped::open_model(&settings.model)?;
-    let deployment = Deployment::load(folder, spec)?;
-    if spec.backend == BackendChoice::Auto {
+    let load = if settings.allow_unverified { Deployment::load_unverified } else { Deployment::load };
+    let deployment = load(folder, spec)?;
+    if spec.backend == BackendChoice::Auto || spec.precision != Precision::Fp32 {
         let info = deployment.backend();
         printer.status(format!("backend: {} ({}), {}", info.name, info.version, deployment.reason()));
     }
@@ -150,59 +132,6 @@ fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
             .with_context(|| format!("cannot make the folder {}; check its permissions", folder.display()))?;
     }
     Ok(models::files::write_atomically(path, &text)?)
-}
-
-/// A bar for `total` frames; a spinner where their number is not known.
-fn frame_bar(printer: Printer, name: &str, total: Option<u64>) -> Option<ProgressBar> {
-    let bars = printer.bars()?;
-    let (bar, template) = match total {
-        Some(total) => (ProgressBar::new(total), "{prefix} [{bar:30}] {pos}/{len} frames  {per_sec}  {eta} left"),
-        None => (ProgressBar::new_spinner(), "{prefix} {spinner} {pos} frames  {per_sec}"),
-    };
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar.set_prefix(name.to_owned());
-    Some(bars.add(bar))
-}
-
-/// Progress over a known number of images: a bar on a terminal, otherwise a line every few seconds.
-struct ImageProgress {
-    printer: Printer,
-    bar: Option<ProgressBar>,
-    total: u64,
-    done: u64,
-    start: std::time::Instant,
-    last_line: std::time::Instant,
-}
-
-/// Time between two plain progress lines.
-const LINE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
-
-impl ImageProgress {
-    fn new(printer: Printer, name: &str, total: u64) -> Self {
-        let now = std::time::Instant::now();
-        Self { printer, bar: frame_bar(printer, name, Some(total)), total, done: 0, start: now, last_line: now }
-    }
-
-    fn step(&mut self) {
-        self.done += 1;
-        if let Some(bar) = &self.bar {
-            bar.set_position(self.done);
-        } else if self.printer.plain_progress() && self.last_line.elapsed() >= LINE_INTERVAL {
-            self.last_line = std::time::Instant::now();
-            let rate = self.done as f64 / self.start.elapsed().as_secs_f64();
-            self.printer.status(format!("{} of {} images, {rate:.1} per second", self.done, self.total));
-        }
-    }
-}
-
-impl Drop for ImageProgress {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
 }
 
 /// Data sets that interface.md names and commands with a model do not read, each with the reason.

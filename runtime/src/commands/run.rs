@@ -15,11 +15,13 @@ use runtime::pipeline::{self, Control, Deployment, PipelineReport, PipelineSpec,
 use runtime::sink::{FileSinks, FileSinksSpec, OutputFolder, SaveKinds, subfolder_name};
 use runtime::source::{self, Source, SourceKind, SourceSpec};
 
-use super::{LINE_INTERVAL, Outcome, deploy, frame_bar, write_json};
-use crate::printer::Printer;
+use super::{deploy, write_json};
 use crate::settings::RunSettings;
-use crate::shipped;
-use crate::signals::Signals;
+use runtime::program::printer::Printer;
+use runtime::program::progress::LINE_INTERVAL;
+use runtime::program::shipped;
+use runtime::program::signals::Signals;
+use runtime::program::{Outcome, frame_bar};
 
 /// One source with all it needs.
 struct Stream {

@@ -9,10 +9,12 @@ use segcore::label_space::LabelSpace;
 
 use super::MAX_LEVELS;
 use super::turns::Turns;
+use crate::backend::onnxruntime::AsWritten;
 use crate::backend::{
     self, BackendChoice, BackendInfo, Engine, EngineOptions, NetworkKind, NetworkSource, Selection, first_not_finite,
 };
 use crate::error::PipelineError;
+use crate::receipt;
 
 /// How a model is to be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,9 @@ pub struct DeploymentSpec {
     pub backend: BackendChoice,
     /// Number format of the networks.
     pub precision: Precision,
+    /// Whether an int8 network is executed as written, in floats: slow, and what its accuracy is measured with. The backend
+    /// `cpu` knows no other way.
+    pub int8_float: bool,
     /// Threads for arithmetic, at least 1.
     pub num_threads: usize,
 }
@@ -43,15 +48,27 @@ impl Deployment {
     /// Loads the networks and the bank of a checked model folder.
     ///
     /// # Errors
-    /// When the backend does not work here, a network or the bank cannot be loaded, weights are not finite, or the
-    /// files do not fit each other.
+    /// When the backend does not work here, a network or the bank cannot be loaded, weights are not finite, the files do not
+    /// fit each other, or an int8 network has no receipt that vouches for it.
     pub fn load(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
-        let selection = backend::select_for(spec.backend, &folder, spec.precision)?;
+        let selection = select(&folder, spec)?;
+        if spec.precision == Precision::Int8 {
+            receipt::check(&folder)?;
+        }
         Self::load_on(folder, spec, selection)
     }
 
-    /// The same on a backend that the caller brings; `spec.backend` is not asked. Tests measure the pipeline on one
-    /// without networks.
+    /// The same, but an int8 network needs no receipt.
+    ///
+    /// # Errors
+    /// As [`Deployment::load`].
+    pub fn load_unverified(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
+        let selection = select(&folder, spec)?;
+        Self::load_on(folder, spec, selection)
+    }
+
+    /// The same on a backend that the caller brings; neither `spec.backend` nor a receipt is asked for. Tests measure the
+    /// pipeline on one without networks.
     ///
     /// # Errors
     /// As [`Deployment::load`].
@@ -62,15 +79,14 @@ impl Deployment {
             what: format!("the {what} network in {}", spec.precision),
             expected: "a file listed in model.toml".to_owned(),
             got: "none".to_owned(),
-            remedy: "choose another --precision or export the model again",
+            remedy: "make it with `hsg-calibrate quantize`, or choose another --precision",
         };
         let options = EngineOptions { num_threads: spec.num_threads };
         let load = |kind: NetworkKind| -> Result<Arc<dyn Engine>, PipelineError> {
-            let made = selection.backend.makes_precisions().then(|| kind.path(&folder, Precision::Fp32)).flatten();
-            let path =
-                kind.path(&folder, spec.precision).or(made).ok_or_else(|| missing(&kind.to_string(), folder.path()))?;
-            check_weights(&path)?;
             let source = NetworkSource { folder: &folder, kind, precision: spec.precision };
+            let made = || selection.backend.makes_precisions().then(|| kind.path(&folder, Precision::Fp32)).flatten();
+            let path = source.path().or_else(made).ok_or_else(|| missing(&kind.to_string(), folder.path()))?;
+            check_weights(&path)?;
             Ok(selection.backend.load_network(&source, options)?)
         };
         let embedding = load(NetworkKind::Embedding)?;
@@ -149,6 +165,32 @@ impl Deployment {
     pub fn level_sizes(&self) -> &[usize] {
         &self.sizes
     }
+}
+
+/// The backend that a spec asks for, and with it the way int8 and fp16 are executed, in the words of its reason.
+fn select(folder: &ModelFolder, spec: DeploymentSpec) -> Result<Selection, backend::BackendError> {
+    let mut selection = backend::select_for(spec.backend, folder, spec.precision)?;
+    if selection.info.device.is_some() {
+        // A GPU computes in the precision of its engine.
+        return Ok(selection);
+    }
+    let fused = selection.info.name == backend::onnxruntime::NAME;
+    let how = match (spec.precision, fused) {
+        (Precision::Fp32, _) => return Ok(selection),
+        (Precision::Fp16, _) => "fp16 on a CPU is rounded weights in fp32 arithmetic: no faster than fp32",
+        (Precision::Int8, false) => "int8 is computed in floats here: exact, but no faster than fp32",
+        (Precision::Int8, true) if spec.int8_float => {
+            selection.backend = Box::new(AsWritten);
+            "int8 is executed as written, in floats"
+        }
+        (Precision::Int8, true) if backend::int8_saturates() => {
+            "int8 is executed by integer kernels; this CPU has no VNNI, so their 16-bit sums may saturate (--int8-float is \
+             exact)"
+        }
+        (Precision::Int8, true) => "int8 is executed by integer kernels",
+    };
+    selection.reason = format!("{}; {how}", selection.reason);
+    Ok(selection)
 }
 
 /// Refuses weights that are not finite. The outputs are checked on every frame too, but a ReLU may turn NaN into 0.

@@ -169,6 +169,11 @@ impl Processor {
         Ok(self.stages.segment.map())
     }
 
+    /// Unit features of the content cells of the last frame, before clustering.
+    pub fn features(&self) -> &segcore::embedding::EmbeddingMap {
+        self.stages.embed.map()
+    }
+
     /// The threads that frames are computed on; whoever calls [`Processor::process`] on one of them hands nothing over.
     pub fn pool(&self) -> &Arc<rayon::ThreadPool> {
         &self.pool
@@ -289,7 +294,12 @@ mod tests {
 
     fn processor(deadline: Option<Duration>) -> Processor {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-model");
-        let spec = DeploymentSpec { backend: BackendChoice::Cpu, precision: Precision::Fp32, num_threads: 1 };
+        let spec = DeploymentSpec {
+            backend: BackendChoice::Cpu,
+            precision: Precision::Fp32,
+            int8_float: false,
+            num_threads: 1,
+        };
         let deployment = Arc::new(Deployment::load(ModelFolder::open(&path).unwrap(), spec).unwrap());
         Processor::new(deployment, ProcessorSpec { tracking: true, deadline, ..ProcessorSpec::default() }).unwrap()
     }

@@ -41,7 +41,7 @@ fn refused(path: &Path, what: impl std::fmt::Display) -> BackendError {
 /// Makes the bytes for TensorRT of this major version.
 ///
 /// fp32 and fp16 files of the folder go as they are; without an fp16 file one is made of the fp32 file. int8 is made of the
-/// fp32 file with the ranges, and the exceptions, of the folder's int8 file, which is the CPU's form. A grouping network
+/// fp32 file with the ranges, biases and exceptions of the folder's int8 file, which is the CPU's form. A grouping network
 /// without int8 file stays fp16.
 ///
 /// # Errors
@@ -109,7 +109,9 @@ fn int8_for(source: &Path, quantized: &Path, form: Form) -> Result<Vec<u8>, Back
     let (cpu_form, cpu_weights) = graph(quantized)?;
     prepare_for_quantization(&mut prepared, &mut weights).map_err(|error| refused(source, error))?;
     let recovered = recover_ranges(&prepared, &cpu_form, &cpu_weights).map_err(|error| refused(quantized, error))?;
-    insert_qdq(&mut prepared, &mut weights, &recovered.ranges, form, &recovered.keep)
+    recovered
+        .set_biases(&mut weights)
+        .and_then(|()| insert_qdq(&mut prepared, &mut weights, &recovered.ranges, form, &recovered.keep))
         .and_then(|()| write(&prepared, &weights, Storage::Full))
         .map_err(|error| refused(quantized, error))
 }

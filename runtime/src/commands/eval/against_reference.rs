@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mapping::MeasuredClasses;
 use super::meter::classes_of;
-use crate::printer::table;
+use runtime::program::printer::table;
 
 /// Runs the reference beside the deployed pipeline.
 pub(super) struct AgainstReference {

@@ -12,7 +12,7 @@ use super::class_figures::{
 use super::levels::LevelEvaluation;
 use super::mapping::MappingReport;
 use super::sums::Sums;
-use crate::printer::table;
+use runtime::program::printer::table;
 
 /// What was measured and how. Parts of one evaluation have the same, but for `machine` and the backend's `reason`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

@@ -10,8 +10,8 @@ use super::shard_file::ShardFile;
 use super::worst::keep_worst;
 use crate::cli::EvalMergeArgs;
 use crate::commands::Outcome;
-use crate::printer::Printer;
 use crate::settings::Shard;
+use runtime::program::printer::Printer;
 
 pub fn run(args: &EvalMergeArgs, printer: Printer) -> anyhow::Result<Outcome> {
     let out = args.out.as_deref();

@@ -46,10 +46,11 @@ use self::pictures::Drawing;
 use self::predictions::PredictionWriter;
 use self::shard_file::ShardFile;
 use self::worst::WorstFrames;
-use super::{ImageProgress, Outcome, deploy, open_dataset};
-use crate::printer::Printer;
+use super::{deploy, open_dataset};
 use crate::settings::{EvalSettings, Shard};
-use crate::signals::{Signal, Signals};
+use runtime::program::printer::Printer;
+use runtime::program::signals::{Signal, Signals};
+use runtime::program::{ImageProgress, Outcome};
 
 /// Samples that are read ahead.
 const READ_AHEAD: usize = 2;

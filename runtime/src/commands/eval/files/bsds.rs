@@ -13,8 +13,8 @@ use serde::Serialize;
 
 use super::super::super::{Outcome, write_json};
 use super::{Measured, and_more, check_size, files_below, found_twice, measure_all, tell_unused};
-use crate::printer::{Printer, table};
 use crate::settings::EvalFilesSettings;
+use runtime::program::printer::{Printer, table};
 
 /// The name of the data set.
 pub(super) const BSDS: &str = "bsds";

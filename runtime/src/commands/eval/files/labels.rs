@@ -17,8 +17,8 @@ use super::report::{Figures, report};
 use super::{
     Measured, Pair, check_size, files_below, found_twice, measure_all, pair, png_files_below, tell_unused, with_name,
 };
-use crate::printer::Printer;
 use crate::settings::EvalFilesSettings;
+use runtime::program::printer::Printer;
 
 /// Value of pixels without class in CamVid's files.
 const CAMVID_VOID: u8 = 11;

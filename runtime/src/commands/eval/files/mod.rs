@@ -18,10 +18,10 @@ use runtime::PipelineError;
 use segcore::image::ImageSize;
 use segcore::image_io::remedy_for;
 
-use super::super::{ImageProgress, Outcome};
-use crate::printer::Printer;
 use crate::settings::EvalFilesSettings;
-use crate::signals::{Signal, Signals};
+use runtime::program::printer::Printer;
+use runtime::program::signals::{Signal, Signals};
+use runtime::program::{ImageProgress, Outcome};
 
 pub fn run(settings: &EvalFilesSettings, printer: Printer) -> anyhow::Result<Outcome> {
     if settings.dataset == bsds::BSDS {

@@ -13,8 +13,8 @@ use segcore::label_space::LabelSpace;
 use super::super::super::Outcome;
 use super::report::{Figures, report};
 use super::{Measured, Pair, check_size, measure_all, pair, png_files_below, tell_unused};
-use crate::printer::Printer;
 use crate::settings::EvalFilesSettings;
+use runtime::program::printer::Printer;
 
 /// Train ids of the classes whose instances KITTI-STEP follows: person and car.
 const FOLLOWED: [usize; 2] = [11, 13];

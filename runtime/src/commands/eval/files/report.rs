@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::super::super::{Outcome, write_json};
 use super::super::class_figures::{ClassFigures, SequenceReport, StqReport, headline_text, sequence_rows, stq_reports};
-use crate::printer::{Printer, table};
 use crate::settings::EvalFilesSettings;
+use runtime::program::printer::{Printer, table};
 
 /// The evaluation JSON: the keys of `hsg eval`, null where a measure does not apply to files.
 #[derive(Serialize)]

@@ -89,8 +89,8 @@ fn eprint_between_bars(line: &str) {
     }
 }
 
-/// Sends log lines to stderr: warnings by default, more with `-v`, errors alone with `-q`.
-pub fn init_log(verbose: u8, quiet: bool) {
+/// Sends the log lines of `program` to stderr: warnings by default, more with `-v`, errors alone with `-q`.
+pub fn init_log(program: &'static str, verbose: u8, quiet: bool) {
     struct BetweenBars;
     impl Write for BetweenBars {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -113,9 +113,11 @@ pub fn init_log(verbose: u8, quiet: bool) {
     env_logger::Builder::new()
         .filter_level(level.min(log::LevelFilter::Warn))
         .filter_module("hsg", level)
+        .filter_module("hsg_calibrate", level)
+        .filter_module("calibration", level)
         .filter_module("runtime", level)
         .filter_module("video", level)
-        .format(|out, record| writeln!(out, "hsg: {}: {}", level_word(record.level()), record.args()))
+        .format(move |out, record| writeln!(out, "{program}: {}: {}", level_word(record.level()), record.args()))
         .target(env_logger::Target::Pipe(Box::new(BetweenBars)))
         .init();
 }

@@ -1,0 +1,292 @@
+//! Which recipe costs least: methods per tensor, layers to keep, biases to correct, each tried and measured.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{CalibrationError, Result};
+use crate::judge::{Half, Judge};
+use crate::quantizer::{Layer, Quantizer, Recipe};
+use crate::ranges::{Bits, Method, Range, best, range, relative_error};
+use crate::table::Table;
+
+/// A change that makes the error smaller by less than this share is not worth it: it would not hold on other frames.
+const WORTH_METHOD: f64 = 0.002;
+/// The same for a layer that is kept in higher precision, which costs time.
+const WORTH_LAYER: f64 = 0.02;
+/// Tensors of the embedding network in a table.
+const PREFIX: &str = "embedding/";
+
+/// How a tensor's range was chosen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TensorChoice {
+    /// The method.
+    pub method: Method,
+    /// Lowest value.
+    pub low: f32,
+    /// Highest value.
+    pub high: f32,
+    /// Mean squared error expected from the histogram, as a share of the mean square.
+    pub expected_error: f64,
+}
+
+/// What a layer costs: leave-one-out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerSensitivity {
+    /// The layer.
+    pub layer: String,
+    /// Error of the network with all other layers quantised.
+    pub error_without: f64,
+    /// The layer's share of the network's multiplications.
+    pub share: f64,
+    /// Whether it stays in higher precision.
+    pub kept: bool,
+}
+
+/// How the network was quantised, and what each step brought. Errors are mean 1 − cosine to the fp32 features; but for the
+/// last two, over the frames that decided.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Quantization {
+    /// Hash of the model.
+    pub model_hash: String,
+    /// Frames of the table that ranges come from.
+    pub calibration_frames: usize,
+    /// Frames that decided.
+    pub search_frames: usize,
+    /// Frames that only checked.
+    pub check_frames: usize,
+    /// Largest share of the multiplications that may stay in higher precision.
+    pub budget: f64,
+    /// Share that does.
+    pub kept_share: f64,
+    /// All tensors by each method alone.
+    pub error_by_method: BTreeMap<Method, f64>,
+    /// The best method of each tensor by its histogram.
+    pub error_histogram: f64,
+    /// After methods were tried tensor by tensor.
+    pub error_methods: f64,
+    /// With the layers that are kept.
+    pub error_kept: f64,
+    /// With biases corrected.
+    pub error_biases: f64,
+    /// Min-max ranges and nothing else, on the frames that checked.
+    pub check_min_max: f64,
+    /// The result on the frames that checked.
+    pub check_final: f64,
+    /// Layers whose bias was corrected.
+    pub biases_corrected: Vec<String>,
+    /// Ranges.
+    pub tensors: BTreeMap<String, TensorChoice>,
+    /// Layers, in the order in which they are computed.
+    pub layers: Vec<LayerSensitivity>,
+}
+
+/// Where a search is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What is being tried.
+    pub what: &'static str,
+    /// Trials of it so far.
+    pub done: usize,
+    /// Trials in all.
+    pub of: usize,
+}
+
+/// Finds a recipe within `budget`, the largest share of the multiplications that may stay in higher precision, 0 to 1.
+/// `go_on` is asked before every trial; `false` ends the search.
+///
+/// # Errors
+/// [`CalibrationError::Stopped`] when told to; [`CalibrationError::OtherTensors`] when the table lacks a tensor; when a
+/// network cannot be built or run.
+pub fn search(
+    quantizer: &Quantizer,
+    table: &Table,
+    judge: &Judge<'_>,
+    budget: f64,
+    go_on: &mut dyn FnMut(Step) -> bool,
+) -> Result<(Recipe, Quantization)> {
+    let candidates = candidates(quantizer, table)?;
+    let mut trial =
+        |what, done, of| if go_on(Step { what, done, of }) { Ok(()) } else { Err(CalibrationError::Stopped) };
+    let error = |recipe: &Recipe| judge.error(&quantizer.build(recipe)?, Half::Search);
+
+    let mut error_by_method = BTreeMap::new();
+    let recipe_of = |method: &dyn Fn(&Candidates) -> Method| Recipe {
+        ranges: candidates.iter().map(|(name, held)| (name.clone(), held.range(method(held)))).collect(),
+        ..Recipe::default()
+    };
+    for (done, method) in Method::ALL.into_iter().enumerate() {
+        trial("each method alone", done, Method::ALL.len() + 1)?;
+        error_by_method.insert(method, error(&recipe_of(&|_| method))?);
+    }
+    trial("each method alone", Method::ALL.len(), Method::ALL.len() + 1)?;
+    let mut recipe = recipe_of(&|held| held.best);
+    let error_histogram = error(&recipe)?;
+    let mut methods: BTreeMap<&str, Method> =
+        candidates.iter().map(|(name, held)| (name.as_str(), held.best)).collect();
+    let mut least = error_histogram;
+    if let Some((&method, &of_method)) = error_by_method.iter().min_by(|a, b| a.1.total_cmp(b.1))
+        && of_method < least
+    {
+        recipe = recipe_of(&|_| method);
+        methods.values_mut().for_each(|held| *held = method);
+        least = of_method;
+    }
+
+    for (done, (name, held)) in candidates.iter().enumerate() {
+        trial("methods per tensor", done, candidates.len())?;
+        for method in Method::ALL {
+            let range = held.range(method);
+            if recipe.ranges.get(name) == Some(&range) {
+                continue;
+            }
+            let mut changed = recipe.clone();
+            changed.ranges.insert(name.clone(), range);
+            let of_changed = error(&changed)?;
+            if of_changed < least * (1.0 - WORTH_METHOD) {
+                (recipe, least) = (changed, of_changed);
+                methods.insert(name, method);
+            }
+        }
+    }
+    let error_methods = least;
+
+    let layers = quantizer.layers();
+    let mut sensitivity = Vec::with_capacity(layers.len());
+    for (done, layer) in layers.iter().enumerate() {
+        trial("layers left out", done, layers.len())?;
+        let mut without = recipe.clone();
+        without.keep.insert(layer.name.clone());
+        sensitivity.push((error(&without)?, layer));
+    }
+    let kept_share = keep_layers(&mut recipe, &mut least, &sensitivity, budget, &error)?;
+    let error_kept = least;
+
+    let biases_corrected = correct_biases(quantizer, judge, &mut recipe, &mut least, &mut trial)?;
+    trial("checking", 0, 1)?;
+    let check = |recipe: &Recipe| judge.error(&quantizer.build(recipe)?, Half::Check);
+    let quantization = Quantization {
+        model_hash: table.model_hash.clone(),
+        calibration_frames: table.frames.len(),
+        search_frames: judge.num_frames().div_ceil(2),
+        check_frames: judge.num_frames() / 2,
+        budget,
+        kept_share,
+        error_by_method,
+        error_histogram,
+        error_methods,
+        error_kept,
+        error_biases: least,
+        check_min_max: check(&recipe_of(&|_| Method::MinMax))?,
+        check_final: check(&recipe)?,
+        biases_corrected,
+        tensors: candidates.iter().map(|(name, held)| held.choice(name, &methods)).collect(),
+        layers: sensitivity
+            .into_iter()
+            .map(|(error_without, layer)| LayerSensitivity {
+                layer: layer.name.clone(),
+                error_without,
+                share: layer.share,
+                kept: recipe.keep.contains(&layer.name),
+            })
+            .collect(),
+    };
+    Ok((recipe, quantization))
+}
+
+/// Ranges of one tensor by each method.
+struct Candidates {
+    ranges: [(Method, Range, f64); 4],
+    best: Method,
+}
+
+impl Candidates {
+    fn of(&self, method: Method) -> (Method, Range, f64) {
+        let [first, ..] = self.ranges;
+        self.ranges.into_iter().find(|(held, ..)| *held == method).unwrap_or(first)
+    }
+
+    fn range(&self, method: Method) -> Range {
+        self.of(method).1
+    }
+
+    fn choice(&self, name: &str, methods: &BTreeMap<&str, Method>) -> (String, TensorChoice) {
+        let (method, range, expected_error) = self.of(methods.get(name).copied().unwrap_or(self.best));
+        (name.to_owned(), TensorChoice { method, low: range.low, high: range.high, expected_error })
+    }
+}
+
+fn candidates(quantizer: &Quantizer, table: &Table) -> Result<Vec<(String, Candidates)>> {
+    let bits = Bits::Asymmetric;
+    let of_tensor = |name: &String| {
+        let histogram = table.tensors.get(&format!("{PREFIX}{name}"));
+        let histogram = histogram.ok_or_else(|| CalibrationError::OtherTensors { tensor: name.clone() })?;
+        let ranges = Method::ALL.map(|method| {
+            let range = range(histogram, method, bits);
+            (method, range, relative_error(histogram, range, bits))
+        });
+        Ok((name.clone(), Candidates { ranges, best: best(histogram, bits).0 }))
+    };
+    quantizer.tensors().iter().map(of_tensor).collect()
+}
+
+/// Keeps the layers that cost most, as long as they fit the budget and each makes the network measurably better. Returns the
+/// share of the multiplications that stay in higher precision.
+fn keep_layers(
+    recipe: &mut Recipe,
+    least: &mut f64,
+    sensitivity: &[(f64, &Layer)],
+    budget: f64,
+    error: &dyn Fn(&Recipe) -> Result<f64>,
+) -> Result<f64> {
+    let without_any = *least;
+    let mut order: Vec<&(f64, &Layer)> = sensitivity.iter().collect();
+    order.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut share = 0.0;
+    for (error_without, layer) in order {
+        if *error_without > without_any * (1.0 - WORTH_LAYER) || share + layer.share > budget {
+            continue;
+        }
+        let mut changed = recipe.clone();
+        changed.keep.insert(layer.name.clone());
+        let of_changed = error(&changed)?;
+        if of_changed < *least * (1.0 - WORTH_LAYER) {
+            (*recipe, *least) = (changed, of_changed);
+            share += layer.share;
+        }
+    }
+    Ok(share)
+}
+
+/// Bias correction (M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, §4.2,
+/// with means measured on frames): layer by layer, the mean of each channel is made that of fp32. Kept where the network gets
+/// no worse. Batch statistics need no correction of their own: they are folded into these biases.
+fn correct_biases(
+    quantizer: &Quantizer,
+    judge: &Judge<'_>,
+    recipe: &mut Recipe,
+    least: &mut f64,
+    trial: &mut dyn FnMut(&'static str, usize, usize) -> Result<()>,
+) -> Result<Vec<String>> {
+    let what = "biases";
+    let layers: Vec<&Layer> =
+        quantizer.layers().iter().filter(|layer| layer.bias.is_some() && !recipe.keep.contains(&layer.name)).collect();
+    let names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
+    let expected = judge.channel_means(&quantizer.prepared(), &names)?;
+    let mut corrected = Vec::new();
+    for (done, (layer, expected)) in layers.iter().zip(&expected).enumerate() {
+        trial(what, done, layers.len())?;
+        let (Some(name), Some(bias)) = (&layer.bias, quantizer.bias(layer, recipe)) else { continue };
+        let got = judge.channel_means(&quantizer.build(recipe)?, &[&layer.name])?;
+        let got = got.first().map_or(&[][..], Vec::as_slice);
+        let values = bias.iter().zip(expected).zip(got).map(|((&bias, expected), got)| bias + (expected - got) as f32);
+        let mut changed = recipe.clone();
+        changed.biases.insert(name.clone(), values.collect());
+        let of_changed = judge.error(&quantizer.build(&changed)?, Half::Search)?;
+        if of_changed < *least * (1.0 - WORTH_METHOD) {
+            (*recipe, *least) = (changed, of_changed);
+            corrected.push(layer.name.clone());
+        }
+    }
+    Ok(corrected)
+}
