@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use models::manifest::{ModelFolder, Precision};
 
 use super::{BuildOptions, BuildWatch, BuiltEngine, Found, Lack};
-use crate::backend::{Backend, BackendError, BackendErrorKind, BackendInfo, Engine, EngineOptions};
+use crate::backend::{Backend, BackendError, BackendErrorKind, BackendInfo, Engine, EngineOptions, NetworkSource};
 
 fn lack() -> &'static Lack {
     static LACK: OnceLock<Lack> = OnceLock::new();
@@ -40,6 +40,14 @@ impl Backend for TensorRtBackend {
     fn load(&self, _: &Path, _: EngineOptions) -> Result<Arc<dyn Engine>, BackendError> {
         Err(lack().into())
     }
+}
+
+/// Loads nothing.
+///
+/// # Errors
+/// Always: [`BackendErrorKind::NotCompiled`].
+pub fn load_watched(_: &NetworkSource<'_>, _: &dyn BuildWatch) -> Result<Arc<dyn Engine>, BackendError> {
+    Err(lack().into())
 }
 
 /// Builds nothing.

@@ -62,22 +62,29 @@ impl Backend for TensorRtBackend {
     }
 
     fn load_network(&self, source: &NetworkSource<'_>, _: EngineOptions) -> Result<Arc<dyn Engine>, BackendError> {
-        let ready = ready_or_error()?;
-        let network = prepare(source.folder, source.kind, source.precision, ready.library.version().major)?;
-        let identity = identity_of(source.folder, source.kind, &network, &ready.found, false);
-        let options = BuildOptions::default();
-        let cached = obtain(ready, &identity, &network, &options, &LogWatch)?;
-        match load_engine(ready, &network.source, &cached.engine) {
-            Ok(engine) => Ok(engine),
-            // TensorRT knows best what it can load.
-            Err(error) if !cached.is_new => {
-                log::warn!("{error}; building it again");
-                let options = BuildOptions { again: true, ..options };
-                let cached = obtain(ready, &identity, &network, &options, &LogWatch)?;
-                Ok(load_engine(ready, &network.source, &cached.engine)?)
-            }
-            Err(error) => Err(error),
+        load_watched(source, &LogWatch::default())
+    }
+}
+
+/// Loads a network's engine, built first if need be, with somebody watching.
+///
+/// # Errors
+/// As [`Backend::load_network`], and when stopped.
+pub fn load_watched(source: &NetworkSource<'_>, watch: &dyn BuildWatch) -> Result<Arc<dyn Engine>, BackendError> {
+    let ready = ready_or_error()?;
+    let network = prepare(source.folder, source.kind, source.precision, ready.library.version().major)?;
+    let identity = identity_of(source.folder, source.kind, &network, &ready.found, false);
+    let options = BuildOptions::default();
+    let cached = obtain(ready, &identity, &network, &options, watch)?;
+    match load_engine(ready, &network.source, &cached.engine) {
+        // TensorRT knows best what it can load.
+        Err(error) if !cached.is_new => {
+            watch.event(BuildEvent::Line(format!("{error}; building it again")));
+            let options = BuildOptions { again: true, ..options };
+            let cached = obtain(ready, &identity, &network, &options, watch)?;
+            load_engine(ready, &network.source, &cached.engine)
         }
+        outcome => outcome,
     }
 }
 

@@ -24,6 +24,7 @@ mod backend;
 mod found;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use models::manifest::{ModelFolder, Precision};
 
@@ -32,9 +33,9 @@ pub use engine_file::{EngineManifest, Identity};
 pub use network::{PreparedNetwork, prepare};
 
 #[cfg(not(feature = "tensorrt"))]
-pub use absent::{TensorRtBackend, build, layers, look};
+pub use absent::{TensorRtBackend, build, layers, load_watched, look};
 #[cfg(feature = "tensorrt")]
-pub use backend::{TensorRtBackend, build, layers};
+pub use backend::{TensorRtBackend, build, layers, load_watched};
 #[cfg(feature = "tensorrt")]
 pub use found::look;
 
@@ -117,14 +118,21 @@ pub trait BuildWatch {
 
 /// Lines go to the log as warnings, which people see unless they asked for quiet.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct LogWatch;
+pub struct LogWatch<'a> {
+    /// Stops a build when it is set.
+    pub stop: Option<&'a AtomicBool>,
+}
 
-impl BuildWatch for LogWatch {
+impl BuildWatch for LogWatch<'_> {
     fn event(&self, event: BuildEvent) {
         match event {
             BuildEvent::Line(line) => log::warn!("{line}"),
             BuildEvent::Progress { phase, done, steps } => log::info!("{phase}: {done} of {steps}"),
         }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
     }
 }
 
