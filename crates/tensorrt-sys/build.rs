@@ -93,6 +93,8 @@ fn packaged() -> Result<PathBuf, String> {
         .ok_or_else(|| format!("cargo metadata does not list {PACKAGE}"))?;
     let package = Path::new(manifest).parent().unwrap_or(Path::new(""));
     let (folder, prefix) = PACKAGE_FOLDER.split_once('/').unwrap_or(("", PACKAGE_FOLDER));
+    // For the test that tries all of them.
+    println!("cargo:rustc-env=HSG_TRTX_HEADERS={}", package.join(folder).display());
     let mut found: Vec<PathBuf> = package
         .join(folder)
         .read_dir()

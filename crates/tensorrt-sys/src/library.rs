@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use libloading::os::unix::{Library as Handle, RTLD_GLOBAL, RTLD_NOW};
 
 use crate::objects::Error;
-use crate::{log_lines, raw};
+use crate::{elf, log_lines, raw};
 
 /// The name of the library's file begins so.
 pub const LIBRARY_STEM: &str = "libnvinfer.so";
@@ -124,6 +124,34 @@ fn is_bare(path: &Path) -> bool {
     path.parent() == Some(Path::new(""))
 }
 
+/// Folders that the system's loader usually looks in.
+fn loader_folders() -> Vec<PathBuf> {
+    let named = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let usual = [
+        format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH),
+        format!("/lib/{}-linux-gnu", std::env::consts::ARCH),
+        "/usr/lib64".to_owned(),
+        "/usr/lib".to_owned(),
+        "/usr/local/lib".to_owned(),
+    ];
+    std::env::split_paths(&named).chain(usual.map(PathBuf::from)).filter(|folder| folder.is_absolute()).collect()
+}
+
+/// The file that will be opened, as far as that can be told.
+fn file_of(path: &Path) -> Option<PathBuf> {
+    if is_bare(path) {
+        loader_folders().into_iter().map(|folder| folder.join(path)).find(|file| file.is_file())
+    } else {
+        Some(path.to_owned())
+    }
+}
+
+/// Refuses a library that is cut: the system's loader would map what is not there, and the process would end by a bus error.
+fn check_whole(path: &Path) -> Result<(), String> {
+    let Some(file) = file_of(path) else { return Ok(()) };
+    elf::check(&file)
+}
+
 impl Library {
     /// Opens the library in this file, or what the system's loader has under a bare name, and reads its version. No object
     /// of TensorRT is made and no driver is touched. An opened library stays open, also one that is refused.
@@ -135,6 +163,7 @@ impl Library {
         if !is_bare(path) && !path.is_file() {
             return Err(error(LibraryErrorKind::NotFound, "there is no such file".to_owned()));
         }
+        check_whole(path).map_err(|words| error(LibraryErrorKind::Unusable, words))?;
         // Globally, so that TensorRT's other libraries find its symbols where they are not told to look.
         // SAFETY: runs the library's initialisers; NVIDIA's need neither a GPU nor a driver. Who names a file answers for it.
         let nvinfer = unsafe { Handle::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map_err(|failure| {
@@ -224,6 +253,7 @@ impl Library {
         let name = format!("{PARSER_STEM}.{}", self.version.major);
         let parser_path = if is_bare(&self.path) { PathBuf::from(&name) } else { self.path.with_file_name(&name) };
         self.preload_resources();
+        check_whole(&parser_path).map_err(|words| format!("{}: {words}; install it again", parser_path.display()))?;
         // SAFETY: NVIDIA's library beside libnvinfer, or the system's; its initialisers need nothing.
         let parser = unsafe { Handle::open(Some(&parser_path), RTLD_NOW) }.map_err(|failure| {
             format!(
@@ -242,7 +272,7 @@ impl Library {
     fn preload_resources(&self) {
         let Some(folder) = self.path.parent().filter(|folder| *folder != Path::new("")) else { return };
         let resource = folder.join(format!("libnvinfer_builder_resource.so.{}", self.version));
-        if resource.is_file() {
+        if resource.is_file() && check_whole(&resource).is_ok() {
             // SAFETY: NVIDIA's library of kernels; its initialisers need nothing.
             match unsafe { Handle::open(Some(&resource), RTLD_NOW) } {
                 // Kept open, as libnvinfer.
@@ -290,7 +320,7 @@ mod tests {
         let error = Library::open(Path::new("libnvinfer-of-nobody.so.99")).unwrap_err();
         assert_eq!(error.kind, LibraryErrorKind::NotFound, "{error}");
         let text = folder.path().join("libnvinfer.so.98");
-        std::fs::write(&text, "no library").unwrap();
+        std::fs::write(&text, "no library of any kind, but a text that is long enough to have a header").unwrap();
         let error = Library::open(&text).unwrap_err();
         assert_eq!(error.kind, LibraryErrorKind::Unusable, "{error}");
         // A library of the system that is no TensorRT.
