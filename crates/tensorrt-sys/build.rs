@@ -109,6 +109,7 @@ fn packaged() -> Result<PathBuf, String> {
 
 fn compile(headers: &Path) -> Result<(), String> {
     println!("cargo:rerun-if-changed={}", headers.join("NvInferVersion.h").display());
+    println!("cargo::metadata=headers={}", headers.display());
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").file("shim/shim.cpp").include("shim/stub");
     // As a system's, so that warnings are about the shim alone. What is on the compiler's own path must not be named so:

@@ -40,6 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "video",
             "trainer",
             "runtime",
+            "tensorrt-sys",
         ],
     ),
     ("tensorrt-sys", &[]),

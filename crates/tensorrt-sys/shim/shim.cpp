@@ -180,6 +180,11 @@ int32_t build(void* create_builder, void* create_parser, hsg_trt_build const& sp
     nv::NetworkDefinitionCreationFlags const flags
         = 1U << static_cast<uint32_t>(nv::NetworkDefinitionCreationFlag::kEXPLICIT_BATCH);
 #endif
+    // The configuration refers to both, so they end after it.
+    std::unique_ptr<nv::ITimingCache> cache;
+#if HSG_TRT_MAJOR >= 10
+    Progress progress{spec.progress, spec.to};
+#endif
     std::unique_ptr<nv::INetworkDefinition> network{builder->createNetworkV2(flags)};
     std::unique_ptr<nv::IBuilderConfig> config{builder->createBuilderConfig()};
     if (network == nullptr || config == nullptr)
@@ -254,8 +259,8 @@ int32_t build(void* create_builder, void* create_parser, hsg_trt_build const& sp
         }
     }
     // With nothing in it, too: then it is filled.
-    std::unique_ptr<nv::ITimingCache> cache{
-        config->createTimingCache(spec.timing_cache, spec.timing_cache == nullptr ? 0 : spec.timing_cache_bytes)};
+    cache.reset(
+        config->createTimingCache(spec.timing_cache, spec.timing_cache == nullptr ? 0 : spec.timing_cache_bytes));
     if (cache == nullptr)
     {
         cache.reset(config->createTimingCache(nullptr, 0));  // a file that is none: TensorRT's log says so
@@ -265,7 +270,6 @@ int32_t build(void* create_builder, void* create_parser, hsg_trt_build const& sp
         config->setTimingCache(*cache, false);
     }
 #if HSG_TRT_MAJOR >= 10
-    Progress progress{spec.progress, spec.to};
     config->setProgressMonitor(&progress);
 #endif
     std::unique_ptr<nv::IHostMemory> engine{builder->buildSerializedNetwork(*network, *config)};

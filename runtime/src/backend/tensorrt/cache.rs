@@ -45,7 +45,7 @@ pub fn cache_folder() -> Result<PathBuf, BackendError> {
 #[derive(Debug)]
 pub enum Lookup {
     /// The engine that is wanted.
-    Found(EngineManifest, Vec<u8>),
+    Found(Box<EngineManifest>, Vec<u8>),
     /// None.
     Absent,
     /// One that must not be used, and why.
@@ -132,7 +132,7 @@ impl EngineCache {
         build: &mut dyn FnMut() -> Result<(Vec<u8>, BuildRecord), BackendError>,
     ) -> Result<Cached, BackendError> {
         let path = self.path(wanted);
-        let found = |manifest, engine| Cached { manifest, engine, is_new: false, unsaved: None };
+        let found = |manifest: Box<EngineManifest>, engine| Cached { manifest: *manifest, engine, is_new: false, unsaved: None };
         let name = format!("{} of {} in {}", wanted.network, wanted.model, wanted.precision);
         if again {
             tell(&format!("engine {name}: built again, as asked"));
@@ -244,7 +244,7 @@ fn look_at(path: &Path, wanted: &Identity) -> Lookup {
         Err(error) => Lookup::Unusable(error.to_string()),
         Ok((manifest, engine)) => match manifest.identity.difference(wanted) {
             Some(difference) => Lookup::Unusable(format!("{}: {difference}", path.display())),
-            None => Lookup::Found(manifest, engine),
+            None => Lookup::Found(Box::new(manifest), engine),
         },
     }
 }
