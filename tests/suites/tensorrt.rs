@@ -284,7 +284,7 @@ fn a_stream_moves_over_to_engines_that_are_made_later() {
 /// (`cargo xtask board-check` sets it) makes it a failure that TensorRT is not usable; otherwise that is told.
 #[test]
 fn engines_agree_with_the_cpu() {
-    use runtime::backend::{Backend as _, EngineOptions, NetworkSource, TensorBuffer, cpu::CpuBackend, tensorrt};
+    use runtime::backend::{EngineOptions, NetworkSource, TensorBuffer, cpu::CpuBackend, tensorrt};
     use segcore::preprocess::Preprocessor;
 
     let asked = std::env::var("HSG_TEST_ENGINES").ok();
@@ -319,7 +319,7 @@ fn engines_agree_with_the_cpu() {
         let mut input = vec![0.0; 3 * padded.num_pixels()];
         preprocessor.run(&frame.view(), &mut input).unwrap();
         let shape = [1, 3, padded.height, padded.width];
-        let mut run = |session: &mut Box<dyn runtime::backend::Session>| {
+        let run = |session: &mut Box<dyn runtime::backend::Session>| {
             let mut output = TensorBuffer::default();
             let inputs = [(names.image.as_str(), shape.as_slice(), input.as_slice())];
             session.run(&inputs, &mut [(names.embedding.as_str(), &mut output)]).unwrap();
@@ -493,5 +493,303 @@ mod libraries {
                 refused(&sandbox, &path, &[&format!("TensorRT {version} is here"), "no GPU that it could use"]);
             }
         }
+    }
+}
+
+/// The whole way against stand-ins for libnvinfer and libcuda (`tests/tensorrt_twin`): our side of their interfaces, who makes
+/// and destroys what, what is kept, and what is said when something fails. It computes nothing worth a look.
+#[cfg(feature = "tensorrt")]
+mod stand_ins {
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use super::*;
+    use tests::folders::shipped_clip;
+    use tests::outputs::{assert_whole, read_json};
+    use tests::programs::{Started, hsg};
+    use tests::skip;
+
+    struct Bench {
+        sandbox: Sandbox,
+        twin: PathBuf,
+    }
+
+    impl Bench {
+        fn new() -> Option<Self> {
+            let Some(twin) = option_env!("HSG_TENSORRT_TWIN") else {
+                skip("TensorRT's stand-ins", "hsg was built with headers of another version than 11");
+                return None;
+            };
+            Some(Self { sandbox: Sandbox::new(), twin: twin.into() })
+        }
+
+        /// `hsg` with the stand-ins and variables.
+        fn std_command(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+            let mut command = self.sandbox.command(hsg());
+            command.args(arguments).env("HSG_TENSORRT", self.twin.join("libnvinfer.so.11"));
+            command.env("LD_LIBRARY_PATH", &self.twin).env("HSG_MODELS", tiny_model().parent().unwrap());
+            command.env("HSG_CACHE", self.sandbox.path("cache")).env("FAKE_TENSORRT_TRACE", self.sandbox.path("trace"));
+            command.envs(variables.iter().copied());
+            command
+        }
+
+        fn hsg(&self, arguments: &[&str], variables: &[(&str, &str)]) -> assert_cmd::assert::Assert {
+            assert_cmd::Command::from_std(self.std_command(arguments, variables)).assert()
+        }
+
+        fn build(&self, more: &[&str], variables: &[(&str, &str)]) -> assert_cmd::assert::Assert {
+            self.hsg(&[&["build", "--model", "tiny-model"], more].concat(), variables)
+        }
+
+        fn run(&self, more: &[&str], variables: &[(&str, &str)]) -> assert_cmd::assert::Assert {
+            let clip = shipped_clip().display().to_string();
+            let usual = ["run", &clip, "--model", "tiny-model", "--precision", "fp16", "--frames", "4"];
+            self.hsg(&[&usual, more].concat(), variables)
+        }
+
+        /// Lines of the trace so far; it begins anew.
+        fn trace(&self) -> Vec<String> {
+            let path = self.sandbox.path("trace");
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            fs::remove_file(&path).ok();
+            text.lines().map(str::to_owned).collect()
+        }
+
+        /// Engine files.
+        fn engines(&self) -> Vec<PathBuf> {
+            let entries = fs::read_dir(self.sandbox.path("cache/engines")).into_iter().flatten().flatten();
+            let mut files: Vec<_> = entries.map(|entry| entry.path()).collect();
+            files.retain(|path| path.extension().is_some_and(|extension| extension == "engine"));
+            files.sort();
+            files
+        }
+    }
+
+    fn count(trace: &[String], line: &str) -> usize {
+        trace.iter().filter(|found| *found == line).count()
+    }
+
+    /// Everything that was made is destroyed, but for the process's one runtime; contexts before engines, what a
+    /// configuration refers to after it.
+    #[track_caller]
+    fn assert_in_order(trace: &[String]) {
+        let made = |what: &str| count(trace, &format!("+{what}"));
+        let gone = |what: &str| count(trace, &format!("-{what}"));
+        for what in [
+            "IBuilder",
+            "INetworkDefinition",
+            "IBuilderConfig",
+            "IParser",
+            "IOptimizationProfile",
+            "ITimingCache",
+            "IHostMemory",
+            "ICudaEngine",
+            "IExecutionContext",
+            "IEngineInspector",
+        ] {
+            assert_eq!(made(what), gone(what), "{what}: {trace:?}");
+        }
+        assert!(made("IRuntime") <= 1 && gone("IRuntime") == 0);
+        let last = |line: &str| trace.iter().rposition(|found| found == line);
+        let first = |line: &str| trace.iter().position(|found| found == line);
+        if made("IExecutionContext") > 0 {
+            assert!(last("-IExecutionContext") < last("-ICudaEngine"), "{trace:?}");
+        }
+        if made("ITimingCache") > 0 {
+            assert!(first("-IBuilderConfig") < first("-ITimingCache"), "{trace:?}");
+            assert!(first("-IParser") < first("-INetworkDefinition"), "{trace:?}");
+        }
+    }
+
+    #[test]
+    fn engines_are_built_once_and_run() {
+        let Some(bench) = Bench::new() else { return };
+        let assert = bench.build(&["--workspace-mib", "64", "--json"], &[]).code(0);
+        let report: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+        assert_eq!(report["engines"].as_array().unwrap().len(), 2);
+        assert!(report["engines"].as_array().unwrap().iter().all(|engine| engine["built"] == true));
+        let trace = bench.trace();
+        assert_in_order(&trace);
+        assert_eq!((count(&trace, "built"), count(&trace, "workspace 67108864")), (2, 2));
+        assert_eq!(count(&trace, "clear flag 6"), 2, "TF32 is off");
+        // The second build takes the timings of the first.
+        assert_eq!((count(&trace, "timings "), count(&trace, "timings timed;")), (1, 1));
+        assert_eq!(bench.engines().len(), 2);
+        // Again: nothing to do.
+        bench.build(&[], &[]).code(0).stderr("").stdout(predicate::str::contains("there already"));
+        assert_eq!(count(&bench.trace(), "built"), 0);
+        bench.build(&["--force"], &[]).code(0).stderr(predicate::str::contains("as asked"));
+        assert_eq!(count(&bench.trace(), "built"), 2);
+        // Run.
+        bench.run(&["--backend", "tensorrt", "--out", "out"], &[]).code(0);
+        let trace = bench.trace();
+        assert_in_order(&trace);
+        assert_eq!((count(&trace, "built"), count(&trace, "+IExecutionContext")), (0, 2));
+        let summary = read_json(&bench.sandbox.path("out/summary.json"));
+        assert_eq!(summary["backend"]["name"], "tensorrt");
+        assert_eq!((&summary["precision"], &summary["machine"]["gpu"]), (&"fp16".into(), &"Fake Orin".into()));
+        assert_eq!(assert_whole(&bench.sandbox.path("out")), Some(4));
+        // `auto` takes what is built, and nothing else.
+        bench
+            .run(&["--save", "none"], &[])
+            .code(0)
+            .stderr(predicate::str::contains("its engines of this model are built"));
+        let words = predicate::str::contains("cpu (rten").and(predicate::str::contains("hsg build --precision fp32"));
+        bench.run(&["--save", "none", "--precision=fp32"], &[]).code(2);
+        let clip = shipped_clip().display().to_string();
+        let arguments = ["run", &clip, "--model", "tiny-model", "--frames", "2", "--save", "none"];
+        bench.hsg(&arguments, &[]).code(0).stderr(words);
+        // What is in an engine, here and elsewhere.
+        let engine = bench.engines()[0].display().to_string();
+        let here = predicate::str::contains("loads here  yes").and(predicate::str::contains("fake layer"));
+        bench.hsg(&["inspect", &engine], &[]).code(0).stdout(here);
+        bench.hsg(&["doctor"], &[]).stdout(predicate::str::contains("backend tensorrt     ok       TensorRT 11"));
+    }
+
+    /// After an update, on another GPU, damaged: the reason once, and a new engine.
+    #[test]
+    fn a_stale_foreign_or_damaged_engine_is_built_again() {
+        let Some(bench) = Bench::new() else { return };
+        bench.build(&[], &[]).code(0);
+        bench.trace();
+        let run =
+            |variables: &[(&str, &str)]| bench.run(&["--backend", "tensorrt", "--save", "none"], variables).code(0);
+        run(&[]).stderr(predicate::str::contains("engine embedding").not());
+        assert_eq!(count(&bench.trace(), "built"), 0);
+        let newer = [("FAKE_TENSORRT_VERSION", "119900")];
+        let text = String::from_utf8_lossy(&run(&newer).get_output().stderr).into_owned();
+        assert_eq!(text.matches("now it is 11.99.0").count(), 2, "once for each network: {text}");
+        assert_eq!(count(&bench.trace(), "built"), 2);
+        run(&newer).stderr(predicate::str::contains("not used").not());
+        assert_eq!(count(&bench.trace(), "built"), 0);
+        // Another GPU has engines of its own; a copied one is not taken for them.
+        let thor = [("FAKE_CUDA_NAME", "Fake Thor"), newer[0]];
+        for path in bench.engines() {
+            fs::copy(&path, path.to_string_lossy().replace("fake-orin", "fake-thor")).unwrap();
+        }
+        run(&thor).stderr(predicate::str::contains("Fake Orin").and(predicate::str::contains("Fake Thor")));
+        assert_eq!((count(&bench.trace(), "built"), bench.engines().len()), (2, 4));
+        // Cut by a byte.
+        for path in bench.engines() {
+            let bytes = fs::read(&path).unwrap();
+            fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        }
+        run(&thor).stderr(predicate::str::contains("no whole engine file"));
+        assert_eq!(count(&bench.trace(), "built"), 2);
+        // One for all GPUs serves both.
+        bench.build(&["--hardware-compatible"], &newer).code(0);
+        let trace = bench.trace();
+        assert_eq!((count(&trace, "built"), count(&trace, "hardware compatible 1")), (2, 2));
+        for path in bench.engines().iter().filter(|path| path.to_string_lossy().contains("fake-")) {
+            fs::remove_file(path).unwrap();
+        }
+        run(&thor);
+        assert_eq!(count(&bench.trace(), "built"), 0);
+    }
+
+    /// What TensorRT or the driver refuses is an error with its words and a remedy, and what was made is destroyed.
+    #[test]
+    fn failures_have_the_words_of_tensorrt_and_a_remedy() {
+        let Some(bench) = Bench::new() else { return };
+        let clip = shipped_clip().display().to_string();
+        let arguments =
+            ["run", &clip, "--model", "tiny-model", "--precision", "fp16", "--frames", "4", "--backend", "tensorrt"];
+        let arguments = [&arguments[..], &["--save", "none"]].concat();
+        let fails = |variable: (&str, &str), words: &[&str]| {
+            let assert = bench.hsg(&arguments, &[variable]).code(2).stdout("");
+            let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+            for word in words {
+                assert!(text.contains(word), "{variable:?}: `{word}` is not in: {text}");
+            }
+            assert!(!text.contains("panicked"), "{text}");
+            assert_in_order(&bench.trace());
+        };
+        // While an engine is built: nothing is left.
+        for (what, words) in [
+            ("parse", &["embedding.fp32.onnx", "node 7: fake: this operator is unknown"][..]),
+            ("build", &["fake: insufficient workspace", "--workspace-mib"]),
+            ("load", &["does not load its engine", "fake: these bytes"]),
+        ] {
+            fails(("FAKE_TENSORRT_FAIL", what), words);
+            assert!(bench.engines().is_empty(), "{what}");
+        }
+        bench.build(&[], &[]).code(0);
+        bench.trace();
+        // An engine of the cache that TensorRT does not load is built again once, then that is the error.
+        fails(("FAKE_TENSORRT_FAIL", "load"), &["building it again", "does not load its engine"]);
+        for (variable, words) in [
+            (("FAKE_TENSORRT_FAIL", "context"), &["no execution context", "memory full", "fake: out of memory"][..]),
+            (("FAKE_TENSORRT_FAIL", "shape"), &["does not take the shape"]),
+            (("FAKE_TENSORRT_FAIL", "enqueue"), &["the run failed", "fake: the device has no time", "`image` [1, 3,"]),
+            (("FAKE_CUDA_FAIL", "alloc"), &["could not allocate", "out of memory", "end other programs"]),
+            (("FAKE_CUDA_FAIL", "copy"), &["unspecified launch failure"]),
+        ] {
+            fails(variable, words);
+        }
+    }
+
+    #[test]
+    fn ctrl_c_stops_a_build_and_leaves_nothing() {
+        let Some(bench) = Bench::new() else { return };
+        // A minute, if nobody stopped it.
+        let mut started =
+            Started::new(bench.std_command(&["build", "--model", "tiny-model"], &[("FAKE_TENSORRT_SLOW", "60000")]));
+        let trace = bench.sandbox.path("trace");
+        started.wait_until("a build", || fs::read_to_string(&trace).is_ok_and(|text| text.contains("+ITimingCache")));
+        started.send("INT");
+        let output = started.finish();
+        assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+        let trace = bench.trace();
+        assert_eq!((count(&trace, "stopped"), count(&trace, "built")), (1, 0));
+        assert_in_order(&trace);
+        assert!(bench.engines().is_empty());
+    }
+
+    #[test]
+    fn builders_in_two_processes_build_once() {
+        let Some(bench) = Bench::new() else { return };
+        let start =
+            || Started::new(bench.std_command(&["build", "--model", "tiny-model"], &[("FAKE_TENSORRT_SLOW", "400")]));
+        let mut both = [start(), start()];
+        for started in &mut both {
+            let output = started.finish();
+            assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        assert_eq!(count(&bench.trace(), "built"), 2, "one for each network");
+    }
+
+    /// Beside a stream: it begins on the CPU and moves over; when building fails, it stays.
+    #[test]
+    fn a_stream_begins_on_the_cpu_while_engines_are_built() {
+        let Some(bench) = Bench::new() else { return };
+        let clip = shipped_clip().display().to_string();
+        let clip = format!("{clip}?rate=25");
+        let arguments = [
+            "run",
+            &clip,
+            "--realtime",
+            "--model",
+            "tiny-model",
+            "--precision",
+            "fp16",
+            "--save",
+            "none",
+            "--backend",
+            "tensorrt",
+            "--build-beside",
+        ];
+        let words =
+            predicate::str::contains("until the engines").and(predicate::str::contains("runs on them from now on"));
+        bench.hsg(&arguments, &[]).code(0).stderr(words);
+        let trace = bench.trace();
+        assert_eq!(count(&trace, "built"), 2);
+        assert_in_order(&trace);
+        // Now they are there: nothing is built.
+        bench.hsg(&arguments, &[]).code(0).stderr(predicate::str::contains("until the engines").not());
+        assert_eq!(count(&bench.trace(), "built"), 0);
+        fs::remove_dir_all(bench.sandbox.path("cache")).unwrap();
+        let words = predicate::str::contains("the stream stays on the CPU").and(predicate::str::contains("workspace"));
+        bench.hsg(&arguments, &[("FAKE_TENSORRT_FAIL", "build")]).code(0).stderr(words);
+        assert_in_order(&bench.trace());
     }
 }

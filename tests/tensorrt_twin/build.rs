@@ -49,7 +49,7 @@ pub fn compile() {
             fs::copy(&file, out.join(name)).expect("a second name");
         }
     };
-    library("nvinfer.cpp", &["libnvinfer.so.11"], true);
+    library("nvinfer.cpp", &["libnvinfer.so.11", "libnvonnxparser.so.11"], true);
     library("cuda.c", &["libcuda.so"], false);
     println!("cargo:rustc-env=HSG_TENSORRT_TWIN={}", out.display());
 }

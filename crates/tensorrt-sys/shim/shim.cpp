@@ -201,11 +201,11 @@ int32_t build(void* create_builder, void* create_parser, hsg_trt_build const& sp
     }
     if (!parser->parse(spec.onnx, spec.onnx_bytes))
     {
-        std::string words = "the ONNX parser does not take the network:";
+        std::string words = "the ONNX parser does not take the network";
         for (int32_t i = 0; i < parser->getNbErrors(); ++i)
         {
             nvonnxparser::IParserError const* fault = parser->getError(i);
-            words += " [node " + std::to_string(fault->node()) + "] " + fault->desc() + ";";
+            words += (i == 0 ? ": node " : ", node ") + std::to_string(fault->node()) + ": " + fault->desc();
         }
         tell(error, words.c_str());
         return 1;

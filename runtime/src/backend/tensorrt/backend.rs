@@ -444,3 +444,30 @@ fn check_profile(
     );
     Err(run_error(path, what))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_outside_the_profile_are_refused_with_both() {
+        let tensor = tensorrt_sys::Tensor {
+            name: "image".into(),
+            is_input: true,
+            is_float: true,
+            shape: vec![Some(1), Some(3), None, None],
+            least: vec![1, 3, 8, 8],
+            most: vec![1, 3, 360, 480],
+        };
+        let check = |shape: &[usize]| check_profile(Path::new("a.onnx"), "image", shape, std::slice::from_ref(&tensor));
+        for shape in [[1, 3, 8, 8], [1, 3, 360, 480], [1, 3, 272, 480]] {
+            assert!(check(&shape).is_ok());
+        }
+        for shape in [&[1, 3, 368, 480][..], &[1, 3, 360, 488], &[2, 3, 360, 480], &[1, 3, 0, 8], &[1, 3, 360]] {
+            let error = check(shape).unwrap_err();
+            assert_eq!(error.kind(), BackendErrorKind::Run);
+            let text = error.to_string();
+            assert!(text.contains(&format!("{shape:?}")) && text.contains("[1, 3, 360, 480]"), "{text}");
+        }
+    }
+}

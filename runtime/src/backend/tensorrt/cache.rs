@@ -132,7 +132,12 @@ impl EngineCache {
         build: &mut dyn FnMut() -> Result<(Vec<u8>, BuildRecord), BackendError>,
     ) -> Result<Cached, BackendError> {
         let path = self.path(wanted);
-        let found = |manifest: Box<EngineManifest>, engine| Cached { manifest: *manifest, engine, is_new: false, unsaved: None };
+        let found = |manifest: Box<EngineManifest>, engine| Cached {
+            manifest: *manifest,
+            engine,
+            is_new: false,
+            unsaved: None,
+        };
         let name = format!("{} of {} in {}", wanted.network, wanted.model, wanted.precision);
         if again {
             tell(&format!("engine {name}: built again, as asked"));
