@@ -309,7 +309,8 @@ mod tests {
     /// After an update, or a copy from elsewhere: the reason is told once, and the old file is replaced.
     #[test]
     fn a_stale_or_foreign_engine_is_never_loaded() {
-        let changes: [(&str, fn(&mut Identity)); 6] = [
+        type Change = fn(&mut Identity);
+        let changes: [(&str, Change); 6] = [
             ("TensorRT 10.3.0", |it| it.tensorrt = "10.7.0".into()),
             ("Orin", |it| it.gpu = Gpu { name: "Thor".into(), capability: (11, 0) }),
             ("the model", |it| it.model_hash = format!("{}ff", "aa".repeat(31))),
