@@ -42,6 +42,8 @@ int cuMemAlloc_v2(unsigned long long* pointer, size_t bytes)
     return fails("alloc") ? FULL : 0;
 }
 int cuMemFree_v2(unsigned long long pointer) { free((void*)(size_t)pointer); return 0; }
+int cuMemHostAlloc(void** pointer, size_t bytes, unsigned flags) { *pointer = malloc(bytes); return 0; }
+int cuMemFreeHost(void* pointer) { free(pointer); return 0; }
 int cuMemcpyHtoDAsync_v2(unsigned long long to, const void* from, size_t bytes, void* stream)
 {
     memcpy((void*)(size_t)to, from, bytes);

@@ -1,7 +1,7 @@
 //! The backend: engines out of the cache, or built; sessions with device memory of their own.
 //!
-//! A session's inputs and outputs are in the caller's memory; they are copied to the GPU and back. Nothing is allocated
-//! after it is made.
+//! A session's inputs and outputs are in the caller's memory; they are copied to page-locked memory and from there to the GPU
+//! and back, on the session's own stream, which is waited for once a run. Nothing is allocated after it is made.
 
 use std::ffi::CString;
 use std::fs;
@@ -17,7 +17,7 @@ use super::engine_file::{self, BuildRecord, Identity, layers_of};
 use super::found::{Ready, ready};
 use super::network::{PreparedNetwork, prepare};
 use super::{BuildEvent, BuildOptions, BuildWatch, BuiltEngine, LogWatch, identity_of};
-use crate::backend::cuda::{Cuda, DeviceBuffer, Executor as _};
+use crate::backend::cuda::{Cuda, StagedBuffer};
 use crate::backend::{
     Backend, BackendError, BackendErrorKind, BackendInfo, Engine, EngineOptions, NetworkKind, NetworkSource, Session,
     TensorBuffer, TensorInfo, check_length, check_name, run_error, run_failed,
@@ -317,7 +317,7 @@ impl Engine for TensorRtEngine {
 struct Slot {
     name: CString,
     is_input: bool,
-    memory: DeviceBuffer,
+    memory: StagedBuffer,
     /// Room, values.
     capacity: usize,
     /// Of the last run.
@@ -356,7 +356,7 @@ impl TensorRtSession {
                 context.shape(&name, &mut shape).map_err(words)?;
             }
             let capacity = shape.iter().product::<usize>();
-            let memory = cuda.alloc(capacity * size_of::<f32>())?;
+            let memory = cuda.stage(capacity * size_of::<f32>())?;
             // SAFETY: device memory with room for the largest tensor; it lives as long as the session, whose context ends
             // before it.
             unsafe { context.set_address(&name, memory.address()) }.map_err(words)?;
@@ -366,36 +366,76 @@ impl TensorRtSession {
     }
 }
 
+impl Drop for TensorRtSession {
+    fn drop(&mut self) {
+        // What a failed run began must end before its memory goes. A lost device leaves nothing to be done.
+        let _ = self.cuda.synchronize();
+    }
+}
+
 impl Session for TensorRtSession {
     fn run(
         &mut self,
         inputs: &[(&str, &[usize], &[f32])],
         outputs: &mut [(&str, &mut TensorBuffer)],
     ) -> Result<(), BackendError> {
+        let path = self.engine.path.clone();
+        let begun = self.begin(inputs, outputs);
+        // Waited for in any case: the next run writes into the same memory.
+        let ended = self.cuda.synchronize();
+        begun?;
+        ended.map_err(|error| run_failed(&path, error, inputs))?;
+        for (name, buffer) in outputs.iter_mut() {
+            let slot = find(&mut self.slots, false, name).ok_or_else(|| lost(&path, "output", name))?;
+            let values = slot.shape.iter().product::<usize>();
+            buffer.shape.clear();
+            buffer.shape.extend_from_slice(&slot.shape);
+            buffer.data.clear();
+            buffer.data.resize(values, 0.0);
+            bytemuck::cast_slice_mut(&mut buffer.data)
+                .copy_from_slice(&slot.memory.host()[..values * size_of::<f32>()]);
+        }
+        Ok(())
+    }
+}
+
+fn find<'a>(slots: &'a mut [Slot], is_input: bool, name: &str) -> Option<&'a mut Slot> {
+    slots.iter_mut().find(|slot| slot.is_input == is_input && slot.name.to_bytes() == name.as_bytes())
+}
+
+fn lost(path: &Path, kind: &str, name: &str) -> BackendError {
+    run_error(path, format!("the {kind} `{name}` is lost"))
+}
+
+impl TensorRtSession {
+    /// Starts copies and network; they are under way when this returns, also when it fails.
+    fn begin(
+        &mut self,
+        inputs: &[(&str, &[usize], &[f32])],
+        outputs: &[(&str, &mut TensorBuffer)],
+    ) -> Result<(), BackendError> {
         let Self { context, slots, engine, cuda } = self;
         let path = engine.path.as_path();
         cuda.make_current()?;
-        for tensor in &engine.inputs {
-            if !inputs.iter().any(|(name, ..)| *name == tensor.name) {
-                return Err(run_error(path, format!("the input `{}` was not given", tensor.name)));
-            }
+        if let Some(missing) = engine.inputs.iter().find(|known| !inputs.iter().any(|(name, ..)| *name == known.name)) {
+            return Err(run_error(path, format!("the input `{}` was not given", missing.name)));
         }
         for &(name, shape, data) in inputs {
             check_name(path, "input", name, &engine.inputs)?;
             check_length(path, name, shape, data)?;
             check_profile(path, name, shape, &engine.tensors)?;
-            let Some(slot) = slots.iter_mut().find(|slot| slot.is_input && slot.name.to_bytes() == name.as_bytes())
-            else {
-                return Err(run_error(path, format!("the input `{name}` is lost")));
-            };
+            let slot = find(slots, true, name).ok_or_else(|| lost(path, "input", name))?;
             if slot.shape != shape {
                 context.set_shape(&slot.name, shape).map_err(|error| run_error(path, error))?;
                 slot.shape.clear();
                 slot.shape.extend_from_slice(shape);
             }
-            cuda.upload(bytemuck::cast_slice(data), &mut slot.memory)?;
+            let bytes: &[u8] = bytemuck::cast_slice(data);
+            slot.memory.host_mut()[..bytes.len()].copy_from_slice(bytes);
+            // SAFETY: `run` waits for the stream before anybody touches the host's side again; `drop` does, too.
+            unsafe { cuda.begin_upload(&slot.memory, bytes.len()) }?;
         }
-        for (name, _) in outputs.iter() {
+        for (name, _) in outputs {
             check_name(path, "output", name, &engine.outputs)?;
         }
         for slot in slots.iter_mut().filter(|slot| !slot.is_input) {
@@ -409,16 +449,11 @@ impl Session for TensorRtSession {
         }
         // SAFETY: every tensor got memory with room for it when the session was made; the stream is this session's.
         unsafe { context.enqueue(cuda.stream()) }.map_err(|error| run_failed(path, error, inputs))?;
-        for (name, buffer) in outputs.iter_mut() {
-            let Some(slot) = slots.iter().find(|slot| !slot.is_input && slot.name.to_bytes() == name.as_bytes()) else {
-                return Err(run_error(path, format!("the output `{name}` is lost")));
-            };
-            buffer.shape.clear();
-            buffer.shape.extend_from_slice(&slot.shape);
-            buffer.data.resize(slot.shape.iter().product(), 0.0);
-            // Waits for the network.
-            cuda.download(&slot.memory, bytemuck::cast_slice_mut(&mut buffer.data))
-                .map_err(|error| run_failed(path, error, inputs))?;
+        for (name, _) in outputs {
+            let slot = find(slots, false, name).ok_or_else(|| lost(path, "output", name))?;
+            let num_bytes = slot.shape.iter().product::<usize>() * size_of::<f32>();
+            // SAFETY: as above.
+            unsafe { cuda.begin_download(&mut slot.memory, num_bytes) }?;
         }
         Ok(())
     }

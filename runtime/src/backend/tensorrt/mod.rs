@@ -8,8 +8,9 @@
 //! | `found`, `backend` | the library, the driver and the backend itself: cargo feature `tensorrt` |
 //! | `absent` | the same functions in a program without that feature: they say so |
 //!
-//! Everything up to the first call of the driver is tested without a GPU (`tests/suites/tensorrt.rs`). The unsafe code of
-//! this folder are the calls that hand device memory or an engine's bytes to TensorRT.
+//! Everything up to the first call of the driver is tested without a GPU, and the rest against stand-ins for the libraries
+//! (`tests/suites/tensorrt.rs`); real engines have not run yet. The unsafe code of this folder are the calls that hand device
+//! memory or an engine's bytes to TensorRT.
 #![allow(unsafe_code)]
 
 pub mod cache;
