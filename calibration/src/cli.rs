@@ -99,7 +99,7 @@ pub struct QuantizeArgs {
     /// Frames to measure on, evenly over the sources; half of them decide, the others check [default: 16].
     #[arg(long, value_name = "N", env = "HSG_FRAMES")]
     pub frames: Option<u64>,
-    /// Largest share of the multiplications that may stay in fp32, in percent [default: 5].
+    /// Largest share of the multiplications that may be done in floats to keep sensitive layers, in percent [default: 3].
     #[arg(long, value_name = "PERCENT", env = "HSG_BUDGET")]
     pub budget: Option<f64>,
     /// Leave the fp16 networks out: smaller, and `--precision fp16` is refused then.
@@ -121,7 +121,7 @@ pub struct QuantizeArgs {
     The receipt goes into the model folder (receipt.int8.json), where `hsg` looks for it, and with its page into OUT. Exit \
     code 1 when a limit was missed.")]
 pub struct ReportArgs {
-    /// Frames without labels; videos also say how stable each form is over time.
+    /// Frames without labels; videos also say how stable each form is over time, and beside --dataset only that.
     #[arg(value_name = "SOURCE")]
     pub sources: Vec<String>,
     #[command(flatten)]

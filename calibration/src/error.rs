@@ -71,6 +71,9 @@ pub enum CalibrationError {
     /// An image that cannot be written or read.
     #[error(transparent)]
     Image(#[from] segcore::image_io::ImageFileError),
+    /// What a frame's visitor ran into.
+    #[error("{0}")]
+    Other(String),
     /// The person wants it to stop.
     #[error("stopped")]
     Stopped,
@@ -100,6 +103,13 @@ pub enum CalibrationError {
         /// What does not fit.
         what: String,
     },
+}
+
+impl CalibrationError {
+    /// An error of another kind, in its words.
+    pub fn other(error: impl std::fmt::Display) -> Self {
+        Self::Other(format!("{error:#}"))
+    }
 }
 
 /// A result of calibration.

@@ -95,11 +95,38 @@ impl Quantizer {
         of_recipe.or_else(|| self.weights.get(name).map(|tensor| tensor.values.as_slice()))
     }
 
+    /// Share of the multiplications that an engine with integer kernels does in floats, in a network that was built here:
+    /// those of layers that do not read integers, and of layers whose result, a ReLU later at most, does not become integers
+    /// again. A layer that is kept drags along those whose result it reads, which is why its own share says little: on the
+    /// shipped network keeping `conv_out.1` (2 % of the multiplications) makes a layer of 19 % compute in floats.
+    pub fn float_share(&self, graph: &Graph) -> f64 {
+        let by = |name: &str| graph.nodes.iter().find(|node| node.output == name);
+        let is_read_by = |name: &str, wanted: &dyn Fn(&Op) -> bool| {
+            graph.nodes.iter().find(|node| wanted(&node.op) && node.inputs.first().is_some_and(|input| input == name))
+        };
+        let quantized = |name: &str| is_read_by(name, &|op| matches!(op, Op::QuantizeLinear { .. })).is_some();
+        let integer = |layer: &&Layer| {
+            let reads = by(&layer.name).and_then(|node| by(node.inputs.first()?));
+            let relu = is_read_by(&layer.name, &|op| *op == Op::Relu);
+            reads.is_some_and(|node| matches!(node.op, Op::DequantizeLinear { .. }))
+                && (quantized(&layer.name) || relu.is_some_and(|relu| quantized(&relu.output)))
+        };
+        1.0 - self.layers.iter().filter(integer).map(|layer| layer.share).sum::<f64>()
+    }
+
     /// The quantised network, in the CPU's form.
     ///
     /// # Errors
     /// When a tensor has no range, or the recipe names what the network does not have.
     pub fn build(&self, recipe: &Recipe) -> Result<(Graph, Weights)> {
+        self.build_form(recipe, Form::Cpu)
+    }
+
+    /// The quantised network in any form; the same recipe makes all of them.
+    ///
+    /// # Errors
+    /// As [`Quantizer::build`].
+    pub fn build_form(&self, recipe: &Recipe, form: Form) -> Result<(Graph, Weights)> {
         let (mut graph, mut weights) = self.prepared();
         for (name, values) in &recipe.biases {
             let tensor = weights.get_mut(name).filter(|tensor| tensor.values.len() == values.len());
@@ -109,7 +136,94 @@ impl Quantizer {
         let range = |range: &Range| ActivationRange { min: range.low, max: range.high };
         let tensors = recipe.ranges.iter().map(|(name, held)| (name.clone(), range(held))).collect();
         let ranges = Ranges { model_sha256: self.sha256.clone(), tensors };
-        insert_qdq(&mut graph, &mut weights, &ranges, Form::Cpu, &recipe.keep)?;
+        insert_qdq(&mut graph, &mut weights, &ranges, form, &recipe.keep)?;
         Ok((graph, weights))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use models::manifest::{ModelFolder, Precision};
+    use runtime::backend::cpu::CpuBackend;
+    use runtime::backend::{Backend, EngineOptions};
+
+    use super::*;
+    use crate::judge::{Half, Judge};
+
+    const SHAPE: [usize; 4] = [1, 3, 64, 96];
+
+    fn tiny() -> (std::path::PathBuf, Quantizer) {
+        let folder =
+            ModelFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-model")).unwrap();
+        let path = folder.embedding_path(Precision::Fp32).unwrap();
+        let quantizer = Quantizer::load(&path, ("image", &SHAPE)).unwrap();
+        (path, quantizer)
+    }
+
+    /// Ranges that hold what a normalised image and its activations can be.
+    fn wide(quantizer: &Quantizer) -> Recipe {
+        let range = |name: &String| (name.clone(), Range { low: -8.0, high: 8.0 });
+        Recipe { ranges: quantizer.tensors().iter().map(range).collect(), ..Recipe::default() }
+    }
+
+    #[test]
+    fn what_is_kept_computes_as_before() {
+        let (path, quantizer) = tiny();
+        let options = EngineOptions { num_threads: 1 };
+        let scratch = tempfile::tempdir().unwrap();
+        let mut judge = Judge::new(Box::<CpuBackend>::default(), 1, scratch.path(), ("image", "embedding"));
+        let mut reference = CpuBackend::default().load(&path, options).unwrap().session().unwrap();
+        for step in [0.37f32, 0.11] {
+            let input: Vec<f32> = (0..SHAPE.iter().product()).map(|i: usize| (i as f32 * step).sin()).collect();
+            judge.add(&mut *reference, SHAPE, &input).unwrap();
+        }
+        let mut recipe = wide(&quantizer);
+        let error = |recipe: &Recipe| judge.error(&quantizer.build(recipe).unwrap(), Half::Search).unwrap();
+        let all_quantized = error(&recipe);
+        assert!(judge.error(&quantizer.prepared(), Half::Check).unwrap() < 1e-6);
+        recipe.keep = quantizer.layers().iter().map(|layer| layer.name.clone()).collect();
+        assert!(error(&recipe) < 1e-6 && all_quantized > 1e-5, "{all_quantized}");
+        // Means of what fp32 computes are those of the network in which everything is kept.
+        let names = [quantizer.layers()[0].name.as_str()];
+        let means = judge.channel_means(&quantizer.build(&recipe).unwrap(), &names).unwrap();
+        let expected = judge.channel_means(&quantizer.prepared(), &names).unwrap();
+        assert!(!means[0].is_empty());
+        means[0].iter().zip(&expected[0]).for_each(|(a, b)| assert!((a - b).abs() < 1e-6, "{a} and {b}"));
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn shares_add_up_and_what_is_kept_costs_at_least_its_own() {
+        let (_, quantizer) = tiny();
+        let layers = quantizer.layers();
+        assert!((layers.iter().map(|layer| layer.share).sum::<f64>() - 1.0).abs() < 1e-12);
+        let float_share = |recipe: &Recipe| quantizer.float_share(&quantizer.build(recipe).unwrap().0);
+        let mut recipe = wide(&quantizer);
+        let all_quantized = float_share(&recipe);
+        // The last layer gives floats.
+        assert!((all_quantized - layers.last().unwrap().share).abs() < 1e-12);
+        for layer in layers {
+            let mut kept = recipe.clone();
+            kept.keep.insert(layer.name.clone());
+            let share = float_share(&kept);
+            assert!(share >= layer.share - 1e-12 && share >= all_quantized - 1e-12, "{}: {share}", layer.name);
+        }
+        recipe.keep = layers.iter().map(|layer| layer.name.clone()).collect();
+        assert!((float_share(&recipe) - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn recipes_that_do_not_fit_are_refused_by_name() {
+        let (_, quantizer) = tiny();
+        let mut recipe = wide(&quantizer);
+        recipe.keep.insert("no such layer".into());
+        assert!(quantizer.build(&recipe).unwrap_err().to_string().contains("no such layer"));
+        let mut recipe = wide(&quantizer);
+        let tensor = quantizer.tensors()[1].clone();
+        recipe.ranges.remove(&tensor);
+        assert!(quantizer.build(&recipe).unwrap_err().to_string().contains(&tensor));
+        let mut recipe = wide(&quantizer);
+        recipe.biases.insert("no such bias".into(), vec![0.0]);
+        assert!(quantizer.build(&recipe).unwrap_err().to_string().contains("no such bias"));
     }
 }

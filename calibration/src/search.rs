@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use models::graph::Graph;
+use models::passes::quantize::Form;
+use models::passes::to_fp32;
+use models::weights::Weights;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CalibrationError, Result};
@@ -39,6 +43,8 @@ pub struct LayerSensitivity {
     pub error_without: f64,
     /// The layer's share of the network's multiplications.
     pub share: f64,
+    /// Share of the multiplications that keeping it turns into floats: its own, and those that are no longer fused.
+    pub cost: f64,
     /// Whether it stays in higher precision.
     pub kept: bool,
 }
@@ -55,9 +61,9 @@ pub struct Quantization {
     pub search_frames: usize,
     /// Frames that only checked.
     pub check_frames: usize,
-    /// Largest share of the multiplications that may stay in higher precision.
+    /// Largest share of the multiplications that may be done in floats for the sake of accuracy.
     pub budget: f64,
-    /// Share that does.
+    /// Share that is.
     pub kept_share: f64,
     /// All tensors by each method alone.
     pub error_by_method: BTreeMap<Method, f64>,
@@ -73,8 +79,15 @@ pub struct Quantization {
     pub check_min_max: f64,
     /// The result on the frames that checked.
     pub check_final: f64,
+    /// The same recipe in the forms that TensorRT reads, with symmetric ranges, on the frames that checked; the form of
+    /// TensorRT 10 with its fp16 numbers widened.
+    pub check_tensorrt8: f64,
+    /// See [`Quantization::check_tensorrt8`].
+    pub check_tensorrt10: f64,
     /// Layers whose bias was corrected.
     pub biases_corrected: Vec<String>,
+    /// The biases, by the names of the parameters: with `tensors` and the layers kept, all that the other forms need.
+    pub biases: BTreeMap<String, Vec<f32>>,
     /// Ranges.
     pub tensors: BTreeMap<String, TensorChoice>,
     /// Layers, in the order in which they are computed.
@@ -152,14 +165,18 @@ pub fn search(
     let error_methods = least;
 
     let layers = quantizer.layers();
+    let float_share = |recipe: &Recipe| -> Result<f64> { Ok(quantizer.float_share(&quantizer.build(recipe)?.0)) };
+    let all_quantized: f64 = float_share(&recipe)?;
     let mut sensitivity = Vec::with_capacity(layers.len());
     for (done, layer) in layers.iter().enumerate() {
         trial("layers left out", done, layers.len())?;
         let mut without = recipe.clone();
         without.keep.insert(layer.name.clone());
-        sensitivity.push((error(&without)?, layer));
+        let cost = float_share(&without)? - all_quantized;
+        sensitivity.push(Sensitivity { error_without: error(&without)?, cost, layer });
     }
-    let kept_share = keep_layers(&mut recipe, &mut least, &sensitivity, budget, &error)?;
+    let cost = |recipe: &Recipe| -> Result<f64> { Ok(float_share(recipe)? - all_quantized) };
+    let kept_share = keep_layers(&mut recipe, &mut least, &sensitivity, budget, &cost, &error)?;
     let error_kept = least;
 
     let biases_corrected = correct_biases(quantizer, judge, &mut recipe, &mut least, &mut trial)?;
@@ -179,19 +196,48 @@ pub fn search(
         error_biases: least,
         check_min_max: check(&recipe_of(&|_| Method::MinMax))?,
         check_final: check(&recipe)?,
+        check_tensorrt8: judge.error(&quantizer.build_form(&recipe, Form::TensorRt8)?, Half::Check)?,
+        check_tensorrt10: judge.error(&widened(quantizer.build_form(&recipe, Form::TensorRt10)?), Half::Check)?,
+        biases: recipe.biases.clone(),
         biases_corrected,
         tensors: candidates.iter().map(|(name, held)| held.choice(name, &methods)).collect(),
         layers: sensitivity
             .into_iter()
-            .map(|(error_without, layer)| LayerSensitivity {
+            .map(|Sensitivity { error_without, cost, layer }| LayerSensitivity {
                 layer: layer.name.clone(),
                 error_without,
                 share: layer.share,
+                cost,
                 kept: recipe.keep.contains(&layer.name),
             })
             .collect(),
     };
     Ok((recipe, quantization))
+}
+
+impl Quantization {
+    /// The recipe, for other forms of the same network.
+    pub fn recipe(&self) -> Recipe {
+        let range = |choice: &TensorChoice| Range { low: choice.low, high: choice.high };
+        Recipe {
+            ranges: self.tensors.iter().map(|(name, choice)| (name.clone(), range(choice))).collect(),
+            keep: self.layers.iter().filter(|layer| layer.kept).map(|layer| layer.layer.clone()).collect(),
+            biases: self.biases.clone(),
+        }
+    }
+}
+
+/// A network without fp16: ONNX Runtime truncates where it quantises fp16 numbers, which no engine that matters does.
+fn widened((mut graph, weights): (Graph, Weights)) -> (Graph, Weights) {
+    to_fp32(&mut graph);
+    (graph, weights)
+}
+
+/// What leaving one layer out brings.
+struct Sensitivity<'a> {
+    error_without: f64,
+    cost: f64,
+    layer: &'a Layer,
 }
 
 /// Ranges of one tensor by each method.
@@ -235,24 +281,29 @@ fn candidates(quantizer: &Quantizer, table: &Table) -> Result<Vec<(String, Candi
 fn keep_layers(
     recipe: &mut Recipe,
     least: &mut f64,
-    sensitivity: &[(f64, &Layer)],
+    sensitivity: &[Sensitivity<'_>],
     budget: f64,
+    cost: &dyn Fn(&Recipe) -> Result<f64>,
     error: &dyn Fn(&Recipe) -> Result<f64>,
 ) -> Result<f64> {
     let without_any = *least;
-    let mut order: Vec<&(f64, &Layer)> = sensitivity.iter().collect();
-    order.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut order: Vec<&Sensitivity<'_>> = sensitivity.iter().collect();
+    order.sort_by(|a, b| a.error_without.total_cmp(&b.error_without));
     let mut share = 0.0;
-    for (error_without, layer) in order {
-        if *error_without > without_any * (1.0 - WORTH_LAYER) || share + layer.share > budget {
+    for Sensitivity { error_without, layer, .. } in order {
+        if *error_without > without_any * (1.0 - WORTH_LAYER) {
             continue;
         }
         let mut changed = recipe.clone();
         changed.keep.insert(layer.name.clone());
+        let cost_of_changed = cost(&changed)?;
+        if cost_of_changed > budget {
+            continue;
+        }
         let of_changed = error(&changed)?;
         if of_changed < *least * (1.0 - WORTH_LAYER) {
             (*recipe, *least) = (changed, of_changed);
-            share += layer.share;
+            share = cost_of_changed;
         }
     }
     Ok(share)
@@ -289,4 +340,26 @@ fn correct_biases(
         }
     }
     Ok(corrected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a folder says about its network makes that network again.
+    #[test]
+    fn the_shipped_recipe_makes_the_shipped_network() {
+        use models::manifest::{ModelFolder, Precision, QUANTIZATION};
+        use models::onnx::{Storage, write};
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/zoo/camvid-r18");
+        let folder = ModelFolder::open(&path).unwrap();
+        let text = std::fs::read(path.join(QUANTIZATION)).unwrap();
+        let quantization: Quantization = serde_json::from_slice(&text).unwrap();
+        assert_eq!(quantization.model_hash, folder.model_hash());
+        let network = folder.embedding_path(Precision::Fp32).unwrap();
+        let quantizer = Quantizer::load(&network, ("image", &[1, 3, 360, 480])).unwrap();
+        let (graph, weights) = quantizer.build(&quantization.recipe()).unwrap();
+        let bytes = write(&graph, &weights, Storage::Full).unwrap();
+        assert!(bytes == std::fs::read(folder.embedding_path(Precision::Int8).unwrap()).unwrap());
+    }
 }

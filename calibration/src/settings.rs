@@ -15,7 +15,10 @@ const DEFAULT_FRAMES: u64 = 64;
 const DEFAULT_CANDIDATES: u64 = 400;
 const DEFAULT_SEARCH_FRAMES: u64 = 16;
 const DEFAULT_SOURCE_FRAMES: u64 = 100;
-const DEFAULT_BUDGET_PERCENT: f64 = 5.0;
+const DEFAULT_BUDGET_PERCENT: f64 = 3.0;
+/// Largest limits that can be stated.
+const MOST_PERCENT: f64 = 100.0;
+const MOST_RATIO: f64 = 1e6;
 
 /// The TOML file of `--config`. Keys are the options' names.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -347,8 +350,9 @@ impl ReportSettings {
         let file = base.file.report.clone().unwrap_or_default();
         let frames = positive(args.frames.or(file.frames), "frames")?;
         let limit = |typed: Option<f64>, in_file: Option<f64>, default: f64, option: &str| {
-            within(typed.or(in_file).unwrap_or(default), option, 0.0, 100.0)
+            within(typed.or(in_file).unwrap_or(default), option, 0.0, MOST_PERCENT)
         };
+        let ratio = args.max_level_ratio.or(file.max_level_ratio).unwrap_or(2.0);
         let DatasetArgs { dataset, root, split, sequences } = args.dataset.clone();
         let dataset = match dataset.or(file.dataset) {
             None => {
@@ -381,7 +385,7 @@ impl ReportSettings {
                     "max-fp16-miou-loss",
                 )?,
                 min_agreement: limit(args.min_agreement, file.min_agreement, 98.5, "min-agreement")?,
-                max_level_ratio: limit(args.max_level_ratio, file.max_level_ratio, 2.0, "max-level-ratio")?,
+                max_level_ratio: within(ratio, "max-level-ratio", 0.0, MOST_RATIO)?,
             },
             out: args.out.clone().or(file.out).unwrap_or_else(|| "hsg-receipt".into()),
         };

@@ -36,6 +36,11 @@ impl Sandbox {
         self.wrapped(hsg())
     }
 
+    /// `hsg-calibrate`.
+    pub fn hsg_calibrate(&self) -> assert_cmd::Command {
+        self.wrapped(hsg_calibrate())
+    }
+
     /// `hsg-train`; only with the feature `torch` is there one to build.
     pub fn hsg_train(&self) -> assert_cmd::Command {
         self.wrapped(hsg_train())
@@ -74,6 +79,12 @@ pub fn hsg() -> &'static Path {
         (false, false) => &[],
     };
     PROGRAM.get_or_init(|| built("runtime", "hsg", features))
+}
+
+/// The built `hsg-calibrate`.
+pub fn hsg_calibrate() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| built("calibration", "hsg-calibrate", &[]))
 }
 
 /// The built `hsg-train`.

@@ -1,4 +1,4 @@
-//! `hsg-calibrate quantize`: the int8 and fp16 networks of a model, as a whole new model folder.
+//! \[T9\] `hsg-calibrate quantize`: the int8 and fp16 networks of a model, as a whole new model folder.
 
 use std::path::{Path, PathBuf};
 
@@ -202,11 +202,16 @@ pub(super) fn fp16_files(folder: &ModelFolder) -> anyhow::Result<Vec<(String, Ve
 impl QuantizeReport<'_> {
     fn text(&self) -> String {
         let made = self.quantization;
-        let mut rows = vec![["layer", "share of multiplications", "error without it", ""].map(str::to_owned).to_vec()];
+        let mut rows = vec![
+            ["layer", "share of multiplications", "in floats if kept", "error without it", ""]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
         for layer in &made.layers {
             rows.push(vec![
                 layer.layer.clone(),
                 format!("{:.1} %", 100.0 * layer.share),
+                format!("{:.1} %", 100.0 * layer.cost),
                 format!("{:.2e}", layer.error_without),
                 if layer.kept { "stays fp32".to_owned() } else { String::new() },
             ]);
@@ -226,11 +231,14 @@ impl QuantizeReport<'_> {
             text += &format!("  {step:<44} {error:.2e}\n");
         }
         text + &format!(
-            "on the {} frames that only checked: min-max alone {:.2e}, the result {:.2e}\n{:.1} % of the multiplications stay \
-             fp32 (budget {:.1} %); {} biases corrected\nembedding network {:.2} MB, fp32 {:.2} MB, in {}",
+            "on the {} frames that only checked: min-max alone {:.2e}, the result {:.2e} (in TensorRT's \
+             forms {:.2e} for 8.6, {:.2e} for 10)\n{:.1} % of the multiplications are \
+             done in floats for accuracy's sake (budget {:.1} %); {} biases corrected\nembedding network {:.2} MB, fp32 {:.2} MB, in {}",
             made.check_frames,
             made.check_min_max,
             made.check_final,
+            made.check_tensorrt8,
+            made.check_tensorrt10,
             100.0 * made.kept_share,
             100.0 * made.budget,
             made.biases_corrected.len(),

@@ -81,6 +81,10 @@ fn model(folder: &ModelFolder, printer: Printer) -> anyhow::Result<()> {
         }
     }
     let bank = folder.bank_path().map(|path| bank(&path)).transpose()?;
+    let int8 = folder.embedding_path(Precision::Int8).map(|_| match runtime::receipt::check(folder) {
+        Ok(()) => "its receipt says that all limits are met".to_owned(),
+        Err(error) => error.to_string(),
+    });
     // The folder was opened, so every hash has been compared.
     printer.document(&json!({
         "path": folder.path().display().to_string(),
@@ -90,6 +94,7 @@ fn model(folder: &ModelFolder, printer: Printer) -> anyhow::Result<()> {
         "classes": folder.label_space().classes,
         "networks": networks,
         "bank": bank,
+        "int8": int8,
     }))?;
     let groups: Vec<String> = manifest.groups().iter().map(ToString::to_string).collect();
     let preprocessing = &manifest.preprocessing;
@@ -134,6 +139,9 @@ fn model(folder: &ModelFolder, printer: Printer) -> anyhow::Result<()> {
     for report in &networks {
         text.push('\n');
         text.push_str(&network_text(report));
+    }
+    if let Some(int8) = &int8 {
+        text.push_str(&format!("\nint8: {int8}\n"));
     }
     text.push('\n');
     match &bank {
