@@ -1,8 +1,15 @@
 //! Test binaries that link libtorch (feature `torch`) find it at run time by an rpath. The CUDA kernels are compiled for the
-//! host (`kernel_twin/`).
+//! host (`kernel_twin/`). With the feature `tensorrt` stand-ins for its libraries are compiled (`tensorrt_twin/`).
+
+#[path = "tensorrt_twin/build.rs"]
+mod tensorrt_twin;
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     compile_kernels();
+    if std::env::var_os("CARGO_FEATURE_TENSORRT").is_some() {
+        tensorrt_twin::compile();
+    }
     if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use models::graph::{ElementType, Graph, Op};
 use models::params::{ParamInit, initial_weights};
 use models::passes::quantize::{ActivationRange, Form, Ranges, insert_qdq, quantize_weight, tensors_to_observe};
+use models::passes::recover_ranges;
 use models::weights::{Tensor, Weights};
 use proptest::prelude::*;
 
@@ -187,4 +188,48 @@ proptest! {
             }
         }
     }
+}
+
+/// The table comes back from the CPU's file, and with it TensorRT's forms are those of the first table up to the steps of 8
+/// bits.
+#[test]
+fn ranges_and_exceptions_come_back_from_the_cpus_form() {
+    let names = tensors_to_observe(&network(), &BTreeSet::new()).unwrap();
+    let range = |i: usize| ActivationRange { min: -(i as f32) * 0.37, max: 1.0 + i as f32 };
+    let ranges = Ranges {
+        model_sha256: String::new(),
+        tensors: names.iter().enumerate().map(|(i, name)| (name.clone(), range(i))).collect(),
+    };
+    for keep in [BTreeSet::new(), BTreeSet::from(["left".to_owned(), "out".to_owned()])] {
+        let make = |ranges: &Ranges, form: Form, keep: &BTreeSet<String>, set: &dyn Fn(&mut Weights)| {
+            let (mut graph, mut weights) = (network(), initial_weights(&network().params, 3));
+            set(&mut weights);
+            insert_qdq(&mut graph, &mut weights, ranges, form, keep).unwrap();
+            (graph, weights)
+        };
+        // As after a correction: the biases of int8 are its own.
+        let (mut graph, mut weights) = (network(), initial_weights(&network().params, 3));
+        weights.get_mut("left.bias").unwrap().values[0] += 0.25;
+        insert_qdq(&mut graph, &mut weights, &ranges, Form::Cpu, &keep).unwrap();
+        let bytes = models::onnx::write(&graph, &weights, models::onnx::Storage::Full).unwrap();
+        let (graph, weights) = models::onnx::read(&bytes, std::path::Path::new("embedding.int8.onnx")).unwrap();
+        let recovered = recover_ranges(&network(), &graph, &weights).unwrap();
+        assert_eq!(recovered.keep, keep);
+        for form in [Form::TensorRt8, Form::TensorRt10] {
+            let (expected, expected_weights) =
+                make(&ranges, form, &keep, &|weights| weights.get_mut("left.bias").unwrap().values[0] += 0.25);
+            let (got, got_weights) = make(&recovered.ranges, form, &recovered.keep, &|weights| {
+                recovered.set_biases(weights).unwrap();
+            });
+            assert_eq!(got.nodes, expected.nodes);
+            for (name, tensor) in &expected_weights {
+                for (a, b) in tensor.values.iter().zip(&got_weights[name].values) {
+                    // Half a step of 255, rounded up, and fp16 scales.
+                    assert!((a - b).abs() <= a.abs() * 0.01 + 1e-3, "{form:?} {name}: {a} came back as {b}");
+                }
+            }
+        }
+    }
+    let error = recover_ranges(&network(), &network(), &Weights::new()).unwrap_err().to_string();
+    assert!(error.contains("no QuantizeLinear"), "{error}");
 }

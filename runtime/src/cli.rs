@@ -41,10 +41,38 @@ pub enum Command {
     Bank(BankArgs),
     /// Measure latency and throughput; saves nothing.
     Bench(BenchArgs),
-    /// Say what is in a model folder, a network file or a bank.
+    /// Build a model's TensorRT engines for this machine's GPU.
+    Build(BuildArgs),
+    /// Say what is in a model folder, a network file, an engine or a bank.
     Inspect(InspectArgs),
     /// Say what this machine has and lacks, and the remedy for each lack.
     Doctor(DoctorArgs),
+}
+
+/// Arguments of `hsg build`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  hsg build --model camvid-r18 --precision fp16\n\n\
+    Engines go to $HSG_CACHE/engines; `hsg run --backend tensorrt` uses them, and builds them itself where they are missing,\n\
+    stale or of another machine. An engine is built once: --force builds it again.")]
+pub struct BuildArgs {
+    /// Model folder, or the name of one under models/zoo or $HSG_MODELS [default: camvid-r18].
+    #[arg(long, value_name = "M", env = "HSG_MODEL")]
+    pub model: Option<String>,
+    /// Number format of the engines [default: fp16].
+    #[arg(long, value_name = "PRECISION", env = "HSG_PRECISION")]
+    pub precision: Option<PrecisionArg>,
+    /// Most GPU memory, MiB, that a layer may use for itself while it is tuned and run [default: all].
+    #[arg(long, value_name = "MIB", env = "HSG_WORKSPACE_MIB")]
+    pub workspace_mib: Option<u64>,
+    /// File of timings, read and written: the next build is faster [default: one in $HSG_CACHE/engines].
+    #[arg(long, value_name = "FILE", env = "HSG_TIMING_CACHE")]
+    pub timing_cache: Option<PathBuf>,
+    /// For every GPU from Ampere on instead of this one; slower.
+    #[arg(long, env = "HSG_HARDWARE_COMPATIBLE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub hardware_compatible: Option<bool>,
+    /// Build also where there is an engine already.
+    #[arg(long, env = "HSG_FORCE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub force: Option<bool>,
 }
 
 /// Arguments of `hsg doctor`.
@@ -136,6 +164,9 @@ pub struct RunArgs {
     /// Latency that frames should keep: later ones are computed with less care, step by step.
     #[arg(long, value_name = "T", env = "HSG_DEADLINE_MILLIS")]
     pub deadline_millis: Option<f64>,
+    /// With --backend tensorrt: begin on the CPU where engines have to be built, and move over when they are.
+    #[arg(long, env = "HSG_BUILD_BESIDE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub build_beside: Option<bool>,
     /// PNG of the frames' size whose black pixels (bonnet, mount) are not segmented; one for all sources, or one for each
     /// in their order.
     #[arg(long = "mask", value_name = "FILE.png", env = "HSG_MASK")]
@@ -341,8 +372,8 @@ pub struct BenchArgs {
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Example:\n  hsg inspect camvid-r18\n  hsg inspect models/zoo/camvid-r18/embedding.fp32.onnx")]
 pub struct InspectArgs {
-    /// Model folder or name, .onnx file, or bank file.
-    #[arg(value_name = "M|FILE")]
+    /// Model folder or name, .onnx file, engine file, or bank file.
+    #[arg(value_name = "M|ENGINE|FILE")]
     pub what: String,
 }
 

@@ -9,13 +9,14 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use models::manifest::Precision;
 use retrieval::Storage;
+use runtime::backend::tensorrt::BuildOptions;
 use runtime::pipeline::{BankSearch, DeploymentSpec, ProcessorSpec, Resolution};
 use runtime::sink::SaveKinds;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{
-    BackendArg, BankBuildArgs, BankSearchArg, BenchArgs, CommonArgs, ComputeArgs, DatasetArgs, EvalArgs, EvalFilesArgs,
-    ModelArgs, PrecisionArg, RunArgs, StorageArg,
+    BackendArg, BankBuildArgs, BankSearchArg, BenchArgs, BuildArgs, CommonArgs, ComputeArgs, DatasetArgs, EvalArgs,
+    EvalFilesArgs, ModelArgs, PrecisionArg, RunArgs, StorageArg,
 };
 use runtime::program::args::{name_of, named, positive, read_config};
 use runtime::program::shipped::DEFAULT_MODEL;
@@ -58,6 +59,8 @@ pub struct ConfigFile {
     bank: Option<BankSection>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bench: Option<BenchSection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    build: Option<BuildSection>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -80,6 +83,8 @@ struct RunSection {
     realtime: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline_millis: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    build_beside: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -146,6 +151,19 @@ struct BankSection {
     storage: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     frames: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct BuildSection {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workspace_mib: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timing_cache: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hardware_compatible: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    force: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -255,11 +273,7 @@ impl ModelSettings {
     pub fn deployment(&self) -> DeploymentSpec {
         DeploymentSpec {
             backend: self.backend.choice(),
-            precision: match self.precision {
-                PrecisionArg::Fp32 => Precision::Fp32,
-                PrecisionArg::Fp16 => Precision::Fp16,
-                PrecisionArg::Int8 => Precision::Int8,
-            },
+            precision: precision_of(self.precision),
             int8_float: self.int8_float,
             num_threads: self.threads,
         }
@@ -340,6 +354,8 @@ pub struct RunSettings {
     pub frames: Option<u64>,
     /// Whether files play at their own rate.
     pub realtime: bool,
+    /// Whether streams begin on the CPU while engines are built.
+    pub build_beside: bool,
     /// Latency that frames should keep.
     pub deadline: Option<Duration>,
 }
@@ -383,11 +399,17 @@ impl RunSettings {
             Some(text) => Some(text.parse()?),
         };
         let max_disk = args.max_disk.clone().or(file.max_disk);
+        let model = base.model(&args.model, false)?;
+        let build_beside = args.build_beside.or(file.build_beside).unwrap_or(false);
+        ensure!(
+            !build_beside || model.backend == BackendArg::TensorRt,
+            "--build-beside is about engines of TensorRT: add `--backend tensorrt`"
+        );
         Ok(Self {
             sources,
             names,
             masks,
-            model: base.model(&args.model, false)?,
+            model,
             compute: base.compute(&args.compute)?,
             out: args.out.clone().or(file.out),
             force: args.force.or(file.force).unwrap_or(false),
@@ -395,6 +417,7 @@ impl RunSettings {
             max_disk_bytes: max_disk.as_deref().map(parse_bytes).transpose()?,
             frames: positive(args.frames.or(file.frames), "frames")?,
             realtime: args.realtime.or(file.realtime).unwrap_or(false),
+            build_beside,
             deadline: deadline(args.deadline_millis.or(file.deadline_millis))?,
         })
     }
@@ -412,6 +435,7 @@ impl RunSettings {
                 max_disk: self.max_disk_bytes.map(|bytes| bytes.to_string()),
                 frames: self.frames,
                 realtime: Some(self.realtime),
+                build_beside: Some(self.build_beside),
                 deadline_millis: self.deadline.map(|deadline| deadline.as_secs_f64() * 1e3),
             }),
             ..common_config(&self.model, Some(self.compute))
@@ -715,6 +739,66 @@ impl BenchSettings {
     }
 }
 
+/// Settings of `hsg build`.
+#[derive(Clone, Debug)]
+pub struct BuildSettings {
+    /// Path or name of the model folder.
+    pub model: String,
+    precision: PrecisionArg,
+    /// How engines are built.
+    pub options: BuildOptions,
+}
+
+impl BuildSettings {
+    /// Resolves the settings.
+    ///
+    /// # Errors
+    /// When a value is out of range.
+    pub fn resolve(base: &Base, args: &BuildArgs) -> anyhow::Result<Self> {
+        let (common, file) = (&base.file, base.file.build.clone().unwrap_or_default());
+        let model = args.model.clone().or_else(|| common.model.clone());
+        let precision = named(args.precision, common.precision.as_deref(), "precision")?;
+        Ok(Self {
+            model: model.unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
+            precision: precision.unwrap_or(PrecisionArg::Fp16),
+            options: BuildOptions {
+                workspace_mebibytes: positive(args.workspace_mib.or(file.workspace_mib), "workspace-mib")?,
+                timing_cache: args.timing_cache.clone().or(file.timing_cache),
+                hardware_compatible: args.hardware_compatible.or(file.hardware_compatible).unwrap_or(false),
+                again: args.force.or(file.force).unwrap_or(false),
+            },
+        })
+    }
+
+    /// Number format of the engines.
+    pub fn precision(&self) -> Precision {
+        precision_of(self.precision)
+    }
+
+    /// The settings as a file for `--config`.
+    pub fn to_config(&self) -> ConfigFile {
+        ConfigFile {
+            model: Some(self.model.clone()),
+            precision: Some(name_of(self.precision)),
+            build: Some(BuildSection {
+                workspace_mib: self.options.workspace_mebibytes,
+                timing_cache: self.options.timing_cache.clone(),
+                hardware_compatible: Some(self.options.hardware_compatible),
+                force: Some(self.options.again),
+            }),
+            ..ConfigFile::default()
+        }
+    }
+}
+
+fn precision_of(precision: PrecisionArg) -> Precision {
+    match precision {
+        PrecisionArg::Fp32 => Precision::Fp32,
+        PrecisionArg::Fp16 => Precision::Fp16,
+        PrecisionArg::Int8 => Precision::Int8,
+    }
+}
+
 /// A deadline in milliseconds.
 fn deadline(millis: Option<f64>) -> anyhow::Result<Option<Duration>> {
     let Some(millis) = millis else { return Ok(None) };
@@ -832,7 +916,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 10 + 10 + (9 + 6) + 8 + 4, "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 10 + 11 + (9 + 6) + 8 + 4 + 4, "{value}");
     }
 
     #[test]
@@ -846,6 +930,7 @@ mod tests {
             ("", &["a", "--name", "x", "--name", "y"], "--name"),
             ("", &["a", "--mask", "x.png", "--mask", "y.png"], "--mask"),
             ("", &["--max-disk", "5 apples"], "apples"),
+            ("", &["--build-beside"], "--backend tensorrt"),
             ("", &["--publish", "unix:socket"], "not in this version"),
             ("", &["--live", "127.0.0.1:8080"], "not in this version"),
         ] {

@@ -72,7 +72,12 @@ impl Sandbox {
 /// The built `hsg`.
 pub fn hsg() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let features: &[&str] = if cfg!(feature = "gstreamer") { &["--features", "gstreamer"] } else { &[] };
+    let features: &[&str] = match (cfg!(feature = "gstreamer"), cfg!(feature = "tensorrt")) {
+        (true, true) => &["--features", "gstreamer,tensorrt"],
+        (true, false) => &["--features", "gstreamer"],
+        (false, true) => &["--features", "tensorrt"],
+        (false, false) => &[],
+    };
     PROGRAM.get_or_init(|| built("runtime", "hsg", features))
 }
 

@@ -26,7 +26,7 @@ fn document(stdout: &[u8]) -> Value {
 #[test]
 fn every_command_has_help_with_an_example() {
     let sandbox = Sandbox::new();
-    for command in ["run", "eval", "eval files", "eval merge", "bank build", "bench", "inspect", "doctor"] {
+    for command in ["run", "eval", "eval files", "eval merge", "bank build", "bench", "build", "inspect", "doctor"] {
         let assert = sandbox.hsg().args(command.split(' ')).arg("--help").assert().success();
         assert.stdout(predicate::str::contains(format!("hsg {command}")).and(predicate::str::contains("Example")));
     }

@@ -21,7 +21,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("models", &["segcore"]),
     ("video", &["segcore"]),
     ("trainer", &["segcore", "datasets", "evaluation", "oversegment", "retrieval", "report", "models"]),
-    ("runtime", &["segcore", "video", "datasets", "evaluation", "retrieval", "report", "wire", "models"]),
+    (
+        "runtime",
+        &["segcore", "video", "datasets", "evaluation", "retrieval", "report", "wire", "models", "tensorrt-sys"],
+    ),
     ("calibration", &["segcore", "datasets", "evaluation", "report", "models", "runtime"]),
     (
         "tests",
@@ -37,8 +40,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "video",
             "trainer",
             "runtime",
+            "tensorrt-sys",
         ],
     ),
+    ("tensorrt-sys", &[]),
     // Used by `v4l` alone, through [patch.crates-io].
     ("v4l2-sys-mit", &[]),
     // Links nothing of ours, so that it builds in seconds.

@@ -12,8 +12,10 @@ use crate::process::{program, workspace};
 const UNSAFE_PLACES: &[&str] = &[
     "crates/segcore/src/simd",
     "crates/retrieval/src/mapping.rs",
+    "crates/tensorrt-sys/src",
     "crates/v4l2",
     "runtime/src/backend/cuda",
+    "runtime/src/backend/tensorrt",
     "tests/suites/steady_state_allocs.rs",
     "trainer/src/cuda.rs",
     "trainer/src/parallel",

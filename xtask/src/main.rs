@@ -7,6 +7,7 @@ mod arrows;
 mod bench_edges;
 mod bench_retrieval;
 mod bench_train;
+mod board;
 mod camera_test;
 mod ci;
 mod gpu;
@@ -20,6 +21,7 @@ mod onnxruntime;
 mod parity;
 mod process;
 mod suites;
+mod tensorrt;
 mod v4l2_bindings;
 
 use std::process::ExitCode;
@@ -51,7 +53,7 @@ enum Chore {
     Ci,
     /// Install what a part of the project needs: into .deps/, or (mpi, gstreamer) as packages of the system.
     #[command(
-        after_help = "Examples:\n  cargo xtask deps libtorch\n  cargo xtask deps onnxruntime\n  cargo xtask deps mpi        says what it installs; needs root\n  cargo xtask deps gstreamer  the same"
+        after_help = "Examples:\n  cargo xtask deps libtorch\n  cargo xtask deps onnxruntime\n  cargo xtask deps tensorrt   0.9 GB, for tests\n  cargo xtask deps mpi        says what it installs; needs root\n  cargo xtask deps gstreamer  the same"
     )]
     Deps {
         /// What to install.
@@ -104,6 +106,12 @@ enum Chore {
     #[command(after_help = "Examples:\n  cargo xtask gpu-check\n  gpu-pack/xtask gpu-check --out results      where \
                             there is no Rust")]
     GpuCheck(gpu::CheckOptions),
+    /// Check a board, or any machine with an NVIDIA GPU and TensorRT: engines, their accuracy, their speed. Starts everywhere,
+    /// and says what it could not run.
+    #[command(
+        after_help = "Examples:\n  cargo xtask board-check\n  cargo xtask board-check --model street-r18-open --frames 500"
+    )]
+    BoardCheck(board::Options),
     /// Compare the measures of `hsg eval files` with the programs whose figures they equal (fetched from PyPI into .deps/).
     #[command(
         after_help = "Examples:\n  cargo xtask parity\n  cargo xtask parity --time      how long both sides take, too"
@@ -138,6 +146,9 @@ enum Dependency {
     /// The library behind `--backend onnxruntime`, out of its Python wheel.
     #[value(name = "onnxruntime")]
     OnnxRuntime,
+    /// NVIDIA's own TensorRT libraries out of Python wheels (0.9 GB), for the tests that open them without a GPU.
+    #[value(name = "tensorrt")]
+    TensorRt,
     /// Open MPI and libclang from apt, for training in several processes on CPUs (cargo feature `mpi`).
     Mpi,
     /// GStreamer with its usual plugins from apt, for RTSP, CSI cameras and other codecs (cargo feature `gstreamer`).
@@ -155,6 +166,9 @@ fn main() -> ExitCode {
         Chore::Deps { what: Dependency::OnnxRuntime } => {
             onnxruntime::ensure().map(|library| println!("ONNX Runtime is {}", library.display()))
         }
+        Chore::Deps { what: Dependency::TensorRt } => {
+            tensorrt::ensure().map(|place| println!("TensorRT's libraries are in {}", place.display()))
+        }
         Chore::Deps { what: Dependency::Mpi } => mpi::install(),
         Chore::Deps { what: Dependency::GStreamer } => gstreamer::install(),
         Chore::CheckArrows => arrows::check(),
@@ -170,6 +184,7 @@ fn main() -> ExitCode {
         Chore::V4l2Bindings { write } => v4l2_bindings::run(write),
         Chore::GpuPack(options) => gpu::pack(&options),
         Chore::GpuCheck(options) => gpu::check(&options),
+        Chore::BoardCheck(options) => board::check(&options),
         Chore::HsgTrain { arguments } => hsg_train(&arguments),
     };
     match outcome {

@@ -98,7 +98,7 @@ pub fn run(filter: Option<&str>) -> Result<Counts> {
 pub fn features() -> &'static str {
     static FEATURES: OnceLock<String> = OnceLock::new();
     FEATURES.get_or_init(|| {
-        let mut features = vec!["tests/torch", "runtime/cuda"];
+        let mut features = vec!["tests/torch", "runtime/cuda", "tests/tensorrt"];
         if mpi::missing().is_empty() {
             features.push("tests/mpi");
         }

@@ -12,6 +12,8 @@
 //! | [`to_fp32`] | drops fp16 types and casts | parameters and scales; nothing in between is rounded |
 //! | [`insert_qdq`] | 8-bit integers between [`Op::QuantizeLinear`](crate::graph::Op::QuantizeLinear) and [`Op::DequantizeLinear`](crate::graph::Op::DequantizeLinear) | results up to half a step of each scale |
 //!
+//! [`recover_ranges`] is no pass: it reads that table back from an int8 file.
+//!
 //! The ways to a file: fp32 is the first two; fp16 is those, then [`to_fp16`]; int8 is [`prepare_for_quantization`], then
 //! [`insert_qdq`] with a form. Only the last takes numbers from elsewhere, a table of [`quantize::Ranges`].
 
@@ -20,6 +22,7 @@ mod fold_batch_norm;
 mod fold_constants;
 mod linear_to_conv;
 pub mod quantize;
+mod recover_ranges;
 mod strip_training;
 mod to_fp16;
 mod to_fp32;
@@ -35,6 +38,7 @@ pub use fold_batch_norm::fold_batch_norm;
 pub use fold_constants::fold_constants;
 pub use linear_to_conv::linear_to_conv;
 pub use quantize::insert_qdq;
+pub use recover_ranges::{Recovered, recover_ranges};
 pub use strip_training::strip_training;
 pub use to_fp16::to_fp16;
 pub use to_fp32::to_fp32;

@@ -2,15 +2,19 @@
 //! (per thread, runs into the caller's buffers).
 //!
 //! [`select`] chooses a backend. A named one fails hard with the reason; only `auto` may choose, and says what it chose
-//! and why. [`onnxruntime`] is opened at run time where it is installed; [`cpu`] is in the program. TensorRT answers
-//! [`BackendErrorKind::NotCompiled`] in this version.
+//! and why. [`onnxruntime`] is opened at run time where it is installed; [`cpu`] is in the program. [`tensorrt`] needs the
+//! cargo feature of its name and builds engines for the machine; without it answers [`BackendErrorKind::NotCompiled`].
 
 pub mod cpu;
 pub mod cuda;
 pub mod onnxruntime;
+pub mod switching;
+pub mod tensorrt;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use models::manifest::{ModelFolder, Precision};
 
 /// What a person may ask for with `--backend`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +65,10 @@ pub enum BackendErrorKind {
     NoDevice,
     /// The library is older than this program needs.
     TooOld,
+    /// The library is of a version that this program was not built for.
+    OtherVersion,
+    /// The library is here and cannot be opened.
+    Broken,
     /// The library works, but does what nobody asked for.
     Unwanted,
     /// A network file cannot be loaded.
@@ -88,13 +96,6 @@ impl BackendError {
     /// What kind of error it is.
     pub fn kind(&self) -> BackendErrorKind {
         self.kind
-    }
-
-    fn not_compiled(name: &'static str) -> Self {
-        Self::new(
-            BackendErrorKind::NotCompiled,
-            format!("the backend `{name}` is not compiled into this version; use `--backend cpu` or `--backend auto`"),
-        )
     }
 }
 
@@ -136,6 +137,87 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// [`BackendErrorKind::Load`], naming the file.
     fn load(&self, path: &Path, options: EngineOptions) -> Result<Arc<dyn Engine>, BackendError>;
+
+    /// Whether it makes networks of other precisions out of a model folder's fp32 files.
+    fn makes_precisions(&self) -> bool {
+        false
+    }
+
+    /// Loads a network of a model folder: its file, or what the backend makes of it.
+    ///
+    /// # Errors
+    /// [`BackendErrorKind::Load`], naming the file.
+    fn load_network(
+        &self,
+        source: &NetworkSource<'_>,
+        options: EngineOptions,
+    ) -> Result<Arc<dyn Engine>, BackendError> {
+        match source.path() {
+            Some(path) => self.load(&path, options),
+            None => Err(BackendError::new(
+                BackendErrorKind::Load,
+                format!(
+                    "{}: has no {} network in {}; choose another --precision",
+                    source.folder.path().display(),
+                    source.kind,
+                    source.precision
+                ),
+            )),
+        }
+    }
+}
+
+/// Which of a model's networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkKind {
+    /// Image → features.
+    Embedding,
+    /// Segments → groups.
+    Grouping,
+}
+
+impl NetworkKind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Embedding, Self::Grouping];
+
+    /// Its file, if the folder has it in this precision.
+    pub fn path(self, folder: &ModelFolder, precision: Precision) -> Option<PathBuf> {
+        match self {
+            Self::Embedding => folder.embedding_path(precision),
+            Self::Grouping => folder.grouping_path(precision),
+        }
+    }
+}
+
+impl std::fmt::Display for NetworkKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Embedding => "embedding",
+            Self::Grouping => "grouping",
+        })
+    }
+}
+
+/// A network of a checked model folder.
+#[derive(Clone, Copy, Debug)]
+pub struct NetworkSource<'a> {
+    /// The folder.
+    pub folder: &'a ModelFolder,
+    /// Which network.
+    pub kind: NetworkKind,
+    /// Number format asked for.
+    pub precision: Precision,
+}
+
+impl NetworkSource<'_> {
+    /// Its file. int8 is the embedding network alone, where nearly all the arithmetic is; grouping stays fp32 then.
+    pub fn path(&self) -> Option<PathBuf> {
+        let path = self.kind.path(self.folder, self.precision);
+        match (self.kind, self.precision) {
+            (NetworkKind::Grouping, Precision::Int8) => path.or_else(|| self.kind.path(self.folder, Precision::Fp32)),
+            _ => path,
+        }
+    }
 }
 
 /// One loaded network. Immutable; all threads share it.
@@ -209,8 +291,40 @@ pub fn select(choice: BackendChoice) -> Result<Selection, BackendError> {
                 format!("chosen by auto, because ONNX Runtime does not work: {error}"),
             ),
         },
-        BackendChoice::TensorRt => Err(BackendError::not_compiled(choice.name())),
+        BackendChoice::TensorRt => chosen(Box::new(tensorrt::TensorRtBackend), named()),
     }
+}
+
+/// Chooses a backend for a model: `auto` takes TensorRT where its engines of this model are built already, because building
+/// them takes minutes that nobody asked for.
+///
+/// # Errors
+/// As [`select`].
+pub fn select_for(
+    choice: BackendChoice,
+    folder: &ModelFolder,
+    precision: Precision,
+) -> Result<Selection, BackendError> {
+    if choice != BackendChoice::Auto {
+        return select(choice);
+    }
+    let Ok(found) = tensorrt::look() else { return select(choice) };
+    let reason = match tensorrt::missing_engines(folder, precision, found) {
+        Ok(None) => {
+            let backend: Box<dyn Backend> = Box::new(tensorrt::TensorRtBackend);
+            let info = backend.probe()?;
+            let reason = "chosen by auto: the fastest, and its engines of this model are built".to_owned();
+            return Ok(Selection { backend, info, reason });
+        }
+        Ok(Some(reason)) => reason,
+        Err(error) => error.to_string(),
+    };
+    let selection = select(choice)?;
+    let reason = format!(
+        "{}; TensorRT {} is here, but {reason} (`hsg build --precision {precision}`)",
+        selection.reason, found.version
+    );
+    Ok(Selection { reason, ..selection })
 }
 
 /// Whether ONNX Runtime's integer kernels may saturate on this CPU: on x86 they add products in 16 bits unless there is VNNI.
@@ -319,10 +433,15 @@ mod tests {
     }
 
     #[test]
-    fn backends_of_later_versions_say_so() {
-        let error = select(BackendChoice::TensorRt).err().unwrap();
-        assert_eq!(error.kind(), BackendErrorKind::NotCompiled);
-        assert!(error.to_string().contains("tensorrt"), "{error}");
+    fn a_named_backend_works_or_says_why_not() {
+        match select(BackendChoice::TensorRt) {
+            Ok(selection) => assert!(cfg!(feature = "tensorrt") && selection.info.device.is_some()),
+            Err(error) => {
+                let is_compiled = error.kind() != BackendErrorKind::NotCompiled;
+                assert_eq!(is_compiled, cfg!(feature = "tensorrt"), "{error}");
+                assert!(error.to_string().contains("--backend auto"), "{error}");
+            }
+        }
         assert_eq!(select(BackendChoice::Cpu).unwrap().info.name, "cpu");
         // Which one depends on the machine.
         assert!(["cpu", "onnxruntime"].contains(&select(BackendChoice::Auto).unwrap().info.name));

@@ -1,13 +1,13 @@
 //! `hsg doctor`: what this machine has and lacks, and the remedy for each lack.
 //!
 //! Nothing is changed and no camera is started: cameras are opened and asked what they have. ONNX Runtime is opened, as `hsg run` would; other vendors' libraries are looked
-//! for only: what a driver does when it is loaded is not for a look-around to find out. With the cargo feature `cuda` the GPU
-//! is opened and the kernels are loaded, since that is what will run.
+//! for only: what a driver does when it is loaded is not for a look-around to find out. With the cargo features `cuda` and
+//! `tensorrt` the GPU is opened, kernels are loaded and TensorRT is asked, since that is what will run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use runtime::backend::{BackendChoice, BackendErrorKind, onnxruntime};
+use runtime::backend::{BackendChoice, BackendErrorKind, onnxruntime, tensorrt};
 use runtime::pipeline::stats::cpu_name;
 use runtime::source::{ListedCamera, list_cameras};
 use serde::Serialize;
@@ -169,16 +169,48 @@ fn backends() -> Vec<Finding> {
             Finding::lack("backend onnxruntime", standing, &lack.found, &lack.remedy)
         }
     });
-    findings.push(Finding::lack(
-        "backend tensorrt",
-        Standing::Unused,
-        match library("libnvinfer.so") {
-            Some(path) => format!("{} is here; this version does not use it yet", path.display()),
-            None => "not installed; this version does not use it yet".to_owned(),
-        },
-        "use `--backend auto`",
-    ));
+    findings.push(tensorrt_finding());
     findings
+}
+
+/// TensorRT, its GPU, and whether it can build. In a program without it: whether the library is here.
+fn tensorrt_finding() -> Finding {
+    const WHAT: &str = "backend tensorrt";
+    match tensorrt::look() {
+        Ok(found) => {
+            let here = format!(
+                "TensorRT {} ({}), {}, compute capability {}.{}, CUDA {}",
+                found.version,
+                found.library.display(),
+                found.gpu.name,
+                found.gpu.capability.0,
+                found.gpu.capability.1,
+                found.driver
+            );
+            match &found.cannot_build {
+                None => Finding::ok(WHAT, here),
+                Some(why) => Finding::lack(
+                    WHAT,
+                    Standing::Broken,
+                    format!("{here}; engines cannot be built: {why}"),
+                    "built engines run all the same",
+                ),
+            }
+        }
+        Err(lack) if lack.kind == BackendErrorKind::NotCompiled => {
+            let here = match library("libnvinfer.so") {
+                Some(path) => format!("{} is here; this build of hsg does without", path.display()),
+                None => "not installed; this build of hsg does without".to_owned(),
+            };
+            Finding::lack(WHAT, Standing::Unused, here, &lack.remedy)
+        }
+        Err(lack) => {
+            let is_named = std::env::var_os(tensorrt::LIBRARY_VARIABLE).is_some();
+            let is_missing = lack.kind == BackendErrorKind::NotInstalled && !is_named;
+            let standing = if is_missing { Standing::Missing } else { Standing::Broken };
+            Finding::lack(WHAT, standing, &lack.found, &lack.remedy)
+        }
+    }
 }
 
 /// A library whose name begins with `name`, where systems keep theirs.

@@ -1,4 +1,4 @@
-//! `hsg inspect`: what is in a model folder, a network file or a bank.
+//! `hsg inspect`: what is in a model folder, a network file, an engine or a bank.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,6 +8,7 @@ use models::graph::{Dim, Graph};
 use models::manifest::{ModelFolder, Precision};
 use models::weights::Weights;
 use retrieval::Bank;
+use runtime::backend::tensorrt::{self, engine_file};
 use serde::Serialize;
 use serde_json::json;
 
@@ -51,13 +52,16 @@ pub fn run(args: &InspectArgs, printer: Printer) -> anyhow::Result<Outcome> {
             let report = network(path)?;
             printer.document(&report)?;
             printer.text(network_text(&report))?;
+        } else if starts_with(path, &engine_file::MAGIC)? {
+            engine(path, printer)?;
         } else if starts_with(path, &retrieval::MAGIC)? {
             let report = bank(path)?;
             printer.document(&report)?;
             printer.text(bank_text(&report))?;
         } else {
             bail!(
-                "{}: expected a model folder, an .onnx file or a prototype bank (magic HSGB), got another file; \
+                "{}: expected a model folder, an .onnx file, an engine (magic HSGE) or a prototype bank (magic HSGB), got \
+                 another file; \
                  for a model name its folder, not its model.toml",
                 path.display()
             );
@@ -229,6 +233,64 @@ fn bank_text(report: &BankReport) -> String {
         report.labels_from,
         report.model_hash
     )
+}
+
+/// An engine: its manifest, its layers as they were when it was built, and whether TensorRT takes it here.
+fn engine(path: &Path, printer: Printer) -> anyhow::Result<()> {
+    let (manifest, _) = engine_file::read(path)?;
+    // Where TensorRT works, what it says now is worth more than what it said then.
+    let (layers, loads) = match tensorrt::layers(path) {
+        Ok(text) => (engine_file::layers_of(&text), None),
+        Err(error) => (manifest.build.layers.clone(), Some(error.to_string())),
+    };
+    printer.document(&json!({
+        "file": path.display().to_string(),
+        "manifest": manifest,
+        "layers": layers,
+        "loads_here": loads.is_none(),
+        "reason": loads,
+    }))?;
+    let (identity, build) = (&manifest.identity, &manifest.build);
+    let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    let shapes = identity
+        .shapes
+        .iter()
+        .map(|(name, range)| format!("`{name}` {:?} to {:?}, tuned for {:?}", range.least, range.most, range.best));
+    let shapes: Vec<String> = shapes.collect();
+    let rows = [
+        ("engine", path.display().to_string()),
+        ("model", format!("{}, hash {}", identity.model, identity.model_hash)),
+        ("network", format!("{} in {}, SHA-256 {}", identity.network, identity.precision, identity.network_sha256)),
+        ("shapes", if shapes.is_empty() { "fixed".to_owned() } else { shapes.join(", ") }),
+        ("TensorRT", identity.tensorrt.clone()),
+        (
+            "GPU",
+            format!(
+                "{}, compute capability {}.{}{}",
+                identity.gpu.name,
+                identity.gpu.capability.0,
+                identity.gpu.capability.1,
+                if identity.hardware_compatible { "; runs on every one from Ampere on" } else { "" }
+            ),
+        ),
+        (
+            "memory",
+            format!(
+                "{} on disk, {} for activations of every session",
+                megabytes(manifest.engine_bytes),
+                megabytes(build.activation_bytes)
+            ),
+        ),
+        ("built", format!("in {:.0} s by hsg {} with a driver of CUDA {}", build.seconds, build.hsg, build.driver)),
+        ("build log", format!("{} lines (--json has them)", build.log.len())),
+        ("loads here", loads.map_or("yes".to_owned(), |why| format!("no: {why}"))),
+    ];
+    let width = rows.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+    let mut text: String = rows.iter().map(|(key, value)| format!("{key:<width$}  {value}\n")).collect();
+    text.push_str(&format!("\n{} layers\n", layers.len()));
+    let row = |layer: &engine_file::Layer| vec![layer.kind.clone(), layer.outputs.join(", "), layer.name.clone()];
+    text.push_str(&table(&layers.iter().map(row).collect::<Vec<_>>()));
+    printer.text(text)
 }
 
 fn starts_with(path: &Path, magic: &[u8]) -> anyhow::Result<bool> {

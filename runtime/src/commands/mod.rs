@@ -2,6 +2,7 @@
 
 mod bank;
 mod bench;
+mod build;
 mod doctor;
 mod eval;
 mod inspect;
@@ -13,16 +14,17 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::Parser as _;
 use datasets::DatasetKind;
-use models::manifest::Precision;
+use models::manifest::{ModelFolder, Precision};
+use runtime::PipelineError;
 use runtime::backend::BackendChoice;
-use runtime::pipeline::Deployment;
+use runtime::pipeline::{Deployment, DeploymentSpec};
 use runtime::program::{Outcome, Printer, init_log, shipped};
 use serde::Serialize;
 
 use crate::cli::{BankCommand, Cli, Command, EvalCommand};
 use crate::settings::{
-    BankBuildSettings, Base, BenchSettings, ConfigFile, DatasetSettings, EvalFilesSettings, EvalSettings,
-    ModelSettings, RunSettings,
+    BankBuildSettings, Base, BenchSettings, BuildSettings, ConfigFile, DatasetSettings, EvalFilesSettings,
+    EvalSettings, ModelSettings, RunSettings,
 };
 
 /// Reads the command line and runs the command. Usage errors end the program here, with exit code 2, whether or not
@@ -85,6 +87,10 @@ pub fn run_program() -> anyhow::Result<Outcome> {
             let settings = BenchSettings::resolve(&base, args)?;
             if show(settings.to_config())? { Ok(Outcome::Done) } else { bench::run(&settings, printer) }
         }
+        Command::Build(args) => {
+            let settings = BuildSettings::resolve(&base, args)?;
+            if show(settings.to_config())? { Ok(Outcome::Done) } else { build::run(&settings, printer) }
+        }
         Command::Doctor(_) => {
             if show(ConfigFile::default())? {
                 Ok(Outcome::Done)
@@ -104,11 +110,20 @@ pub fn run_program() -> anyhow::Result<Outcome> {
 
 /// Opens a model, checks all its hashes and loads it.
 fn deploy(settings: &ModelSettings, printer: Printer) -> anyhow::Result<Arc<Deployment>> {
+    let load = if settings.allow_unverified { Deployment::load_unverified } else { Deployment::load };
+    deploy_by(settings, printer, load)
+}
+
+/// The same, loaded in another way.
+fn deploy_by(
+    settings: &ModelSettings,
+    printer: Printer,
+    load: fn(ModelFolder, DeploymentSpec) -> Result<Deployment, PipelineError>,
+) -> anyhow::Result<Arc<Deployment>> {
     // The backend first: a choice that cannot work should not wait for hashes.
     let spec = settings.deployment();
     runtime::backend::select(spec.backend)?;
     let folder = shipped::open_model(&settings.model)?;
-    let load = if settings.allow_unverified { Deployment::load_unverified } else { Deployment::load };
     let deployment = load(folder, spec)?;
     if spec.backend == BackendChoice::Auto || spec.precision != Precision::Fp32 {
         let info = deployment.backend();

@@ -15,7 +15,7 @@ use runtime::pipeline::{self, Control, Deployment, PipelineReport, PipelineSpec,
 use runtime::sink::{FileSinks, FileSinksSpec, OutputFolder, SaveKinds, subfolder_name};
 use runtime::source::{self, Source, SourceKind, SourceSpec};
 
-use super::{deploy, write_json};
+use super::{deploy, deploy_by, write_json};
 use crate::settings::RunSettings;
 use runtime::program::printer::Printer;
 use runtime::program::progress::LINE_INTERVAL;
@@ -47,7 +47,11 @@ pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> 
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let masks = settings.masks.iter().map(|path| Mask::read(path)).collect::<Result<Vec<_>, _>>()?;
     let mut streams = open_sources(settings, printer)?;
-    let deployment = deploy(&settings.model, printer)?;
+    let deployment = if settings.build_beside {
+        deploy_by(&settings.model, printer, Deployment::load_building_beside)?
+    } else {
+        deploy(&settings.model, printer)?
+    };
     let mut processors = Vec::new();
     for (index, stream) in streams.iter_mut().enumerate() {
         stream.source.set_input_size(deployment.manifest().preprocessing.input)?;

@@ -1,7 +1,9 @@
 //! A model, ready to run: checked folder, backend, loaded networks, prototype bank. Shared by all sources.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 
 use models::manifest::{Manifest, ModelFolder, Precision};
 use retrieval::Bank;
@@ -10,7 +12,11 @@ use segcore::label_space::LabelSpace;
 use super::MAX_LEVELS;
 use super::turns::Turns;
 use crate::backend::onnxruntime::AsWritten;
-use crate::backend::{self, BackendChoice, BackendInfo, Engine, EngineOptions, Selection, first_not_finite};
+use crate::backend::switching::SwitchingEngine;
+use crate::backend::tensorrt::{self, LogWatch};
+use crate::backend::{
+    self, BackendChoice, BackendInfo, Engine, EngineOptions, NetworkKind, NetworkSource, Selection, first_not_finite,
+};
 use crate::error::PipelineError;
 use crate::receipt;
 
@@ -40,6 +46,24 @@ pub struct Deployment {
     /// Segments per level, n_0 … n_L.
     sizes: Vec<usize>,
     turns: Arc<Turns>,
+    /// Makes other engines meanwhile; ends with the deployment.
+    _beside: Option<Beside>,
+}
+
+/// A thread that makes engines while streams run on others.
+struct Beside {
+    is_stopped: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
+        // A library that is at work must not see the program end. TensorRT 10 and newer stop soon, 8.6 when it is done.
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            log::warn!("the thread hsg-build has failed");
+        }
+    }
 }
 
 impl Deployment {
@@ -49,7 +73,7 @@ impl Deployment {
     /// When the backend does not work here, a network or the bank cannot be loaded, weights are not finite, the files do not
     /// fit each other, or an int8 network has no receipt that vouches for it.
     pub fn load(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
-        let selection = select(spec)?;
+        let selection = select(&folder, spec)?;
         if spec.precision == Precision::Int8 {
             receipt::check(&folder)?;
         }
@@ -61,7 +85,8 @@ impl Deployment {
     /// # Errors
     /// As [`Deployment::load`].
     pub fn load_unverified(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
-        Self::load_on(folder, spec, select(spec)?)
+        let selection = select(&folder, spec)?;
+        Self::load_on(folder, spec, selection)
     }
 
     /// The same on a backend that the caller brings; neither `spec.backend` nor a receipt is asked for. Tests measure the
@@ -79,17 +104,15 @@ impl Deployment {
             remedy: "make it with `hsg-calibrate quantize`, or choose another --precision",
         };
         let options = EngineOptions { num_threads: spec.num_threads };
-        let path = folder.embedding_path(spec.precision).ok_or_else(|| missing("embedding", folder.path()))?;
-        check_weights(&path)?;
-        let embedding = selection.backend.load(&path, options)?;
-        // int8 is the embedding network alone, where nearly all the arithmetic is.
-        let grouping = folder.grouping_path(spec.precision).or_else(|| match spec.precision {
-            Precision::Int8 => folder.grouping_path(Precision::Fp32),
-            Precision::Fp32 | Precision::Fp16 => None,
-        });
-        let path = grouping.ok_or_else(|| missing("grouping", folder.path()))?;
-        check_weights(&path)?;
-        let grouping = selection.backend.load(&path, options)?;
+        let load = |kind: NetworkKind| -> Result<Arc<dyn Engine>, PipelineError> {
+            let source = NetworkSource { folder: &folder, kind, precision: spec.precision };
+            let made = || selection.backend.makes_precisions().then(|| kind.path(&folder, Precision::Fp32)).flatten();
+            let path = source.path().or_else(made).ok_or_else(|| missing(&kind.to_string(), folder.path()))?;
+            check_weights(&path)?;
+            Ok(selection.backend.load_network(&source, options)?)
+        };
+        let embedding = load(NetworkKind::Embedding)?;
+        let grouping = load(NetworkKind::Grouping)?;
 
         let mut sizes = vec![manifest.num_slots()];
         sizes.extend(manifest.groups());
@@ -116,8 +139,74 @@ impl Deployment {
             bank,
             sizes,
             turns: Arc::default(),
+            _beside: None,
             folder,
         })
+    }
+
+    /// As [`Deployment::load`] for TensorRT, but where its engines are not built yet, streams begin on the CPU, in fp32, and
+    /// move over once they are. What the summary calls the backend is where they began.
+    ///
+    /// # Errors
+    /// As [`Deployment::load`]; that an engine cannot be built is told, and streams stay on the CPU.
+    pub fn load_building_beside(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
+        let on_gpu = backend::select(BackendChoice::TensorRt)?;
+        let found = tensorrt::look().map_err(backend::BackendError::from)?;
+        if spec.precision == Precision::Int8 {
+            receipt::check(&folder)?;
+        }
+        let Some(reason) = tensorrt::missing_engines(&folder, spec.precision, found)? else {
+            return Self::load_on(folder, spec, on_gpu);
+        };
+        let mut selection = backend::select(BackendChoice::Auto)?;
+        selection.reason = format!("until the engines of TensorRT {} are built: {reason}", found.version);
+        let mut deployment =
+            Self::load_on(folder.clone(), DeploymentSpec { precision: Precision::Fp32, ..spec }, selection)?;
+        deployment.switch_later(move |stop| {
+            let watch = LogWatch { stop: Some(stop) };
+            let load = |kind| {
+                tensorrt::load_watched(&NetworkSource { folder: &folder, kind, precision: spec.precision }, &watch)
+            };
+            Ok([load(NetworkKind::Embedding)?, load(NetworkKind::Grouping)?])
+        })?;
+        Ok(deployment)
+    }
+
+    /// Streams that begin from now on run on the engines that `make` gives, embedding and grouping, once it has. It runs on
+    /// a thread of its own and should end when its flag is set; when it fails, that is told, and nothing changes.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn switch_later(
+        &mut self,
+        make: impl FnOnce(&AtomicBool) -> Result<[Arc<dyn Engine>; 2], PipelineError> + Send + 'static,
+    ) -> Result<(), PipelineError> {
+        let later: [Arc<OnceLock<Arc<dyn Engine>>>; 2] = Default::default();
+        let [embedding, grouping] = later.clone();
+        self.embedding = Arc::new(SwitchingEngine::new(Arc::clone(&self.embedding), embedding));
+        self.grouping = Arc::new(SwitchingEngine::new(Arc::clone(&self.grouping), grouping));
+        let is_stopped = Arc::new(AtomicBool::new(false));
+        let (manifest, stop) = (self.manifest().clone(), Arc::clone(&is_stopped));
+        let work = move || {
+            let made = make(&stop).and_then(|engines| {
+                check_tensors(&manifest, &*engines[0], &*engines[1])?;
+                Ok(engines)
+            });
+            match made {
+                Ok(engines) => {
+                    for (place, engine) in later.iter().zip(engines) {
+                        // Filled here and nowhere else, so this cannot fail.
+                        let _ = place.set(engine);
+                    }
+                    log::warn!("the engines are built: the stream runs on them from now on");
+                }
+                Err(error) => log::warn!("the stream stays on the CPU: {error}"),
+            }
+        };
+        let thread = std::thread::Builder::new().name("hsg-build".to_owned()).spawn(work);
+        let thread = Some(thread.map_err(|source| PipelineError::Spawn { source })?);
+        self._beside = Some(Beside { is_stopped, thread });
+        Ok(())
     }
 
     /// The model folder.
@@ -167,8 +256,12 @@ impl Deployment {
 }
 
 /// The backend that a spec asks for, and with it the way int8 and fp16 are executed, in the words of its reason.
-fn select(spec: DeploymentSpec) -> Result<Selection, backend::BackendError> {
-    let mut selection = backend::select(spec.backend)?;
+fn select(folder: &ModelFolder, spec: DeploymentSpec) -> Result<Selection, backend::BackendError> {
+    let mut selection = backend::select_for(spec.backend, folder, spec.precision)?;
+    if selection.info.device.is_some() {
+        // A GPU computes in the precision of its engine.
+        return Ok(selection);
+    }
     let fused = selection.info.name == backend::onnxruntime::NAME;
     let how = match (spec.precision, fused) {
         (Precision::Fp32, _) => return Ok(selection),

@@ -43,7 +43,7 @@ pub enum BackendArg {
     /// ONNX Runtime, opened at run time (`cargo xtask deps onnxruntime`, or HSG_ONNXRUNTIME names the library).
     #[value(name = "onnxruntime")]
     OnnxRuntime,
-    /// NVIDIA TensorRT (not compiled into this version).
+    /// NVIDIA TensorRT, opened at run time (programs with the cargo feature `tensorrt`; `hsg build` builds its engines).
     #[value(name = "tensorrt")]
     TensorRt,
 }

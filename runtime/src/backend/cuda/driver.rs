@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, c_void};
 use std::mem::MaybeUninit;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use cudarc::driver::result::{self, DriverError};
@@ -173,6 +174,44 @@ impl Drop for Buffer {
     }
 }
 
+/// Memory on the device with page-locked memory of the host beside it: copies between the two do not wait.
+#[derive(Debug)]
+pub struct StagedBuffer {
+    device: Buffer,
+    host: NonNull<u8>,
+}
+
+// SAFETY: the memory belongs to this value alone; it is freed in the device's context, which any thread may enter.
+unsafe impl Send for StagedBuffer {}
+
+impl StagedBuffer {
+    /// Its address on the device.
+    pub const fn address(&self) -> u64 {
+        self.device.pointer
+    }
+
+    /// The host's side.
+    pub fn host(&self) -> &[u8] {
+        // SAFETY: allocated with this length, zeroed, freed in `drop`; who begins a copy promises not to look meanwhile.
+        unsafe { std::slice::from_raw_parts(self.host.as_ptr(), self.device.num_bytes) }
+    }
+
+    /// The host's side, to be written.
+    pub fn host_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `host`, and borrowed by nobody else.
+        unsafe { std::slice::from_raw_parts_mut(self.host.as_ptr(), self.device.num_bytes) }
+    }
+}
+
+impl Drop for StagedBuffer {
+    fn drop(&mut self) {
+        if self.device.context.enter().is_ok() {
+            // SAFETY: allocated in `Cuda::stage`, freed once; copies have ended, as who began them promised.
+            let _ = unsafe { result::free_host(self.host.as_ptr().cast()) };
+        }
+    }
+}
+
 /// The first GPU, the kernels loaded, and a stream that runs them in order.
 #[derive(Debug)]
 pub struct Cuda {
@@ -192,15 +231,7 @@ impl Cuda {
     /// # Errors
     /// As [`look`], or when the driver does not take the kernels.
     pub fn new() -> Result<Self, BackendError> {
-        let (device, info) = find()?;
-        // SAFETY: `device` came from the driver; released by `Context::drop`.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|error| failed("open the GPU", error))?;
-        let context = Arc::new(Context { device, context });
-        context.enter()?;
-        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
-            .map_err(|error| failed("make a stream", error))?;
-        // From here on `drop` cleans up.
-        let mut cuda = Self { info, functions: Vec::new(), modules: Vec::new(), stream, context };
+        let mut cuda = Self::without_kernels()?;
         for (name, ptx) in MODULES {
             let text = CString::new(ptx).map_err(|_| {
                 missing(BackendErrorKind::Load, format!("{name}.ptx holds a zero byte; run `cargo xtask kernels`"))
@@ -218,6 +249,83 @@ impl Cuda {
             cuda.functions.push(function);
         }
         Ok(cuda)
+    }
+
+    /// Opens the first device with a stream and without kernels: launching one fails.
+    ///
+    /// # Errors
+    /// As [`look`].
+    pub fn without_kernels() -> Result<Self, BackendError> {
+        let (device, info) = find()?;
+        // SAFETY: `device` came from the driver; released by `Context::drop`.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|error| failed("open the GPU", error))?;
+        let context = Arc::new(Context { device, context });
+        context.enter()?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(|error| failed("make a stream", error))?;
+        Ok(Self { info, functions: Vec::new(), modules: Vec::new(), stream, context })
+    }
+
+    /// Memory on both sides, at least a byte.
+    ///
+    /// # Errors
+    /// When either side has none.
+    pub fn stage(&self, num_bytes: usize) -> Result<StagedBuffer, BackendError> {
+        let num_bytes = num_bytes.max(1);
+        let device = self.alloc(num_bytes)?;
+        // SAFETY: the context is current since `alloc`; `StagedBuffer` frees it.
+        let host = unsafe { result::malloc_host(num_bytes, 0) }
+            .map_err(|error| failed(&format!("allocate {num_bytes} page-locked bytes"), error))?;
+        let Some(host) = NonNull::new(host.cast::<u8>()) else {
+            return Err(missing(BackendErrorKind::Run, "CUDA gave page-locked memory at address 0"));
+        };
+        // SAFETY: just allocated with this length.
+        unsafe { host.as_ptr().write_bytes(0, num_bytes) }
+        Ok(StagedBuffer { device, host })
+    }
+
+    /// Begins to copy the first bytes of the host's side to the device's.
+    ///
+    /// # Safety
+    /// Until [`Cuda::synchronize`] has returned, the buffer must neither be written on the host nor dropped.
+    ///
+    /// # Errors
+    /// When the buffer is shorter, or the device is lost.
+    pub unsafe fn begin_upload(&self, buffer: &StagedBuffer, num_bytes: usize) -> Result<(), BackendError> {
+        expect_room(&buffer.device, num_bytes)?;
+        self.context.enter()?;
+        // SAFETY: both sides are that long; the caller keeps them as they are.
+        unsafe { result::memcpy_htod_async(buffer.device.pointer, &buffer.host()[..num_bytes], self.stream) }
+            .map_err(|error| failed("copy to the GPU", error))
+    }
+
+    /// Begins to copy the first bytes of the device's side to the host's.
+    ///
+    /// # Safety
+    /// Until [`Cuda::synchronize`] has returned, the buffer must neither be looked at on the host nor dropped.
+    ///
+    /// # Errors
+    /// When the buffer is shorter, or the device is lost.
+    pub unsafe fn begin_download(&self, buffer: &mut StagedBuffer, num_bytes: usize) -> Result<(), BackendError> {
+        expect_room(&buffer.device, num_bytes)?;
+        self.context.enter()?;
+        let pointer = buffer.device.pointer;
+        // SAFETY: both sides are that long; the caller keeps them as they are.
+        unsafe { result::memcpy_dtoh_async(&mut buffer.host_mut()[..num_bytes], pointer, self.stream) }
+            .map_err(|error| failed("copy from the GPU", error))
+    }
+
+    /// Makes the device's context current on this thread, for calls of other libraries.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn make_current(&self) -> Result<(), BackendError> {
+        self.context.enter()
+    }
+
+    /// The stream, for calls of other libraries; valid as long as this lives.
+    pub const fn stream(&self) -> *mut c_void {
+        self.stream.cast()
     }
 
     /// The device.
@@ -437,7 +545,9 @@ impl Executor for Cuda {
             }
             *pointer = place.cast();
         }
-        let function = self.functions[kernel as usize];
+        let Some(&function) = self.functions.get(kernel as usize) else {
+            return Err(missing(BackendErrorKind::Run, "kernels were not loaded here"));
+        };
         let (grid, block) = ((grid[0], grid[1], 1), (num_threads, 1, 1));
         // SAFETY: the function is loaded; pointers point to values that live until the call returns, which has copied them.
         // What they describe is the caller's promise.

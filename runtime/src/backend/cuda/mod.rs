@@ -20,7 +20,7 @@ mod top_k;
 pub mod checks;
 
 #[cfg(feature = "cuda")]
-pub use driver::{Cuda, DeviceInfo, Graph, look};
+pub use driver::{Cuda, DeviceInfo, Graph, StagedBuffer, look};
 pub use executor::{Argument, Executor, Kernel, MAX_ARGUMENTS, Memory};
 pub use kmeans::Kmeans;
 pub use preprocess::{FrameFormat, Preprocess, yuv_to_rgb};

@@ -1,0 +1,727 @@
+// A stand-in for libnvinfer and libnvonnxparser, built against the same headers as the shim, so that everything on our side of
+// TensorRT's virtual tables is tested without a GPU: who makes and destroys what, in which order, shapes, addresses, errors.
+// It computes nothing: outputs are patterns. `stubs.h` is generated (tests/build.rs): every function of TensorRT's
+// interfaces that is not overridden here ends the process by its name.
+//
+// FAKE_TENSORRT_VERSION  what getInferLibVersion says
+// FAKE_TENSORRT_FAIL     parse, build, load, context, shape, enqueue: what goes wrong
+// FAKE_TENSORRT_TRACE    a file that gets a line for each object made (+) and destroyed (-), and each call worth a line
+// FAKE_TENSORRT_SLOW     milliseconds that a build takes
+#include "stubs.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <unistd.h>
+#include <vector>
+
+using namespace nvinfer1;
+
+namespace {
+
+std::string variable(char const* name)
+{
+    char const* value = std::getenv(name);
+    return value == nullptr ? "" : value;
+}
+
+bool fails(char const* what)
+{
+    return variable("FAKE_TENSORRT_FAIL") == what;
+}
+
+void trace(std::string const& line)
+{
+    std::string const path = variable("FAKE_TENSORRT_TRACE");
+    if (path.empty())
+    {
+        return;
+    }
+    if (FILE* file = std::fopen(path.c_str(), "a"))
+    {
+        std::fprintf(file, "%s\n", line.c_str());
+        std::fclose(file);
+    }
+}
+
+ILogger* the_logger = nullptr;
+
+void say(ILogger::Severity severity, char const* text)
+{
+    if (the_logger != nullptr)
+    {
+        the_logger->log(severity, text);
+    }
+}
+
+struct TensorSpec
+{
+    std::string name;
+    bool is_input = false;
+    std::vector<int64_t> dims;  // -1: varies
+    std::vector<int64_t> least, most;
+};
+
+Dims to_dims(std::vector<int64_t> const& from)
+{
+    Dims dims{};
+    dims.nbDims = static_cast<int32_t>(from.size());
+    for (size_t i = 0; i < from.size(); ++i)
+    {
+        dims.d[i] = from[i];
+    }
+    return dims;
+}
+
+std::vector<int64_t> from_dims(Dims const& dims)
+{
+    return {dims.d, dims.d + dims.nbDims};
+}
+
+// What of ONNX's protobuf tells names and shapes.
+struct Reader
+{
+    unsigned char const* at;
+    unsigned char const* end;
+
+    uint64_t number()
+    {
+        uint64_t value = 0;
+        for (int shift = 0; at < end; shift += 7)
+        {
+            unsigned char const byte = *at++;
+            value |= static_cast<uint64_t>(byte & 127) << shift;
+            if (byte < 128)
+            {
+                break;
+            }
+        }
+        return value;
+    }
+
+    // The next field; `inner` is what it holds if it has a length.
+    bool field(uint64_t& id, uint64_t& value, Reader& inner)
+    {
+        if (at >= end)
+        {
+            return false;
+        }
+        uint64_t const key = number();
+        id = key >> 3;
+        inner = {at, at};
+        switch (key & 7)
+        {
+        case 0: value = number(); break;
+        case 1: at += 8; break;
+        case 5: at += 4; break;
+        default:
+            value = number();
+            if (value > static_cast<uint64_t>(end - at))
+            {
+                at = end;
+                return false;
+            }
+            inner = {at, at + value};
+            at += value;
+        }
+        return true;
+    }
+
+    std::string text() const
+    {
+        return {at, end};
+    }
+};
+
+TensorSpec tensor_of(Reader info, bool is_input)
+{
+    TensorSpec spec;
+    spec.is_input = is_input;
+    uint64_t id, value;
+    Reader type{}, tensor{}, shape{}, dim{}, inner{};
+    while (info.field(id, value, type))
+    {
+        if (id == 1)
+        {
+            spec.name = type.text();
+        }
+        else if (id == 2)
+        {
+            while (type.field(id, value, tensor))
+            {
+                while (id == 1 && tensor.field(id, value, shape))
+                {
+                    while (id == 2 && shape.field(id, value, dim))
+                    {
+                        int64_t length = -1;
+                        while (dim.field(id, value, inner))
+                        {
+                            length = id == 1 ? static_cast<int64_t>(value) : -1;
+                        }
+                        spec.dims.push_back(length);
+                        id = 2;
+                    }
+                    id = 1;
+                }
+            }
+        }
+    }
+    return spec;
+}
+
+std::vector<TensorSpec> tensors_of(void const* onnx, size_t length)
+{
+    auto const* bytes = static_cast<unsigned char const*>(onnx);
+    std::vector<TensorSpec> tensors;
+    Reader model{bytes, bytes + length}, graph{}, info{};
+    uint64_t id, value;
+    while (model.field(id, value, graph))
+    {
+        while (id == 7 && graph.field(id, value, info))
+        {
+            if (id == 11 || id == 12)
+            {
+                tensors.push_back(tensor_of(info, id == 11));
+            }
+            id = 7;
+        }
+    }
+    return tensors;
+}
+
+std::string join(std::vector<int64_t> const& numbers)
+{
+    std::string text = std::to_string(numbers.size());
+    for (int64_t number : numbers)
+    {
+        text += " " + std::to_string(number);
+    }
+    return text;
+}
+
+char const kMagic[] = "FAKE ENGINE 1\n";
+
+std::string encode(std::vector<TensorSpec> const& tensors)
+{
+    std::string text = kMagic;
+    for (TensorSpec const& spec : tensors)
+    {
+        text += spec.name + (spec.is_input ? " in " : " out ") + join(spec.dims) + " " + join(spec.least) + " "
+            + join(spec.most) + "\n";
+    }
+    return text + std::string(100000, '.');  // engines are large
+}
+
+std::vector<TensorSpec> decode(std::string const& text)
+{
+    std::vector<TensorSpec> tensors;
+    size_t at = sizeof kMagic - 1;
+    while (at < text.size() && text[at] != '.')
+    {
+        size_t const end = text.find('\n', at);
+        std::string const line = text.substr(at, end - at);
+        at = end + 1;
+        TensorSpec spec;
+        char name[200], kind[8];
+        int used = 0;
+        std::sscanf(line.c_str(), "%199s %7s%n", name, kind, &used);
+        spec.name = name;
+        spec.is_input = std::strcmp(kind, "in") == 0;
+        for (auto* numbers : {&spec.dims, &spec.least, &spec.most})
+        {
+            int count = 0, read = 0;
+            std::sscanf(line.c_str() + used, "%d%n", &count, &read);
+            used += read;
+            for (int i = 0; i < count; ++i)
+            {
+                long long number = 0;
+                std::sscanf(line.c_str() + used, "%lld%n", &number, &read);
+                used += read;
+                numbers->push_back(number);
+            }
+        }
+        tensors.push_back(spec);
+    }
+    return tensors;
+}
+
+// Interfaces and implementations declare functions of the same names, so one object cannot be both: a pair.
+#define PAIR(Name, Interface)                                                                                           \
+    struct Name : Interface                                                                                             \
+    {                                                                                                                   \
+        explicit Name(Name##Impl* impl) : impl_(impl)                                                                   \
+        {                                                                                                               \
+            mImpl = impl;                                                                                               \
+            trace("+" #Interface);                                                                                      \
+        }                                                                                                               \
+        ~Name() noexcept override                                                                                       \
+        {                                                                                                               \
+            trace("-" #Interface);                                                                                      \
+        }                                                                                                               \
+        std::unique_ptr<Name##Impl> impl_;                                                                              \
+    };
+
+struct MemoryImpl : apiv::SHostMemory
+{
+    std::string bytes;
+    void* data() const noexcept override
+    {
+        return const_cast<char*>(bytes.data());
+    }
+    std::size_t size() const noexcept override
+    {
+        return bytes.size();
+    }
+};
+PAIR(Memory, IHostMemory)
+
+IHostMemory* memory(std::string const& bytes)
+{
+    auto* impl = new MemoryImpl;
+    impl->bytes = bytes;
+    return new Memory(impl);
+}
+
+struct ContextImpl : apiv::SExecutionContext
+{
+    std::vector<TensorSpec> tensors;
+    std::map<std::string, std::vector<int64_t>> shapes;
+    std::map<std::string, void*> addresses;
+    int profile = -1;
+
+    TensorSpec const* find(char const* name) const
+    {
+        for (TensorSpec const& spec : tensors)
+        {
+            if (spec.name == name)
+            {
+                return &spec;
+            }
+        }
+        return nullptr;
+    }
+
+    bool setOptimizationProfileAsync(int32_t index, cudaStream_t) noexcept override
+    {
+        profile = index;
+        return index == 0;
+    }
+
+    bool setInputShape(char const* name, Dims const& dims) noexcept override
+    {
+        TensorSpec const* spec = find(name);
+        if (fails("shape") || spec == nullptr || !spec->is_input || profile != 0)
+        {
+            say(ILogger::Severity::kERROR, "fake: this shape is not for me");
+            return false;
+        }
+        std::vector<int64_t> const shape = from_dims(dims);
+        for (size_t i = 0; i < shape.size(); ++i)
+        {
+            if (shape.size() != spec->most.size() || shape[i] < spec->least[i] || shape[i] > spec->most[i])
+            {
+                return false;
+            }
+        }
+        shapes[name] = shape;
+        return true;
+    }
+
+    Dims getTensorShape(char const* name) const noexcept override
+    {
+        TensorSpec const* spec = find(name);
+        if (spec == nullptr)
+        {
+            Dims none{};
+            none.nbDims = -1;
+            return none;
+        }
+        std::vector<int64_t> dims = spec->dims;
+        if (spec->is_input)
+        {
+            auto const set = shapes.find(name);
+            return to_dims(set == shapes.end() ? dims : set->second);
+        }
+        // Batch, channels and cells of 8×8 pixels of the first input.
+        std::vector<int64_t> image;
+        for (TensorSpec const& other : tensors)
+        {
+            auto const set = shapes.find(other.name);
+            if (other.is_input && set != shapes.end() && image.empty())
+            {
+                image = set->second;
+            }
+        }
+        for (size_t i = 0; i < dims.size(); ++i)
+        {
+            if (dims[i] < 0 && i < image.size())
+            {
+                dims[i] = i < 2 ? image[i] : image[i] / 8;
+            }
+        }
+        return to_dims(dims);
+    }
+
+    bool setTensorAddress(char const* name, void* data) noexcept override
+    {
+        addresses[name] = data;
+        return find(name) != nullptr && data != nullptr;
+    }
+
+    bool enqueueV3(cudaStream_t stream) noexcept override
+    {
+        if (fails("enqueue") || stream == nullptr)
+        {
+            say(ILogger::Severity::kERROR, "fake: the device has no time for this");
+            return false;
+        }
+        float seen = 0;
+        for (TensorSpec const& spec : tensors)
+        {
+            if (addresses[spec.name] == nullptr)
+            {
+                return false;
+            }
+            Dims const dims = getTensorShape(spec.name.c_str());
+            size_t count = 1;
+            for (int32_t i = 0; i < dims.nbDims; ++i)
+            {
+                if (dims.d[i] < 0)
+                {
+                    return false;
+                }
+                count *= static_cast<size_t>(dims.d[i]);
+            }
+            auto* values = static_cast<float*>(addresses[spec.name]);
+            if (spec.is_input)
+            {
+                for (size_t i = 0; i < count; ++i)
+                {
+                    seen += values[i];  // all of it must be there
+                }
+                continue;
+            }
+            // A one in each column (of channels at a cell) or row: unit vectors, and transitions that sum to one.
+            std::memset(values, 0, count * sizeof(float));
+            if (dims.nbDims == 4)
+            {
+                size_t const cells = count / static_cast<size_t>(dims.d[1]);
+                for (size_t cell = 0; cell < cells; ++cell)
+                {
+                    values[cell % static_cast<size_t>(dims.d[1]) * cells + cell] = 1;
+                }
+            }
+            else
+            {
+                size_t const width = static_cast<size_t>(dims.d[dims.nbDims - 1]);
+                for (size_t row = 0; row < count / width; ++row)
+                {
+                    values[row * width + row % width] = 1;
+                }
+            }
+        }
+        return seen == seen;
+    }
+};
+PAIR(Context, IExecutionContext)
+
+struct InspectorImpl : apiv::SEngineInspector
+{
+    char const* getEngineInformation(LayerInformationFormat) const noexcept override
+    {
+        return R"({"Layers": [{"Name": "fake layer", "LayerType": "Fake", "Outputs": [{"Format/Datatype": "Row major FP16"}]}]})";
+    }
+};
+PAIR(Inspector, IEngineInspector)
+
+struct EngineImpl : apiv::SCudaEngine
+{
+    std::vector<TensorSpec> tensors;
+
+    TensorSpec const& find(char const* name) const
+    {
+        for (TensorSpec const& spec : tensors)
+        {
+            if (spec.name == name)
+            {
+                return spec;
+            }
+        }
+        std::abort();
+    }
+
+    int32_t getNbIOTensors() const noexcept override
+    {
+        return static_cast<int32_t>(tensors.size());
+    }
+    char const* getIOTensorName(int32_t index) const noexcept override
+    {
+        return tensors[static_cast<size_t>(index)].name.c_str();
+    }
+    TensorIOMode getTensorIOMode(char const* name) const noexcept override
+    {
+        return find(name).is_input ? TensorIOMode::kINPUT : TensorIOMode::kOUTPUT;
+    }
+    DataType getTensorDataType(char const*) const noexcept override
+    {
+        return DataType::kFLOAT;
+    }
+    Dims getTensorShape(char const* name) const noexcept override
+    {
+        return to_dims(find(name).dims);
+    }
+    Dims getProfileShape(char const* name, int32_t, OptProfileSelector select) const noexcept override
+    {
+        return to_dims(select == OptProfileSelector::kMIN ? find(name).least : find(name).most);
+    }
+    int64_t getDeviceMemorySizeV2() const noexcept override
+    {
+        return 12345678;
+    }
+    IEngineInspector* createEngineInspector() const noexcept override
+    {
+        return new Inspector(new InspectorImpl);
+    }
+    IExecutionContext* createExecutionContext(ExecutionContextAllocationStrategy) noexcept override
+    {
+        if (fails("context"))
+        {
+            say(ILogger::Severity::kERROR, "fake: out of memory");
+            return nullptr;
+        }
+        auto* impl = new ContextImpl;
+        impl->tensors = tensors;
+        return new Context(impl);
+    }
+};
+PAIR(Engine, ICudaEngine)
+
+struct RuntimeImpl : apiv::SRuntime
+{
+    ICudaEngine* deserializeCudaEngine(void const* blob, std::size_t size) noexcept override
+    {
+        std::string const text{static_cast<char const*>(blob), size};
+        if (fails("load") || text.compare(0, sizeof kMagic - 1, kMagic) != 0)
+        {
+            say(ILogger::Severity::kERROR, "fake: these bytes are no engine of mine");
+            return nullptr;
+        }
+        auto* impl = new EngineImpl;
+        impl->tensors = decode(text);
+        return new Engine(impl);
+    }
+};
+PAIR(Runtime, IRuntime)
+
+struct NetworkImpl : apiv::SNetworkDefinition
+{
+    std::vector<TensorSpec> tensors;
+};
+PAIR(Network, INetworkDefinition)
+
+struct ProfileImpl : apiv::SOptimizationProfile
+{
+    std::map<std::string, std::vector<int64_t>> least, most;
+
+    bool setDimensions(char const* name, OptProfileSelector select, Dims const& dims) noexcept override
+    {
+        if (select == OptProfileSelector::kMIN)
+        {
+            least[name] = from_dims(dims);
+        }
+        if (select == OptProfileSelector::kMAX)
+        {
+            most[name] = from_dims(dims);
+        }
+        return true;
+    }
+};
+PAIR(Profile, IOptimizationProfile)
+
+struct TimingsImpl : apiv::STimingCache
+{
+    std::string bytes;
+    IHostMemory* serialize() const noexcept override
+    {
+        return memory(bytes + "timed;");
+    }
+};
+PAIR(Timings, ITimingCache)
+
+struct ConfigImpl : apiv::SBuilderConfig
+{
+    IOptimizationProfile const* profile = nullptr;
+    IProgressMonitor* monitor = nullptr;
+
+    void setFlag(BuilderFlag) noexcept override {}
+    void clearFlag(BuilderFlag flag) noexcept override
+    {
+        trace("clear flag " + std::to_string(static_cast<int>(flag)));
+    }
+    void setProfilingVerbosity(ProfilingVerbosity) noexcept override {}
+    void setMemoryPoolLimit(MemoryPoolType, std::size_t bytes) noexcept override
+    {
+        trace("workspace " + std::to_string(bytes));
+    }
+    void setHardwareCompatibilityLevel(HardwareCompatibilityLevel level) noexcept override
+    {
+        trace("hardware compatible " + std::to_string(static_cast<int>(level)));
+    }
+    int32_t addOptimizationProfile(IOptimizationProfile const* added) noexcept override
+    {
+        profile = added;
+        return 0;
+    }
+    nvinfer1::ITimingCache* createTimingCache(void const* blob, std::size_t size) const noexcept override
+    {
+        auto* impl = new TimingsImpl;
+        impl->bytes.assign(static_cast<char const*>(blob), size);
+        trace("timings " + impl->bytes);
+        return new Timings(impl);
+    }
+    bool setTimingCache(ITimingCache const&, bool) noexcept override
+    {
+        return true;
+    }
+    void setProgressMonitor(IProgressMonitor* to) noexcept override
+    {
+        monitor = to;
+    }
+};
+PAIR(Config, IBuilderConfig)
+
+struct BuilderImpl : apiv::SBuilder
+{
+    std::unique_ptr<Profile> profile;
+
+    nvinfer1::INetworkDefinition* createNetworkV2(NetworkDefinitionCreationFlags) noexcept override
+    {
+        return new Network(new NetworkImpl);
+    }
+    nvinfer1::IBuilderConfig* createBuilderConfig() noexcept override
+    {
+        return new Config(new ConfigImpl);
+    }
+    IOptimizationProfile* createOptimizationProfile() noexcept override
+    {
+        profile = std::make_unique<Profile>(new ProfileImpl);
+        return profile.get();
+    }
+    nvinfer1::IHostMemory* buildSerializedNetwork(INetworkDefinition& network, IBuilderConfig& config) noexcept override
+    {
+        ConfigImpl const& configured = *static_cast<Config&>(config).impl_;
+        std::vector<TensorSpec> tensors = static_cast<Network&>(network).impl_->tensors;
+        say(ILogger::Severity::kINFO, "fake: building");
+        long const slow = std::strtol(variable("FAKE_TENSORRT_SLOW").c_str(), nullptr, 10);
+        configured.monitor->phaseStart("Fake tactics", nullptr, 10);
+        for (int step = 0; step < 10; ++step)
+        {
+            usleep(static_cast<useconds_t>(slow * 100));
+            if (!configured.monitor->stepComplete("Fake tactics", step))
+            {
+                trace("stopped");
+                return nullptr;
+            }
+        }
+        configured.monitor->phaseFinish("Fake tactics");
+        if (fails("build"))
+        {
+            say(ILogger::Severity::kERROR, "fake: insufficient workspace");
+            return nullptr;
+        }
+        trace("built");
+        for (TensorSpec& spec : tensors)
+        {
+            spec.least = spec.most = spec.dims;
+            if (configured.profile != nullptr && profile->impl_->most.count(spec.name) != 0)
+            {
+                spec.least = profile->impl_->least[spec.name];
+                spec.most = profile->impl_->most[spec.name];
+            }
+            else if (spec.is_input)
+            {
+                for (int64_t length : spec.dims)
+                {
+                    if (length < 0)
+                    {
+                        say(ILogger::Severity::kERROR, "fake: an input varies and has no profile");
+                        return nullptr;
+                    }
+                }
+            }
+        }
+        return memory(encode(tensors));
+    }
+};
+PAIR(Builder, IBuilder)
+
+struct Fault : nvonnxparser::SParserError
+{
+    char const* desc() const override
+    {
+        return "fake: this operator is unknown";
+    }
+    int node() const override
+    {
+        return 7;
+    }
+};
+
+struct Parser : nvonnxparser::SParser
+{
+    Network* network;
+    Fault fault;
+
+    explicit Parser(void* to) : network(static_cast<Network*>(static_cast<INetworkDefinition*>(to)))
+    {
+        trace("+IParser");
+    }
+    ~Parser() noexcept override
+    {
+        trace("-IParser");
+    }
+    bool parse(void const* onnx, size_t length, char const*) noexcept override
+    {
+        network->impl_->tensors = tensors_of(onnx, length);
+        return !fails("parse") && !network->impl_->tensors.empty();
+    }
+    int getNbErrors() const noexcept override
+    {
+        return 1;
+    }
+    nvonnxparser::IParserError const* getError(int) const noexcept override
+    {
+        return &fault;
+    }
+};
+
+}  // namespace
+
+extern "C" {
+
+int32_t getInferLibVersion() noexcept
+{
+    std::string const version = variable("FAKE_TENSORRT_VERSION");
+    return version.empty() ? NV_TENSORRT_VERSION : static_cast<int32_t>(std::strtol(version.c_str(), nullptr, 10));
+}
+
+void* createInferRuntime_INTERNAL(void* logger, int32_t) noexcept
+{
+    the_logger = static_cast<ILogger*>(logger);
+    return static_cast<IRuntime*>(new Runtime(new RuntimeImpl));
+}
+
+void* createInferBuilder_INTERNAL(void* logger, int32_t) noexcept
+{
+    the_logger = static_cast<ILogger*>(logger);
+    return static_cast<IBuilder*>(new Builder(new BuilderImpl));
+}
+
+void* createNvOnnxParser_INTERNAL(void* network, void*, int) noexcept
+{
+    return static_cast<nvonnxparser::IParser*>(new Parser(network));
+}
+}

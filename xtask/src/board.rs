@@ -1,0 +1,330 @@
+//! `cargo xtask board-check`: everything that only a board (or any machine with an NVIDIA GPU and TensorRT) can show, by one
+//! command. It starts everywhere; what the machine lacks is listed as not run, with the reason, and is no failure.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::process::{cargo, workspace};
+
+/// What is checked.
+#[derive(Args)]
+pub struct Options {
+    /// Frames of each timing
+    #[arg(long, default_value_t = 2000)]
+    frames: u32,
+    /// Model folder or name
+    #[arg(long, default_value = "camvid-r18")]
+    model: String,
+    /// Where figures and logs go
+    #[arg(long, value_name = "FOLDER", default_value = "board-results")]
+    out: PathBuf,
+}
+
+/// How a part ended.
+enum Outcome {
+    /// It held; figures.
+    Ok(Value),
+    /// The machine lacks what it needs.
+    NotRun(String),
+}
+
+struct Board<'a> {
+    options: &'a Options,
+    out: PathBuf,
+    hsg: PathBuf,
+    results: Vec<Value>,
+    num_failed: usize,
+}
+
+/// Runs every part, also after one has failed.
+pub fn check(options: &Options) -> Result<()> {
+    let out = workspace().join(&options.out);
+    fs::create_dir_all(&out).with_context(|| format!("could not create {}", out.display()))?;
+    let metadata = crate::arrows::metadata()?;
+    let target = PathBuf::from(metadata["target_directory"].as_str().context("no target folder")?);
+    let mut board = Board { options, out, hsg: target.join("release/hsg"), results: Vec::new(), num_failed: 0 };
+    board.part("machine", |_| Ok(Outcome::Ok(machine())));
+    let is_built = board.part("build", |_| {
+        let start = Instant::now();
+        cargo()
+            .args([
+                "build",
+                "--release",
+                "-p",
+                "runtime",
+                "--features",
+                "tensorrt",
+                "--bin",
+                "hsg",
+                "--bin",
+                "gpu-kernels",
+            ])
+            .run("build hsg with TensorRT")?;
+        Ok(Outcome::Ok(json!({"seconds": start.elapsed().as_secs_f64()})))
+    });
+    if !is_built {
+        return board.close();
+    }
+    let mut lack = Some("`hsg doctor` did not run".to_owned());
+    let mut gpu_lack = lack.clone();
+    board.part("doctor", |board| {
+        // 1: something is missing for `hsg run`; that is told below.
+        let report = board.hsg("doctor", &["doctor", "--json"], &[0, 1])?;
+        let finding = |what: &str| {
+            let findings = report["findings"].as_array().into_iter().flatten();
+            findings.clone().find(|finding| finding["what"] == what).cloned().unwrap_or_default()
+        };
+        let lack_of = |finding: &Value| {
+            let words = |key: &str| finding[key].as_str().unwrap_or("not told").to_owned();
+            (finding["standing"] != "ok").then(|| format!("{}; {}", words("found"), words("remedy")))
+        };
+        lack = lack_of(&finding("backend tensorrt"));
+        let kernels = finding("GPU kernels");
+        // `unused`: they load.
+        gpu_lack = if kernels["standing"] == "unused" { None } else { lack_of(&kernels) };
+        Ok(Outcome::Ok(report))
+    });
+    board.part("kernels", |board| match &gpu_lack {
+        Some(why) => Ok(Outcome::NotRun(why.clone())),
+        None => {
+            let log = board.run("kernels", &board.hsg.with_file_name("gpu-kernels"), &[], &[0])?;
+            Ok(Outcome::Ok(json!({"log": last_lines(&log)})))
+        }
+    });
+    for precision in ["fp16", "int8"] {
+        board.engines(precision, lack.as_deref());
+    }
+    let (model, frames) = (options.model.clone(), options.frames.to_string());
+    board.part("bench-cpu", |board| {
+        let few = options.frames.min(200).to_string();
+        let clip = board.clip();
+        let arguments = ["bench", &clip, "--model", &model, "--backend", "cpu", "--frames", &few, "--json", "-q"];
+        board.hsg("bench-cpu", &arguments, &[0]).map(Outcome::Ok)
+    });
+    for precision in ["fp16", "int8"] {
+        let lack = lack.clone().or_else(|| board.missing(precision));
+        board.part(&format!("bench-{precision}"), |board| match lack {
+            Some(why) => Ok(Outcome::NotRun(why)),
+            None => {
+                let clip = board.clip();
+                let arguments = [
+                    "bench",
+                    &clip,
+                    "--model",
+                    &model,
+                    "--backend",
+                    "tensorrt",
+                    "--precision",
+                    precision,
+                    "--frames",
+                    &frames,
+                    "--json",
+                    "-q",
+                    // Whatever the receipt, which is about the CPU's form, says of its accuracy: this is about time.
+                    "--allow-unverified",
+                ];
+                board.hsg(&format!("bench-{precision}"), &arguments, &[0]).map(Outcome::Ok)
+            }
+        });
+    }
+    board.close()
+}
+
+impl Board<'_> {
+    /// Runs a part; true unless it failed.
+    fn part(&mut self, name: &str, part: impl FnOnce(&Self) -> Result<Outcome>) -> bool {
+        eprintln!("== {name}");
+        let start = Instant::now();
+        let outcome = part(self);
+        let seconds = start.elapsed().as_secs_f64();
+        let (line, result) = match outcome {
+            Ok(Outcome::Ok(figures)) => ("ok".to_owned(), json!({"outcome": "ok", "figures": figures})),
+            Ok(Outcome::NotRun(why)) => (format!("not run: {why}"), json!({"outcome": "not run", "reason": why})),
+            Err(error) => {
+                self.num_failed += 1;
+                let words = format!("{error:#}");
+                (format!("FAILED: {words}"), json!({"outcome": "failed", "error": words}))
+            }
+        };
+        let failed = result["outcome"] == "failed";
+        eprintln!("   {line}");
+        self.results.push(json!({"part": name, "seconds": seconds, "result": result}));
+        !failed
+    }
+
+    /// Builds the engines of a precision, then compares them with the CPU.
+    fn engines(&mut self, precision: &str, lack: Option<&str>) {
+        let lack = lack.map(str::to_owned).or_else(|| self.missing(precision));
+        let is_built = self.part(&format!("build-{precision}"), |board| match &lack {
+            Some(why) => Ok(Outcome::NotRun(why.clone())),
+            None => {
+                let model = board.options.model.as_str();
+                let arguments = ["build", "--model", model, "--precision", precision, "--json"];
+                board.hsg(&format!("build-{precision}"), &arguments, &[0]).map(Outcome::Ok)
+            }
+        });
+        self.part(&format!("parity-{precision}"), |board| match &lack {
+            Some(why) => Ok(Outcome::NotRun(why.clone())),
+            None if !is_built => Ok(Outcome::NotRun("there is no engine".to_owned())),
+            None => {
+                cargo()
+                    .args([
+                        "test",
+                        "--release",
+                        "-p",
+                        "tests",
+                        "--features",
+                        "tensorrt",
+                        "--test",
+                        "tensorrt",
+                        "engines_",
+                    ])
+                    .env("HSG_TEST_ENGINES", format!("{}:{precision}", board.options.model))
+                    .run("compare the engines with the CPU")?;
+                Ok(Outcome::Ok(Value::Null))
+            }
+        });
+    }
+
+    /// What the model lacks for a precision.
+    fn missing(&self, precision: &str) -> Option<String> {
+        let folder = workspace().join("models/zoo").join(&self.options.model);
+        let folder = if folder.is_dir() { folder } else { PathBuf::from(&self.options.model) };
+        let file = folder.join("embedding.int8.onnx");
+        let lacks = precision == "int8" && !file.is_file();
+        lacks.then(|| format!("{} is not there: `hsg-calibrate quantize` makes it", file.display()))
+    }
+
+    fn clip(&self) -> String {
+        workspace().join("assets/clips/highway.mp4").display().to_string()
+    }
+
+    /// Runs `hsg` and reads its JSON, which is kept.
+    fn hsg(&self, name: &str, arguments: &[&str], codes: &[i32]) -> Result<Value> {
+        let text = self.run(name, &self.hsg, arguments, codes)?;
+        let value: Value = serde_json::from_str(&text).with_context(|| format!("hsg {name} wrote no JSON"))?;
+        write(&self.out.join(format!("{name}.json")), &value)?;
+        Ok(value)
+    }
+
+    /// Runs a program; its stdout. What it says otherwise goes to a log.
+    fn run(&self, name: &str, program: &Path, arguments: &[&str], codes: &[i32]) -> Result<String> {
+        let output = Command::new(program)
+            .args(arguments)
+            .current_dir(workspace())
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("{} did not start", program.display()))?;
+        let log = self.out.join(format!("{name}.log"));
+        fs::write(&log, &output.stderr).with_context(|| format!("could not write {}", log.display()))?;
+        let code = output.status.code();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            code.is_some_and(|code| codes.contains(&code)),
+            "{} ended with {}: {}",
+            program.display(),
+            output.status,
+            last_lines(&stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Prints the table and writes the figures.
+    fn close(&self) -> Result<()> {
+        println!();
+        let mut not_run = 0;
+        for result in &self.results {
+            let text = |key: &str| result["result"][key].as_str().unwrap_or_default().to_owned();
+            let outcome = text("outcome");
+            not_run += usize::from(outcome == "not run");
+            let why = text("reason") + &text("error");
+            let name = result["part"].as_str().unwrap_or_default();
+            println!("{name:<14}{:>8.1} s  {outcome:<8} {why}", result["seconds"].as_f64().unwrap_or(0.0));
+        }
+        let file = self.out.join("board.json");
+        write(&file, &json!({"parts": self.results}))?;
+        println!(
+            "{} parts, {} failed, {not_run} not run; figures in {}",
+            self.results.len(),
+            self.num_failed,
+            file.display()
+        );
+        if self.num_failed > 0 {
+            bail!("{} parts failed", self.num_failed);
+        }
+        Ok(())
+    }
+}
+
+fn write(path: &Path, value: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).context("no JSON")?;
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, text + "\n")
+        .and_then(|()| fs::rename(&temporary, path))
+        .with_context(|| format!("could not write {}", path.display()))
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    lines[lines.len().saturating_sub(5)..].join("\n")
+}
+
+/// What the machine is, and in which power mode: figures without that are worth nothing.
+fn machine() -> Value {
+    let file = |path: &str| {
+        let text = fs::read_to_string(path).ok()?;
+        Some(text.trim_end_matches(['\0', '\n']).to_owned())
+    };
+    let said = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let memory = file("/proc/meminfo").and_then(|text| text.lines().next().map(str::to_owned));
+    json!({
+        "architecture": std::env::consts::ARCH,
+        "model": file("/proc/device-tree/model"),
+        "release": file("/etc/nv_tegra_release"),
+        "memory": memory,
+        "threads": std::thread::available_parallelism().map_or(0, usize::from),
+        // Null where there is no such program, as on a workstation.
+        "power_mode": said("nvpmodel", &["-q"]),
+        "gpu": said("nvidia-smi", &["--query-gpu=name,driver_version,power.limit", "--format=csv,noheader"]),
+        "kernel": said("uname", &["-r"]),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_that_lack_something_are_told_and_are_no_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { frames: 1, model: "none".into(), out: folder.path().to_owned() };
+        let board = |options| Board {
+            options,
+            out: folder.path().to_owned(),
+            hsg: "/nowhere/hsg".into(),
+            results: Vec::new(),
+            num_failed: 0,
+        };
+        let mut lacking = board(&options);
+        lacking.engines("int8", Some("no TensorRT"));
+        assert!(lacking.close().is_ok());
+        let written: Value = serde_json::from_slice(&fs::read(folder.path().join("board.json")).unwrap()).unwrap();
+        assert_eq!(written["parts"][0]["result"]["reason"], "no TensorRT");
+        assert_eq!(written["parts"].as_array().unwrap().len(), 2);
+        // A program that does not start is a failure.
+        let mut failing = board(&options);
+        assert!(!failing.part("doctor", |board| board.hsg("doctor", &["doctor"], &[0]).map(Outcome::Ok)));
+        assert!(failing.close().unwrap_err().to_string().contains("1 parts failed"));
+        assert!(board(&options).missing("int8").unwrap().contains("hsg-calibrate"));
+        assert_eq!(board(&options).missing("fp16"), None);
+    }
+}
