@@ -307,6 +307,12 @@ fn a_backend_that_is_not_there_fails_hard() {
     let mut hsg = run(&sandbox, &[&images]);
     hsg.args(["--out", "out", "--backend", "onnxruntime"]).env("HSG_ONNXRUNTIME", sandbox.path("lib.so"));
     assert_refused(hsg.assert(), &["HSG_ONNXRUNTIME", "lib.so", "cargo xtask deps onnxruntime", "--backend cpu"]);
+    // One that is cut: the loader would map what is not there, and the process would end by a bus error.
+    let program = fs::read(tests::programs::hsg()).unwrap();
+    fs::write(sandbox.path("cut.so"), &program[..program.len() / 2]).unwrap();
+    let mut hsg = run(&sandbox, &[&images]);
+    hsg.args(["--out", "out", "--backend", "onnxruntime"]).env("HSG_ONNXRUNTIME", sandbox.path("cut.so"));
+    assert_refused(hsg.assert(), &["cut.so", "is cut", "cargo xtask deps onnxruntime", "--backend cpu"]);
     // `auto` goes on without, and says why.
     let mut hsg = run(&sandbox, &[&images]);
     hsg.args(["--save", "none"]).env("HSG_ONNXRUNTIME", sandbox.path("lib.so"));

@@ -23,7 +23,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("trainer", &["segcore", "datasets", "evaluation", "oversegment", "retrieval", "report", "models"]),
     (
         "runtime",
-        &["segcore", "video", "datasets", "evaluation", "retrieval", "report", "wire", "models", "tensorrt-sys"],
+        &[
+            "segcore",
+            "video",
+            "datasets",
+            "evaluation",
+            "retrieval",
+            "report",
+            "wire",
+            "models",
+            "shared-library",
+            "tensorrt-sys",
+        ],
     ),
     ("calibration", &["segcore", "datasets", "evaluation", "report", "models", "runtime"]),
     (
@@ -43,7 +54,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tensorrt-sys",
         ],
     ),
-    ("tensorrt-sys", &[]),
+    ("shared-library", &[]),
+    ("tensorrt-sys", &["shared-library"]),
     // Used by `v4l` alone, through [patch.crates-io].
     ("v4l2-sys-mit", &[]),
     // Links nothing of ours, so that it builds in seconds.

@@ -12,7 +12,6 @@
 //! last errors also become part of our own, because its functions only say that they failed.
 #![allow(unsafe_code)]
 
-mod elf;
 mod library;
 mod log_lines;
 mod objects;

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use libloading::os::unix::{Library as Handle, RTLD_GLOBAL, RTLD_NOW};
 
 use crate::objects::Error;
-use crate::{elf, log_lines, raw};
+use crate::{log_lines, raw};
 
 /// The name of the library's file begins so.
 pub const LIBRARY_STEM: &str = "libnvinfer.so";
@@ -149,7 +149,7 @@ fn file_of(path: &Path) -> Option<PathBuf> {
 /// Refuses a library that is cut: the system's loader would map what is not there, and the process would end by a bus error.
 fn check_whole(path: &Path) -> Result<(), String> {
     let Some(file) = file_of(path) else { return Ok(()) };
-    elf::check(&file)
+    shared_library::check(&file)
 }
 
 impl Library {

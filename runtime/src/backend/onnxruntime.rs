@@ -100,6 +100,13 @@ fn open() -> Result<Library, Lack> {
 }
 
 fn open_at(path: &Path) -> Result<Library, Lack> {
+    // A bare name is the loader's to find; what is no file at all is told by it, too.
+    if path.is_file() {
+        shared_library::check(path).map_err(|words| {
+            let found = format!("{}: expected ONNX Runtime {OLDEST} or newer, but this file {words}", path.display());
+            Lack::new(BackendErrorKind::NotInstalled, found)
+        })?;
+    }
     let builder = ort::init_from(path).map_err(|error| {
         let error = error.to_string();
         let kind =

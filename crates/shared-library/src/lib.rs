@@ -1,4 +1,7 @@
 //! Whether a shared library is whole and of this machine, by its headers.
+//!
+//! The system's loader maps a file as its headers say. Where the file is shorter, because a download or a copy was cut, the
+//! process ends by a bus error at the first page that is not there; so what is opened at run time is looked at before.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -29,7 +32,10 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 /// Refuses what is no shared library of this machine, or one that is shorter than its headers say.
-pub(crate) fn check(path: &Path) -> Result<(), String> {
+///
+/// # Errors
+/// What the file is instead, in words that go on after its name: "is cut: …".
+pub fn check(path: &Path) -> Result<(), String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
     let mut file = File::open(path).map_err(cannot)?;
     let total = file.metadata().map_err(cannot)?.len();
