@@ -447,6 +447,12 @@ mod libraries {
         }
         let (_, number) = headers(&sandbox);
         assert!(number > 8600);
+        // Within a major version, too: tables of functions grow with each minor one.
+        let first = major * 10_000;
+        if major >= 10 && number / 100 > first / 100 {
+            let words = [&*format!("TensorRT {major}.0.0"), "or newer", "older library lacks"];
+            refused(&sandbox, &nvinfer(&sandbox, first), &words);
+        }
     }
 
     /// Whether this machine has a driver, which would make of these tests something else.
@@ -807,5 +813,14 @@ mod stand_ins {
         let words = predicate::str::contains("the stream stays on the CPU").and(predicate::str::contains("workspace"));
         bench.hsg(&arguments, &[("FAKE_TENSORRT_FAIL", "build")]).code(0).stderr(words);
         assert_in_order(&bench.trace());
+        // int8 needs a receipt here as well, unless told otherwise.
+        let folder = int8_model(&bench.sandbox.path("int8"));
+        let int8 = |more: &[&str]| {
+            let model = folder.path().display().to_string();
+            let beside = ["run", &clip, "--model", &model, "--precision", "int8", "--frames", "4", "--save", "none"];
+            bench.hsg(&[&beside, &["--backend", "tensorrt", "--build-beside"][..], more].concat(), &[])
+        };
+        int8(&[]).code(2).stderr(predicate::str::contains("receipt").and(predicate::str::contains("allow-unverified")));
+        int8(&["--allow-unverified"]).code(0);
     }
 }

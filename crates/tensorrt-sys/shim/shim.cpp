@@ -265,9 +265,15 @@ int32_t build(void* create_builder, void* create_parser, hsg_trt_build const& sp
     {
         cache.reset(config->createTimingCache(nullptr, 0));  // a file that is none: TensorRT's log says so
     }
-    if (cache != nullptr)
+    if (cache != nullptr && !config->setTimingCache(*cache, false))
     {
-        config->setTimingCache(*cache, false);
+        logger().log(nv::ILogger::Severity::kWARNING,
+            "the timing cache is of another device or version: it is begun anew");
+        cache.reset(config->createTimingCache(nullptr, 0));
+        if (cache != nullptr)
+        {
+            config->setTimingCache(*cache, false);
+        }
     }
 #if HSG_TRT_MAJOR >= 10
     config->setProgressMonitor(&progress);

@@ -202,6 +202,16 @@ impl Library {
             );
             return Err(error(LibraryErrorKind::OtherMajor, found));
         }
+        // The shim calls functions by their places in tables that grow with each minor version.
+        if (version.major, version.minor) < (headers.major, headers.minor) {
+            keep(nvinfer);
+            let found = format!(
+                "is TensorRT {version}, expected {}.{} or newer: this program was built with the headers of {headers}, and an \
+                 older library lacks what those promise",
+                headers.major, headers.minor
+            );
+            return Err(error(LibraryErrorKind::TooOld, found));
+        }
         log_lines::connect();
         Ok(Box::leak(Box::new(Self {
             path: path.to_owned(),

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt;
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::library::Library;
 use crate::log_lines;
@@ -405,16 +405,24 @@ fn append(received: &mut Received, kind: i32, bytes: *const c_void, length: usiz
     }
 }
 
-/// Receiver of both callbacks of a build.
-struct BuildState<'a> {
-    received: Received,
-    progress: &'a mut dyn FnMut(BuildProgress<'_>) -> bool,
+/// Told how far a build is; stops it by returning `false`. TensorRT tells from several threads, one after the other here.
+pub type ProgressSink<'a> = dyn FnMut(BuildProgress<'_>) -> bool + Send + 'a;
+
+/// Receiver of both callbacks of a build, which come from TensorRT's threads.
+struct BuildState<'a, 'b> {
+    received: Mutex<Received>,
+    progress: Mutex<&'a mut ProgressSink<'b>>,
+}
+
+/// Poisoned only if a callback panicked, which ends the process.
+fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 extern "C" fn receive_built(to: *mut c_void, kind: i32, bytes: *const c_void, length: usize) {
-    // SAFETY: `to` is the `BuildState` of the call in progress; TensorRT calls from the building thread when it is done.
-    let state = unsafe { &mut *to.cast::<BuildState<'_>>() };
-    append(&mut state.received, kind, bytes, length);
+    // SAFETY: `to` is the `BuildState` of the call in progress, which all its threads share.
+    let state = unsafe { &*to.cast::<BuildState<'_, '_>>() };
+    append(&mut locked(&state.received), kind, bytes, length);
 }
 
 extern "C" fn tell_progress(
@@ -430,14 +438,14 @@ extern "C" fn tell_progress(
     // SAFETY: strings of TensorRT that end with zero and live during the call.
     let (phase, parent) = unsafe { (CStr::from_ptr(phase), CStr::from_ptr(parent)) };
     let (phase, parent) = (phase.to_string_lossy(), parent.to_string_lossy());
-    // SAFETY: `to` is the `BuildState` of the call in progress. TensorRT tells from one thread at a time.
-    let state = unsafe { &mut *to.cast::<BuildState<'_>>() };
+    // SAFETY: `to` is the `BuildState` of the call in progress, which all its threads share.
+    let state = unsafe { &*to.cast::<BuildState<'_, '_>>() };
     let event = match steps {
         1.. => BuildProgress::Begin { phase: &phase, parent: &parent, steps: steps.unsigned_abs() },
         0 => BuildProgress::Step { phase: &phase, done: done.unsigned_abs() },
         _ => BuildProgress::End { phase: &phase },
     };
-    i32::from((state.progress)(event))
+    i32::from((locked(&state.progress))(event))
 }
 
 impl Library {
@@ -445,12 +453,7 @@ impl Library {
     ///
     /// # Errors
     /// In TensorRT's words: a network that it does not take, too little workspace, too little memory, stopped.
-    pub fn build(
-        &self,
-        build: &Build<'_>,
-        _: CudaReady,
-        progress: &mut dyn FnMut(BuildProgress<'_>) -> bool,
-    ) -> Result<Built, Error> {
+    pub fn build(&self, build: &Build<'_>, _: CudaReady, progress: &mut ProgressSink<'_>) -> Result<Built, Error> {
         let (create_builder, create_parser) = self.builder()?;
         let names = build
             .ranges
@@ -471,7 +474,7 @@ impl Library {
             })
             .collect::<Result<Vec<_>, Error>>()?;
         let has_cache = !build.timing_cache.is_empty();
-        let mut state = BuildState { received: Received::default(), progress };
+        let state = BuildState { received: Mutex::default(), progress: Mutex::new(progress) };
         let spec = raw::Build {
             onnx: build.onnx.as_ptr().cast(),
             onnx_bytes: build.onnx.len(),
@@ -485,12 +488,13 @@ impl Library {
             num_ranges: ranges.len(),
             sink: receive_built,
             progress: tell_progress,
-            to: ptr::from_mut(&mut state).cast(),
+            // Nobody writes through it: the callbacks share it, and what changes is behind locks.
+            to: ptr::from_ref(&state).cast_mut().cast(),
         };
         // SAFETY: the addresses are those of this library's functions, whose major version is the headers'; the driver has
         // been started; everything that `spec` points to outlives the call, and the callbacks get the state they expect.
         checked(|error| unsafe { raw::hsg_trt_build_engine(create_builder, create_parser, &spec, error) })?;
-        let Received { engine, timing_cache, .. } = state.received;
+        let Received { engine, timing_cache, .. } = state.received.into_inner().unwrap_or_else(PoisonError::into_inner);
         if engine.is_empty() {
             return Err(Error::new("TensorRT gave an engine of no bytes"));
         }

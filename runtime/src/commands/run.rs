@@ -48,7 +48,12 @@ pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> 
     let masks = settings.masks.iter().map(|path| Mask::read(path)).collect::<Result<Vec<_>, _>>()?;
     let mut streams = open_sources(settings, printer)?;
     let deployment = if settings.build_beside {
-        deploy_by(&settings.model, printer, Deployment::load_building_beside)?
+        let load = if settings.model.allow_unverified {
+            Deployment::load_building_beside_unverified
+        } else {
+            Deployment::load_building_beside
+        };
+        deploy_by(&settings.model, printer, load)?
     } else {
         deploy(&settings.model, printer)?
     };

@@ -150,11 +150,19 @@ impl Deployment {
     /// # Errors
     /// As [`Deployment::load`]; that an engine cannot be built is told, and streams stay on the CPU.
     pub fn load_building_beside(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
-        let on_gpu = backend::select(BackendChoice::TensorRt)?;
-        let found = tensorrt::look().map_err(backend::BackendError::from)?;
         if spec.precision == Precision::Int8 {
             receipt::check(&folder)?;
         }
+        Self::load_building_beside_unverified(folder, spec)
+    }
+
+    /// The same, but an int8 network needs no receipt.
+    ///
+    /// # Errors
+    /// As [`Deployment::load_building_beside`].
+    pub fn load_building_beside_unverified(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
+        let on_gpu = backend::select(BackendChoice::TensorRt)?;
+        let found = tensorrt::look().map_err(backend::BackendError::from)?;
         let Some(reason) = tensorrt::missing_engines(&folder, spec.precision, found)? else {
             return Self::load_on(folder, spec, on_gpu);
         };

@@ -117,6 +117,7 @@ pub fn init_log(program: &'static str, verbose: u8, quiet: bool) {
         .filter_module("calibration", level)
         .filter_module("runtime", level)
         .filter_module("video", level)
+        .filter_module("tensorrt", level)
         .format(move |out, record| writeln!(out, "{program}: {}: {}", level_word(record.level()), record.args()))
         .target(env_logger::Target::Pipe(Box::new(BetweenBars)))
         .init();

@@ -76,16 +76,39 @@ pub fn load_watched(source: &NetworkSource<'_>, watch: &dyn BuildWatch) -> Resul
     let identity = identity_of(source.folder, source.kind, &network, &ready.found, false);
     let options = BuildOptions::default();
     let cached = obtain(ready, &identity, &network, &options, watch)?;
-    match load_engine(ready, &network.source, &cached.engine) {
-        // TensorRT knows best what it can load.
+    // What the driver refuses is not the engine's fault: no reason to build another one.
+    let cuda = gpu()?;
+    match load_engine(ready, cuda, &network.source, &cached.engine) {
+        // TensorRT knows best what it can load, but where memory is full a build would not fit either.
+        Err(error) if !cached.is_new && is_about_memory(&error) => Err(BackendError::new(
+            BackendErrorKind::Load,
+            format!("{error}; if the GPU's memory is full, end other programs that use it"),
+        )),
         Err(error) if !cached.is_new => {
             watch.event(BuildEvent::Line(format!("{error}; building it again")));
             let options = BuildOptions { again: true, ..options };
             let cached = obtain(ready, &identity, &network, &options, watch)?;
-            load_engine(ready, &network.source, &cached.engine)
+            load_engine(ready, gpu()?, &network.source, &cached.engine)
         }
         outcome => outcome,
     }
+}
+
+/// The GPU, its context the current one of this thread.
+fn gpu() -> Result<Cuda, BackendError> {
+    let cuda = Cuda::without_kernels()?;
+    cuda.make_current()?;
+    Ok(cuda)
+}
+
+/// TensorRT says what is the matter in words alone ("OutOfMemory", "out of memory").
+fn is_about_memory(error: &BackendError) -> bool {
+    let words = error.to_string().to_ascii_lowercase();
+    words.contains("out of memory") || words.contains("outofmemory")
+}
+
+fn stopped(network: &PreparedNetwork) -> BackendError {
+    BackendError::new(BackendErrorKind::Run, format!("{}: building its engine was stopped", network.source.display()))
 }
 
 /// Builds the engines of a model, or finds them built.
@@ -173,6 +196,9 @@ fn build_engine(
 ) -> Result<(Vec<u8>, BuildRecord), BackendError> {
     // Poisoned only if a build panicked: the next one starts afresh.
     let _one = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+    if watch.is_stopped() {
+        return Err(stopped(network));
+    }
     if let Some(why) = &ready.found.cannot_build {
         return Err(BackendError::new(BackendErrorKind::Load, why.clone()));
     }
@@ -181,7 +207,13 @@ fn build_engine(
         None => timing_cache_path(&ready.found)?,
     };
     // Without one all is measured anew.
-    let timing_cache = fs::read(&timing_path).unwrap_or_default();
+    let timing_cache = fs::read(&timing_path).unwrap_or_else(|error| {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            let line = format!("{}: timings taken before cannot be read: {error}", timing_path.display());
+            watch.event(BuildEvent::Line(line));
+        }
+        Vec::new()
+    });
     let ranges: Vec<InputRange> = network
         .shapes
         .iter()
@@ -219,7 +251,7 @@ fn build_engine(
     let built = built.map_err(|error| {
         let (source, of) = (network.source.display(), &identity.network);
         if watch.is_stopped() {
-            return BackendError::new(BackendErrorKind::Run, format!("{source}: building its engine was stopped"));
+            return stopped(network);
         }
         BackendError::new(
             BackendErrorKind::Load,
@@ -235,6 +267,7 @@ fn build_engine(
     {
         watch.event(BuildEvent::Line(format!("timings are not kept, the next build takes as long: {error}")));
     }
+    // 8.6 cannot be stopped while it builds; what it made is kept, and the next one is not begun.
     // Loaded once: an engine that TensorRT does not load again is not worth keeping.
     // SAFETY: these are the bytes that TensorRT just made.
     let engine =
@@ -275,11 +308,9 @@ struct TensorRtEngine {
     _cuda: Mutex<Cuda>,
 }
 
-fn load_engine(ready: &Ready, path: &Path, engine: &[u8]) -> Result<Arc<dyn Engine>, BackendError> {
+/// The engine's weights go to the current context, which is that of `cuda`.
+fn load_engine(ready: &Ready, cuda: Cuda, path: &Path, engine: &[u8]) -> Result<Arc<dyn Engine>, BackendError> {
     let words = |error: tensorrt_sys::Error| load_refused(path, &error);
-    // The engine's weights go to the current context.
-    let cuda = Cuda::without_kernels()?;
-    cuda.make_current()?;
     // SAFETY: the bytes came from a file whose hash was checked, or from the builder just now.
     let object = unsafe { runtime(ready)?.load(engine) }.map_err(words)?;
     let tensors = object.tensors().map_err(words)?;
@@ -379,14 +410,15 @@ impl Session for TensorRtSession {
         inputs: &[(&str, &[usize], &[f32])],
         outputs: &mut [(&str, &mut TensorBuffer)],
     ) -> Result<(), BackendError> {
-        let path = self.engine.path.clone();
+        let engine = Arc::clone(&self.engine);
+        let path = engine.path.as_path();
         let begun = self.begin(inputs, outputs);
         // Waited for in any case: the next run writes into the same memory.
         let ended = self.cuda.synchronize();
         begun?;
-        ended.map_err(|error| run_failed(&path, error, inputs))?;
+        ended.map_err(|error| run_failed(path, error, inputs))?;
         for (name, buffer) in outputs.iter_mut() {
-            let slot = find(&mut self.slots, false, name).ok_or_else(|| lost(&path, "output", name))?;
+            let slot = find(&mut self.slots, false, name).ok_or_else(|| lost(path, "output", name))?;
             let values = slot.shape.iter().product::<usize>();
             buffer.shape.clear();
             buffer.shape.extend_from_slice(&slot.shape);

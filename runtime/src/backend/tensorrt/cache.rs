@@ -151,9 +151,9 @@ impl EngineCache {
             }
         }
         let lock = match self.lock(&path, &name, tell, is_stopped)? {
-            Locking::Held { lock, waited } => {
-                // Who held the lock has probably built it.
-                if waited && let Lookup::Found(manifest, engine) = self.look(wanted) {
+            Locking::Held(lock) => {
+                // Who held the lock until now has probably built it. One that was refused is not taken again.
+                if !again && let Lookup::Found(manifest, engine) = self.look(wanted) {
                     return Ok(found(manifest, engine));
                 }
                 self.sweep(&path);
@@ -197,7 +197,7 @@ impl EngineCache {
         let mut waited = false;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Locking::Held { lock: file, waited }),
+                Ok(()) => return Ok(Locking::Held(file)),
                 Err(TryLockError::WouldBlock) => {
                     if !waited {
                         tell(&format!("engine {name}: another process or stream is building it; waiting"));
@@ -210,6 +210,10 @@ impl EngineCache {
                         ));
                     }
                     std::thread::sleep(LOCK_INTERVAL);
+                }
+                // Some network file systems have no locks; two builders then do the same work, and a rename is whole.
+                Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
+                    return Ok(Locking::Held(file));
                 }
                 Err(TryLockError::Error(error)) => {
                     return Ok(Locking::Impossible(format!("cannot lock {}: {error}", lock_path.display())));
@@ -236,7 +240,7 @@ impl EngineCache {
 
 enum Locking {
     /// Until the file is dropped.
-    Held { lock: File, waited: bool },
+    Held(File),
     /// Nothing can be written there, so nobody else builds there either.
     Impossible(String),
 }

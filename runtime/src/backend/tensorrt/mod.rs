@@ -106,8 +106,8 @@ pub enum BuildEvent {
     },
 }
 
-/// Who watches a build.
-pub trait BuildWatch {
+/// Who watches a build; told from TensorRT's threads, too.
+pub trait BuildWatch: Sync {
     /// Something happened.
     fn event(&self, event: BuildEvent);
 
