@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut count = 0;
     for source in sources {
         let source = FrameSource::open(source, u64::MAX, spec.input)?;
-        source.read(u64::MAX, |frame| {
+        source.read(u64::MAX, &|| true, |frame| {
             if table.frames.contains(&frame_name(&source.name, frame)) {
                 let mut preprocessor =
                     Preprocessor::new(spec, frame.size).map_err(calibration::CalibrationError::other)?;

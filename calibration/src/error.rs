@@ -68,6 +68,26 @@ pub enum CalibrationError {
         /// Why.
         reason: String,
     },
+    /// A recording of another source, or of another number of frames.
+    #[error(
+        "{}: expected a recording of {expected}, got one of {got}; delete that folder, or name another --out", folder.display()
+    )]
+    OtherRecording {
+        /// Where it lies.
+        folder: std::path::PathBuf,
+        /// What this run records.
+        expected: String,
+        /// What was recorded.
+        got: String,
+    },
+    /// A source that gave other frames when it was read again.
+    #[error("source `{source_name}`: {what}; start again when nothing writes to it")]
+    Changed {
+        /// The source.
+        source_name: String,
+        /// What was expected and what came.
+        what: String,
+    },
     /// An image that cannot be written or read.
     #[error(transparent)]
     Image(#[from] segcore::image_io::ImageFileError),

@@ -6,6 +6,7 @@ use models::files::sha256_hex;
 use runtime::source::{self, SourceEvent, SourceKind, SourceSpec};
 use segcore::image::{Frame, ImageSize, PixelFormat};
 use segcore::image_io::write_rgb8;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{CalibrationError, Result};
 
@@ -14,10 +15,31 @@ const DIGITS: usize = 12;
 /// Seconds between two frames that are taken of a camera.
 const CAMERA_SECONDS: f64 = 1.0;
 
+/// File of a recording that is complete: a [`Recording`].
+const COMPLETE: &str = "complete";
+
+/// What a recording is of.
+#[derive(Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Recording {
+    /// The source as typed.
+    source: String,
+    /// Frames that were wanted.
+    frames: u64,
+}
+
+impl std::fmt::Display for Recording {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "up to {} frames of `{}`", self.frames, self.source)
+    }
+}
+
 /// A source that gives the same frames every time it is read.
 #[derive(Clone, Debug)]
 pub struct FrameSource {
     spec: SourceSpec,
+    /// As typed.
+    text: String,
     /// Name of the source, without folder and extension.
     pub name: String,
     /// One frame in so many is taken.
@@ -48,10 +70,11 @@ impl FrameSource {
     /// When it is no SOURCE or cannot be opened.
     pub fn open(text: &str, most: u64, input: ImageSize) -> Result<Self> {
         let spec = SourceSpec::parse(text)?;
+        let text = text.to_owned();
         if matches!(spec.kind, SourceKind::Raw(..)) {
             // Opening takes standard input, which can be done once.
             let (name, promised) = ("stdin".to_owned(), None);
-            return Ok(Self { spec, name, stride: 1, promised, is_sequence: false, is_live: true, input });
+            return Ok(Self { spec, text, name, stride: 1, promised, is_sequence: false, is_live: true, input });
         }
         let opened = source::open_spec(&spec)?;
         let info = opened.info();
@@ -67,6 +90,7 @@ impl FrameSource {
             is_sequence: info.is_sequence,
             is_live: info.is_live,
             spec,
+            text,
             input,
         })
     }
@@ -80,11 +104,16 @@ impl FrameSource {
     }
 
     /// Shows at most `most` frames to `visit`, one in [`FrameSource::stride`], until it says `false`. What cannot be read is
-    /// logged and counted.
+    /// logged and counted. `go_on` is asked before every frame and while a source is waited for.
     ///
     /// # Errors
-    /// When the source cannot go on, and what `visit` returns.
-    pub fn read(&self, most: u64, mut visit: impl FnMut(&Frame) -> Result<bool>) -> Result<Read> {
+    /// When the source cannot go on, [`CalibrationError::Stopped`] when `go_on` says `false`, and what `visit` returns.
+    pub fn read(
+        &self,
+        most: u64,
+        go_on: &dyn Fn() -> bool,
+        mut visit: impl FnMut(&Frame) -> Result<bool>,
+    ) -> Result<Read> {
         let mut opened = source::open_spec(&self.spec)?;
         opened.set_input_size(self.input)?;
         let mut frame = Frame::black(ImageSize::new(1, 1), PixelFormat::Rgb8);
@@ -92,6 +121,9 @@ impl FrameSource {
         // Indices of a live source have gaps where frames were lost.
         let mut next = 0;
         while read.frames < most {
+            if !go_on() {
+                return Err(CalibrationError::Stopped);
+            }
             match opened.next(&mut frame)? {
                 SourceEvent::Frame if frame.index >= next => {
                     next = frame.index + self.stride;
@@ -118,30 +150,59 @@ impl FrameSource {
         Ok(read)
     }
 
-    /// Writes frames of a live source as PNG into `folder` and becomes that folder; `go_on` is asked after every frame.
+    /// Whether `folder` holds a complete recording of this source with up to `most` frames.
     ///
     /// # Errors
-    /// When the source fails, or the folder cannot be written.
-    pub fn record(&mut self, folder: &Path, most: u64, mut go_on: impl FnMut() -> bool) -> Result<()> {
-        let finished = folder.join("complete");
-        if !finished.is_file() {
+    /// [`CalibrationError::OtherRecording`] when it holds that of something else.
+    pub fn is_recorded(&self, folder: &Path, most: u64) -> Result<bool> {
+        let path = folder.join(COMPLETE);
+        if !path.is_file() {
+            return Ok(false);
+        }
+        let expected = self.recording(most);
+        match serde_json::from_slice::<Recording>(&models::files::read_file(&path)?) {
+            Ok(got) if got == expected => Ok(true),
+            got => Err(CalibrationError::OtherRecording {
+                folder: folder.to_owned(),
+                expected: expected.to_string(),
+                got: got.map_or_else(|_| "something that it does not name".to_owned(), |got| got.to_string()),
+            }),
+        }
+    }
+
+    fn recording(&self, most: u64) -> Recording {
+        Recording { source: self.text.clone(), frames: most }
+    }
+
+    /// Writes frames of a live source as PNG into `folder` and becomes that folder; `step` is told every frame. A complete
+    /// recording that lies there is taken instead.
+    ///
+    /// # Errors
+    /// As [`FrameSource::is_recorded`]; when the source fails, or the folder cannot be written.
+    pub fn record(&mut self, folder: &Path, most: u64, go_on: &dyn Fn() -> bool, mut step: impl FnMut()) -> Result<()> {
+        if self.is_recorded(folder, most)? {
+            let unread =
+                if matches!(self.spec.kind, SourceKind::Raw(..)) { "; standard input is not read" } else { "" };
+            log::warn!(
+                "source `{}`: the recording of an earlier run, {}, is used{unread}; delete that folder to record anew",
+                self.text,
+                folder.display()
+            );
+        } else {
             // Half a recording would be another set of frames.
             if folder.exists() {
                 std::fs::remove_dir_all(folder).map_err(|e| models::files::file_error("remove", folder, e))?;
             }
             std::fs::create_dir_all(folder).map_err(|e| models::files::file_error("create", folder, e))?;
             let mut count = 0;
-            let mut stopped = false;
-            self.read(most, |frame| {
+            self.read(most, go_on, |frame| {
                 write_rgb8(folder.join(format!("{count:06}.png")), frame.size, &frame.pixels)?;
                 count += 1;
-                stopped = !go_on();
-                Ok(!stopped)
+                step();
+                Ok(true)
             })?;
-            if stopped {
-                return Err(CalibrationError::Stopped);
-            }
-            models::files::write_atomically(&finished, b"")?;
+            let described = serde_json::to_vec(&self.recording(most)).map_err(CalibrationError::other)?;
+            models::files::write_atomically(&folder.join(COMPLETE), &described)?;
         }
         let name = std::mem::take(&mut self.name);
         *self = Self { name, ..Self::open(&folder.display().to_string(), most, self.input)? };

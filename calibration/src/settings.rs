@@ -7,6 +7,7 @@ use models::manifest::Precision;
 use runtime::pipeline::DeploymentSpec;
 use runtime::program::args::{name_of, named, positive, read_config};
 use runtime::program::shipped::DEFAULT_MODEL;
+use runtime::receipt::{LEAST_AGREEMENT, MOST_LEVEL_RATIO, MOST_MIOU_LOSS};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{BackendArg, CollectArgs, CommonArgs, DatasetArgs, ModelArgs, QuantizeArgs, ReportArgs};
@@ -352,7 +353,7 @@ impl ReportSettings {
         let limit = |typed: Option<f64>, in_file: Option<f64>, default: f64, option: &str| {
             within(typed.or(in_file).unwrap_or(default), option, 0.0, MOST_PERCENT)
         };
-        let ratio = args.max_level_ratio.or(file.max_level_ratio).unwrap_or(2.0);
+        let ratio = args.max_level_ratio.or(file.max_level_ratio).unwrap_or(MOST_LEVEL_RATIO);
         let DatasetArgs { dataset, root, split, sequences } = args.dataset.clone();
         let dataset = match dataset.or(file.dataset) {
             None => {
@@ -377,14 +378,14 @@ impl ReportSettings {
             source_frames: frames.unwrap_or(DEFAULT_SOURCE_FRAMES),
             compare: args.compare.clone().or(file.compare),
             limits: Limits {
-                max_miou_loss: limit(args.max_miou_loss, file.max_miou_loss, 0.3, "max-miou-loss")?,
+                max_miou_loss: limit(args.max_miou_loss, file.max_miou_loss, MOST_MIOU_LOSS, "max-miou-loss")?,
                 max_fp16_miou_loss: limit(
                     args.max_fp16_miou_loss,
                     file.max_fp16_miou_loss,
                     0.05,
                     "max-fp16-miou-loss",
                 )?,
-                min_agreement: limit(args.min_agreement, file.min_agreement, 98.5, "min-agreement")?,
+                min_agreement: limit(args.min_agreement, file.min_agreement, LEAST_AGREEMENT, "min-agreement")?,
                 max_level_ratio: within(ratio, "max-level-ratio", 0.0, MOST_RATIO)?,
             },
             out: args.out.clone().or(file.out).unwrap_or_else(|| "hsg-receipt".into()),

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use image::{Rgb, RgbImage};
 use models::files::read_file;
@@ -201,7 +203,9 @@ fn from_frames_to_a_receipt_to_a_run() {
     }
     // The folder is whole, and drives.
     assert!(ModelFolder::open(&int8).unwrap().manifest().files.contains_key(RECEIPT));
-    run_int8(&sandbox, &int8, &images).assert().success();
+    let looser =
+        predicate::str::contains("looser limits than the defaults").and(predicate::str::contains("100 instead of 0.3"));
+    run_int8(&sandbox, &int8, &images).assert().success().stderr(looser);
     for precision in ["fp16", "int8"] {
         let mut hsg = sandbox.hsg();
         hsg.args(["eval", "--dataset", "camvid", "--split", "train", "--json", "--precision", precision, "--root"]);
@@ -210,8 +214,14 @@ fn from_frames_to_a_receipt_to_a_run() {
     }
 
     // Without labels: the same, and nothing that needs labels.
-    let mut program = calibrate(&sandbox, "report", &int8, &[&images]);
-    program.args(["--out", "unlabelled", "--json"]).args(LENIENT);
+    let here = |out: &str| {
+        let mut program = calibrate(&sandbox, "report", Path::new("."), &[&images]);
+        program.current_dir(&int8).args(["--out", out, "--json"]).args(LENIENT);
+        program
+    };
+    // The folder one stands in can be replaced, but what is in it would go.
+    assert_refused(here("receipt").assert(), &["--out receipt", "outside the model"]);
+    let mut program = here("../unlabelled");
     let unlabelled = document(&program.assert().success().get_output().stdout);
     for form in unlabelled["forms"].as_array().unwrap() {
         assert!(form["labelled"].is_null() && form["stability"].is_null() && form["frames"] == 12, "{form}");
@@ -234,6 +244,11 @@ fn from_frames_to_a_receipt_to_a_run() {
 
     // A receipt of another network, or one that is none.
     let folder = ModelFolder::open(&int8).unwrap();
+    assert_eq!(receipt["grouping_int8_sha256"], Value::Null);
+    let (grouped, grouping) = (sandbox.path("grouped"), grouping_file(Precision::Int8));
+    let bytes = read_file(&folder.grouping_path(Precision::Fp32).unwrap()).unwrap();
+    folder.rewrite(Some(&grouped), &[(&grouping, &bytes), (RECEIPT, receipt.to_string().as_bytes())]).unwrap();
+    assert_refused(run_int8(&sandbox, &grouped, &images).assert(), &[&grouping, "got that of none"]);
     let mut receipt = receipt;
     receipt["embedding_int8_sha256"] = "0".repeat(64).into();
     for (bytes, words) in [
@@ -367,6 +382,84 @@ fn frames_on_standard_input_are_recorded_first() {
     assert!(table("folder.json") == raw);
 }
 
+/// A recording goes on as what it was begun as, or not at all.
+#[test]
+fn recordings_of_something_else_are_refused() {
+    let sandbox = Sandbox::new();
+    let source = format!("raw:{}x{}:RGB24", SIZE.0, SIZE.1);
+    let collect = |source: &str, candidates: &str| {
+        let mut program = calibrate(&sandbox, "collect", &tiny_model(), &[]);
+        program.args([source, "--candidates", candidates, "--out", "raw.json"]);
+        program
+    };
+    let grey = vec![90; 10 * 3 * (SIZE.0 * SIZE.1) as usize];
+    assert_refused(collect(&source, "10").write_stdin(grey).assert(), &["got 1"]);
+    fs::remove_file(sandbox.path("raw.json.partial")).unwrap();
+    assert_refused(
+        collect(&source, "9").write_stdin("").assert(),
+        &["raw.json.frames/0", "up to 9", "up to 10", "delete"],
+    );
+    let other = source.replace("RGB24", "BGR24");
+    assert_refused(collect(&other, "10").write_stdin("").assert(), &["raw.json.frames/0", &other, &source, "delete"]);
+    // The same again: what is on standard input now is not looked at.
+    let assert = collect(&source, "10").write_stdin("").assert();
+    let assert = assert.stderr(predicate::str::contains("standard input is not read"));
+    assert_refused(assert, &["got 1"]);
+    // As earlier versions left it.
+    fs::write(sandbox.path("raw.json.frames/0/complete"), "").unwrap();
+    assert_refused(collect(&source, "10").write_stdin("").assert(), &["raw.json.frames/0", "does not name", "delete"]);
+}
+
+/// Ctrl-C while no frame comes.
+#[test]
+fn a_source_that_stands_still_can_be_interrupted() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(hsg_calibrate());
+    command.args(["collect", &format!("raw:{}x{}:RGB24", SIZE.0, SIZE.1), "--model"]).arg(tiny_model());
+    // Standard input stays open, and nothing is written.
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let recording = sandbox.path("calibration.json.frames/0");
+    let start = Instant::now();
+    let wait = |done: &mut dyn FnMut() -> bool| {
+        while !done() {
+            assert!(start.elapsed() < Duration::from_secs(120), "it does not record, or does not stop");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    wait(&mut || recording.is_dir());
+    let status = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    let mut ended = None;
+    wait(&mut || {
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert_eq!(ended.and_then(|status| status.code()), Some(130));
+    assert!(!recording.join("complete").exists());
+}
+
+/// Frames that go while they are worked on are missed.
+#[test]
+fn a_frame_that_goes_between_the_passes_is_an_error() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 12);
+    let mut command = sandbox.command(hsg_calibrate());
+    command.args(["collect", "--threads", "2", "--out", "table.json", "--model"]).arg(tiny_model()).arg(&images);
+    let mut started = Started::new(command);
+    let partial = sandbox.path("table.json.partial");
+    started.wait_until("all described", || {
+        fs::read_to_string(&partial).unwrap_or_default().matches("\"line\":\"described\"").count() == 12
+    });
+    // All are wanted, and this one is read last.
+    fs::remove_file(images.join("000011.png")).unwrap();
+    let output = started.finish();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("`images`") && text.contains("got 1 of those chosen no more"), "{text}");
+    assert!(!sandbox.path("table.json").exists());
+}
+
 /// What the shipped receipt claims belongs to the shipped network.
 #[test]
 fn the_shipped_receipt_is_that_of_the_shipped_network() {
@@ -481,6 +574,14 @@ fn frames_that_say_too_little_are_refused() {
     let enough = street_folder(sandbox.path("enough"), 10);
     let mut program = collect(&[&enough]);
     assert_refused(program.args(["--frames", "3", "--out", "three.json"]).assert(), &["--frames 3", "at least 8"]);
+    assert!(!sandbox.path("three.json.partial").exists(), "before anything is described");
+    // A file of somebody else is left alone.
+    fs::write(sandbox.path("mine.json.partial"), "my notes").unwrap();
+    let assert = collect(&[&enough]).args(["--out", "mine.json"]).assert();
+    assert_refused(assert, &["mine.json.partial", "expected the journal", "--out"]);
+    assert_eq!(fs::read_to_string(sandbox.path("mine.json.partial")).unwrap(), "my notes");
+    // A journal that a kill cut off in its first line is not.
+    fs::write(sandbox.path("nine.json.partial"), "{\"line\":\"ru").unwrap();
     assert_refused(collect(&[]).assert(), &["no SOURCE", "--merge"]);
     assert_refused(collect(&[Path::new("nowhere")]).assert(), &["nowhere"]);
     // A picture that cannot be read is left out, and the exit code says so.

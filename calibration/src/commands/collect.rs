@@ -30,6 +30,8 @@ const LEAST_FRAMES: usize = 8;
 /// 0.000 to 0.014 and the same street at dusk up to 0.12; noise and printed text are at 0.18 to 0.21, streets of other cameras
 /// at 0.21 to 0.27 (docs/calibration.md).
 const UNLIKE: f32 = 0.15;
+/// Bytes that every journal begins with.
+const JOURNAL_START: &[u8] = br#"{"line":"run","#;
 /// So many of them are named in the warning.
 const NAMED: usize = 3;
 
@@ -109,6 +111,11 @@ pub fn run(settings: &CollectSettings, printer: Printer) -> anyhow::Result<Outco
 }
 
 fn collect(settings: &CollectSettings, printer: Printer, signals: &Signals) -> anyhow::Result<Outcome> {
+    let wanted = usize::try_from(settings.frames).unwrap_or(usize::MAX);
+    ensure!(
+        wanted >= LEAST_FRAMES || settings.sources.is_empty(),
+        "--frames {wanted}: expected at least {LEAST_FRAMES}; ranges of fewer frames do not hold on others"
+    );
     let deployment = deploy(&settings.model, printer)?;
     let model_hash = deployment.folder().model_hash().to_owned();
     // Tables first: a wrong one should not wait for an hour of frames.
@@ -149,11 +156,6 @@ fn collect(settings: &CollectSettings, printer: Printer, signals: &Signals) -> a
                 ),
             });
         }
-        let wanted = usize::try_from(settings.frames).unwrap_or(usize::MAX);
-        ensure!(
-            wanted >= LEAST_FRAMES,
-            "--frames {wanted}: expected at least {LEAST_FRAMES}; ranges of fewer frames do not hold on others"
-        );
         let choice = k_centre(&features, wanted);
         radius = choice.radius.last().copied();
         selection = choice.chosen;
@@ -207,13 +209,16 @@ fn record(
     printer: Printer,
     signals: &Signals,
 ) -> anyhow::Result<()> {
+    let of = |number: usize| folder.join(number.to_string());
+    // What cannot go on is said before anything is read.
+    for (number, source) in sources.iter().enumerate().filter(|(_, source)| source.is_live) {
+        source.is_recorded(&of(number), settings.candidates)?;
+    }
     for (number, source) in sources.iter_mut().enumerate().filter(|(_, source)| source.is_live) {
         printer.status(format!("recording up to {} frames of `{}`", settings.candidates, source.name));
         let mut progress = ImageProgress::new(printer, &source.name.clone(), settings.candidates);
-        source.record(&folder.join(number.to_string()), settings.candidates, || {
-            progress.step();
-            signals.received().is_none()
-        })?;
+        let go_on = || signals.received().is_none();
+        source.record(&of(number), settings.candidates, &go_on, || progress.step())?;
     }
     Ok(())
 }
@@ -254,10 +259,7 @@ fn describe(
     for (source_number, source) in sources.iter().enumerate() {
         let total = source.promised.unwrap_or(settings.candidates);
         let mut progress = ImageProgress::new(printer, &format!("describing {}", source.name), total);
-        let read = source.read(settings.candidates, |frame| {
-            if signals.received().is_some() {
-                return Err(CalibrationError::Stopped);
-            }
+        let read = source.read(settings.candidates, &|| signals.received().is_none(), |frame| {
             let name = frame_name(&source.name, frame);
             progress.step();
             if !seen.insert(content(&name).to_owned()) {
@@ -344,17 +346,14 @@ fn observe(
         if left == 0 {
             continue;
         }
-        source.read(u64::MAX, |frame| {
-            if signals.received().is_some() {
-                return Err(CalibrationError::Stopped);
-            }
+        source.read(u64::MAX, &|| signals.received().is_none(), |frame| {
             let Some(candidate) = wanted.get(&(source_number, frame.index)) else { return Ok(true) };
             left -= 1;
             progress.step();
             let name = frame_name(&source.name, frame);
             if name != candidate.name {
-                let what = format!("frame {} of `{}` changed while it was read", frame.index, source.name);
-                return Err(CalibrationError::Damaged { what });
+                let what = format!("expected frame {} as it was described, got another picture", frame.index);
+                return Err(CalibrationError::Changed { source_name: source.name.clone(), what });
             }
             match journal.observed.get(&name) {
                 Some(held) => table.merge(held)?,
@@ -367,6 +366,10 @@ fn observe(
             }
             Ok(left > 0)
         })?;
+        if left > 0 {
+            let what = format!("expected the frames that were described, got {left} of those chosen no more");
+            bail!(CalibrationError::Changed { source_name: source.name.clone(), what });
+        }
     }
     Ok(())
 }
@@ -383,6 +386,13 @@ impl Journal {
     /// Opens the journal of this run, or begins one.
     fn open(path: &Path, key: &RunKey) -> anyhow::Result<Self> {
         let (mut described, mut observed) = (BTreeMap::new(), BTreeMap::new());
+        let no_journal = || {
+            format!(
+                "{}: expected the journal of a run that was cut off, got something else; move or delete the file, or name \
+                 another --out",
+                path.display()
+            )
+        };
         // Bytes of whole lines: a line that a kill cut off is written again.
         let mut whole = 0;
         if path.is_file() {
@@ -393,6 +403,8 @@ impl Journal {
                 text.clear();
                 reader.read_until(b'\n', &mut text).map_err(|e| file_error("read", path, e))?;
                 if text.last() != Some(&b'\n') {
+                    let begins = text.starts_with(JOURNAL_START) || JOURNAL_START.starts_with(&text);
+                    ensure!(whole > 0 || begins, no_journal());
                     break;
                 }
                 match serde_json::from_slice(&text) {
@@ -409,11 +421,7 @@ impl Journal {
                         let names = table.frames.clone();
                         observed.extend(names.into_iter().map(|name| (name, table.clone())));
                     }
-                    _ => bail!(
-                        "{}: expected the journal of a run that was cut off, got something else; delete the file, or name \
-                         another --out",
-                        path.display()
-                    ),
+                    _ => bail!(no_journal()),
                 }
                 whole += text.len() as u64;
             }

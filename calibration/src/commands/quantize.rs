@@ -157,10 +157,7 @@ fn add_frames(
     let of_each = settings.frames.div_ceil(settings.sources.len() as u64);
     for text in &settings.sources {
         let source = FrameSource::open(text, of_each, manifest.preprocessing.input)?;
-        let read = source.read(of_each, |frame: &Frame| {
-            if signals.received().is_some() {
-                return Err(CalibrationError::Stopped);
-            }
+        let read = source.read(of_each, &|| signals.received().is_none(), |frame: &Frame| {
             let damaged = |error: segcore::preprocess::PreprocessError| CalibrationError::Frame {
                 index: frame.index,
                 source_name: source.name.clone(),

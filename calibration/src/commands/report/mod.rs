@@ -12,6 +12,7 @@ mod receipt;
 mod speed;
 mod stability;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
@@ -19,14 +20,14 @@ use calibration::CalibrationError;
 use calibration::frames::FrameSource;
 use datasets::{Dataset, DatasetKind};
 use models::files::{read_file, write_atomically};
-use models::manifest::{ModelFolder, Precision, QUANTIZATION, RECEIPT, embedding_file};
+use models::manifest::{ModelFolder, Precision, QUANTIZATION, RECEIPT, embedding_file, grouping_file};
 use runtime::pipeline::Deployment;
 use runtime::pipeline::summary::Machine;
 use runtime::program::{ImageProgress, Outcome, Printer, Signals, shipped};
 use runtime::receipt::{FORMAT_VERSION, ReceiptHeader};
 use segcore::image::Frame;
 
-use self::forms::Forms;
+use self::forms::{Form, Forms};
 use self::measure::Measuring;
 use self::receipt::{BackendReport, DatasetReport, Receipt, SourceReport};
 use super::outcome;
@@ -42,7 +43,7 @@ pub fn run(settings: &ReportSettings, printer: Printer) -> anyhow::Result<Outcom
 
 fn report(settings: &ReportSettings, printer: Printer, signals: &Signals) -> anyhow::Result<Outcome> {
     runtime::backend::select(settings.model.deployment(Precision::Fp32).backend)?;
-    let folder = shipped::open_model(&settings.model.model)?;
+    let folder = replaceable(&shipped::open_model(&settings.model.model)?, &settings.out)?;
     let int8_name = embedding_file(Precision::Int8);
     let int8_sha256 = folder.manifest().files.get(&int8_name).cloned().with_context(|| {
         format!(
@@ -82,9 +83,11 @@ fn report(settings: &ReportSettings, printer: Printer, signals: &Signals) -> any
         _ => None,
     };
     let (mut sources, mut skipped) = (Vec::new(), 0);
-    for text in &settings.sources {
+    for (number, text) in settings.sources.iter().enumerate() {
+        // Sources may share a name.
+        let recording = scratch.path().join(format!("source-{number}"));
         let source =
-            measure_source(settings, text, &mut forms, &mut measuring, &mut first, scratch.path(), printer, signals)?;
+            measure_source(settings, text, &mut forms, &mut measuring, &mut first, &recording, printer, signals)?;
         skipped += source.skipped;
         sources.push(source);
     }
@@ -98,8 +101,10 @@ fn report(settings: &ReportSettings, printer: Printer, signals: &Signals) -> any
             format_version: FORMAT_VERSION,
             model_hash: folder.model_hash().to_owned(),
             embedding_int8_sha256: int8_sha256,
-            limits_missed: limits.iter().filter(|limit| !limit.met).map(receipt::LimitReport::text).collect(),
+            grouping_int8_sha256: folder.manifest().files.get(&grouping_file(Precision::Int8)).cloned(),
+            limits_missed: receipt::missed(&limits, Form::Int8),
         },
+        fp16_limits_missed: receipt::missed(&limits, Form::Fp16),
         program: env!("CARGO_PKG_VERSION").to_owned(),
         model: folder.manifest().name.clone(),
         backend: BackendReport { name: info.name.to_owned(), version: info.version.clone() },
@@ -116,8 +121,41 @@ fn report(settings: &ReportSettings, printer: Printer, signals: &Signals) -> any
     write(settings, &folder, &receipt, &figures.worst, printer)?;
     printer.document(&receipt)?;
     printer.text(receipt.text())?;
-    let all_met = receipt.header.limits_missed.is_empty();
+    let all_met = receipt.limits.iter().all(|limit| limit.met);
     Ok(if all_met && skipped == 0 { Outcome::Done } else { Outcome::Incomplete })
+}
+
+/// The folder by its full path (`.` cannot be replaced), if it can be replaced and OUT is not in it.
+fn replaceable(folder: &ModelFolder, out: &Path) -> anyhow::Result<ModelFolder> {
+    let path = full_path(folder.path())?;
+    let parent = path.parent().with_context(|| format!("{}: expected a model folder, got the root", path.display()))?;
+    tempfile::Builder::new().prefix(".hsg-report-").tempdir_in(parent).with_context(|| {
+        format!(
+            "{}: expected a folder that can be written, since the model folder {} is replaced by one with the receipt; \
+             change its permissions, or measure a copy of the model",
+            parent.display(),
+            path.display()
+        )
+    })?;
+    ensure!(
+        !full_path(out)?.starts_with(&path),
+        "--out {}: expected a folder outside the model, got one inside {}, which is replaced; name another folder",
+        out.display(),
+        path.display()
+    );
+    Ok(ModelFolder::open(&path)?)
+}
+
+/// A path without links and dots; its last parts may be missing.
+fn full_path(path: &Path) -> anyhow::Result<PathBuf> {
+    let path = std::path::absolute(path).with_context(|| format!("{}: has no full path", path.display()))?;
+    for there in path.ancestors() {
+        if let (Ok(full), Ok(rest)) = (there.canonicalize(), path.strip_prefix(there)) {
+            // An empty rest would add a slash.
+            return Ok(if rest.as_os_str().is_empty() { full } else { full.join(rest) });
+        }
+    }
+    Ok(path)
 }
 
 fn open_dataset(settings: &DatasetSettings) -> anyhow::Result<Box<dyn Dataset>> {
@@ -154,16 +192,17 @@ fn measure_source(
     forms: &mut Forms,
     measuring: &mut Measuring,
     first: &mut Option<Frame>,
-    scratch: &std::path::Path,
+    recording: &Path,
     printer: Printer,
     signals: &Signals,
 ) -> anyhow::Result<SourceReport> {
     let input = forms.reference().manifest().preprocessing.input;
     let most = settings.source_frames;
+    let go_on = || signals.received().is_none();
     let mut source = FrameSource::open(text, most, input)?;
     if source.is_live {
         printer.status(format!("recording {most} frames of `{}`", source.name));
-        source.record(&scratch.join(&source.name), most, || signals.received().is_none())?;
+        source.record(recording, most, &go_on, || {})?;
     }
     let is_video = source.is_sequence;
     // Beside labelled frames, whose figures stay theirs alone, a source says how stable each form is and no more.
@@ -180,9 +219,6 @@ fn measure_source(
     let mut progress = ImageProgress::new(printer, &source.name, total * passes);
     let mut read = calibration::frames::Read::default();
     let visit_alone = |frame: &Frame| {
-        if signals.received().is_some() {
-            return Err(CalibrationError::Stopped);
-        }
         let name = format!("{}/{:06}", source.name, frame.index);
         measuring.add(forms, frame, &name, None).map_err(CalibrationError::other)?;
         if first.is_none() {
@@ -192,14 +228,11 @@ fn measure_source(
         Ok(true)
     };
     if compares {
-        read = source.read(most, visit_alone)?;
+        read = source.read(most, &go_on, visit_alone)?;
     }
     if is_video {
         measuring.begin_video(forms);
-        read = source.read(most, |frame| {
-            if signals.received().is_some() {
-                return Err(CalibrationError::Stopped);
-            }
+        read = source.read(most, &go_on, |frame| {
             measuring.add_video_frame(forms, frame).map_err(CalibrationError::other)?;
             progress.step();
             Ok(true)
@@ -218,7 +251,7 @@ fn quantization(folder: &ModelFolder) -> anyhow::Result<Option<calibration::sear
     Ok(Some(parsed.with_context(|| format!("{}: expected what `quantize` wrote; quantize again", path.display()))?))
 }
 
-/// The receipt into the model folder and OUT, the page into OUT.
+/// The receipt and the page into OUT; then, so that what was measured is there whatever comes, the receipt into the model folder.
 fn write(
     settings: &ReportSettings,
     folder: &ModelFolder,
@@ -228,12 +261,13 @@ fn write(
 ) -> anyhow::Result<()> {
     let mut json = serde_json::to_vec_pretty(receipt).context("cannot make JSON")?;
     json.push(b'\n');
-    folder.rewrite(None, &[(RECEIPT, &json)])?;
     std::fs::create_dir_all(&settings.out)
         .with_context(|| format!("cannot make the folder {}; check its permissions", settings.out.display()))?;
     write_atomically(&settings.out.join(RECEIPT), &json)?;
     let html = settings.out.join(PAGE);
     write_atomically(&html, page::page(receipt, worst)?.as_bytes())?;
+    let kept = || format!("what was measured is in {}, but not in the model folder", settings.out.display());
+    folder.rewrite(None, &[(RECEIPT, &json)]).with_context(kept)?;
     printer.status(format!("receipt: {} and {}", folder.path().join(RECEIPT).display(), html.display()));
     Ok(())
 }

@@ -11,7 +11,7 @@ use super::receipt::{Receipt, percent};
 /// When a picture is none.
 pub(super) fn page(receipt: &Receipt, worst: &[WorstFrame]) -> anyhow::Result<String> {
     let mut page = Page::new(format!("INT8 receipt of {}", receipt.model));
-    let missed = receipt.header.limits_missed.len();
+    let missed = receipt.limits.iter().filter(|limit| !limit.met).count();
     page.subtitle(if missed == 0 {
         "All limits are met.".to_owned()
     } else {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use models::manifest::{ModelFolder, Precision};
 use runtime::pipeline::summary::Machine;
 use runtime::program::table;
-use runtime::receipt::ReceiptHeader;
+use runtime::receipt::{AGREEMENT, LEVEL_RATIO, MIOU_LOSS, ReceiptHeader};
 use serde::Serialize;
 
 use super::forms::Form;
@@ -16,6 +16,8 @@ use crate::settings::Limits;
 pub(super) struct Receipt {
     #[serde(flatten)]
     pub(super) header: ReceiptHeader,
+    /// Limits that fp16 missed, in words; they decide nothing about int8.
+    pub(super) fp16_limits_missed: Vec<String>,
     pub(super) program: String,
     pub(super) model: String,
     /// What accuracy was measured on; int8 as written.
@@ -135,6 +137,8 @@ pub(super) struct SizeReport {
 /// A limit.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct LimitReport {
+    /// Whose limit.
+    pub(super) form: &'static str,
     pub(super) what: String,
     /// Whether `limit` is the most or the least.
     pub(super) at: &'static str,
@@ -145,12 +149,26 @@ pub(super) struct LimitReport {
 }
 
 impl LimitReport {
-    fn at_most(what: String, limit: f64, value: f64) -> Self {
-        Self { what, at: "most", limit, value: value.is_finite().then_some(value), met: value <= limit }
+    fn at_most(form: Form, what: String, limit: f64, value: f64) -> Self {
+        Self {
+            form: form.name(),
+            what,
+            at: "most",
+            limit,
+            value: value.is_finite().then_some(value),
+            met: value <= limit,
+        }
     }
 
-    fn at_least(what: String, limit: f64, value: f64) -> Self {
-        Self { what, at: "least", limit, value: value.is_finite().then_some(value), met: value >= limit }
+    fn at_least(form: Form, what: String, limit: f64, value: f64) -> Self {
+        Self {
+            form: form.name(),
+            what,
+            at: "least",
+            limit,
+            value: value.is_finite().then_some(value),
+            met: value >= limit,
+        }
     }
 
     /// In words.
@@ -167,15 +185,17 @@ pub(super) fn check_limits(limits: &Limits, forms: &[FormReport]) -> Vec<LimitRe
     let mut checked = Vec::new();
     for (form, limit) in [(Form::Int8, limits.max_miou_loss), (Form::Fp16, limits.max_fp16_miou_loss)] {
         if let (Some(fp32), Some(of_form)) = (miou(Form::Fp32), miou(form)) {
-            let what = format!("mIoU that {} loses, in points", form.name());
-            checked.push(LimitReport::at_most(what, limit, 100.0 * (fp32 - of_form)));
+            let what = match form {
+                Form::Int8 => MIOU_LOSS.to_owned(),
+                _ => format!("mIoU that {} loses, in points", form.name()),
+            };
+            checked.push(LimitReport::at_most(form, what, limit, 100.0 * (fp32 - of_form)));
         }
     }
     let against = |form: Form| find(form)?.against_fp32.as_ref();
     let Some(int8) = against(Form::Int8) else { return checked };
     if let Some(agreement) = int8.class_agreement {
-        let what = "pixels of int8 with the class of fp32, in percent".to_owned();
-        checked.push(LimitReport::at_least(what, limits.min_agreement, 100.0 * agreement));
+        checked.push(LimitReport::at_least(Form::Int8, AGREEMENT.to_owned(), limits.min_agreement, 100.0 * agreement));
     }
     let noise = against(Form::Noise).map_or(&[][..], |noise| &noise.levels);
     for (int8, noise) in int8.levels.iter().zip(noise) {
@@ -183,10 +203,15 @@ pub(super) fn check_limits(limits: &Limits, forms: &[FormReport]) -> Vec<LimitRe
         let (of_int8, of_noise) = (1.0 - of_int8, 1.0 - of_noise);
         // Nothing over nothing is nothing.
         let ratio = if of_int8 == 0.0 { 0.0 } else { of_int8 / of_noise };
-        let what = format!("level {}: disagreement of int8 over that of one grey level of noise", int8.level);
-        checked.push(LimitReport::at_most(what, limits.max_level_ratio, ratio));
+        let what = format!("level {}: {LEVEL_RATIO}", int8.level);
+        checked.push(LimitReport::at_most(Form::Int8, what, limits.max_level_ratio, ratio));
     }
     checked
+}
+
+/// The limits that a form missed, in words.
+pub(super) fn missed(limits: &[LimitReport], form: Form) -> Vec<String> {
+    limits.iter().filter(|limit| !limit.met && limit.form == form.name()).map(LimitReport::text).collect()
 }
 
 /// Sizes of the network files.
@@ -327,6 +352,12 @@ mod tests {
         assert!(missed(0.497, 0.99, 0.9)[0].contains("mIoU that int8 loses"));
         assert!(missed(0.5, 0.984, 0.9)[0].contains("class of fp32"));
         assert!(missed(0.5, 0.99, 0.49)[0].contains("level 0"));
+        // What fp16 loses is not held against int8.
+        let mut worse_fp16 = forms(0.5, 1.0, 1.0);
+        worse_fp16[2] = form(Form::Fp16, 0.4, 1.0, 1.0);
+        let checked = check_limits(&limits, &worse_fp16);
+        assert!(super::missed(&checked, Form::Int8).is_empty());
+        assert!(super::missed(&checked, Form::Fp16)[0].contains("mIoU that fp16 loses"));
         // Noise that changes nothing allows no difference, and no difference is always allowed.
         let mut quiet = forms(0.5, 1.0, 0.9);
         quiet[1] = form(Form::Noise, 0.5, 1.0, 1.0);
