@@ -19,6 +19,7 @@ pub mod label_mapping;
 #[cfg(feature = "image-io")]
 pub mod label_png;
 pub mod label_space;
+pub mod pixel_kmeans;
 pub mod preprocess;
 pub mod refine;
 pub mod simd;

@@ -225,7 +225,7 @@ const LANES: usize = 8;
 type Lanes = [f32; LANES];
 
 /// Taps of the source pixels of one axis in the feature map.
-fn source_taps(source: usize, content: usize, stride: usize, num_cells: usize) -> Vec<LinearTap> {
+pub(crate) fn source_taps(source: usize, content: usize, stride: usize, num_cells: usize) -> Vec<LinearTap> {
     assert!(stride > 0, "the stride of a feature map is at least 1");
     let scale = content as f64 / (source as f64 * stride as f64);
     (0..source)

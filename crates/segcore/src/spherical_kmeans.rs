@@ -347,21 +347,7 @@ impl SphericalKmeans {
 
     fn pack_centroids(&mut self) {
         let depth = self.dim + 2;
-        let num_slots = self.spec.num_slots();
-        let centroids = &self.centroids;
-        let num_panels = num_slots.div_ceil(PANEL);
-        for_each_range(0..num_panels, &mut self.panels, 4, self.serial, &|p| p * depth * PANEL, &|range, panels| {
-            for (p, panel) in range.zip(panels.chunks_exact_mut(depth * PANEL)) {
-                for column in 0..PANEL {
-                    let slot = p * PANEL + column;
-                    let slot = if slot < num_slots { slot } else { 0 };
-                    let centroid = &centroids[slot * depth..(slot + 1) * depth];
-                    for (row, &value) in panel.chunks_exact_mut(PANEL).zip(centroid) {
-                        row[column] = value;
-                    }
-                }
-            }
-        });
+        pack_panels(&self.centroids, depth, depth, self.serial, &mut self.panels);
     }
 
     fn assign(&mut self, num_cells: usize, clustered: Option<&[bool]>) {
@@ -502,6 +488,24 @@ impl SphericalKmeans {
     }
 }
 
+/// Packs the first `used` values of the centroids `[k, depth]` into `panels`, `[panels, used, PANEL]`; the last panel is
+/// filled up with the first centroid.
+pub(crate) fn pack_panels(centroids: &[f32], depth: usize, used: usize, serial: bool, panels: &mut [f32]) {
+    let num_slots = centroids.len() / depth;
+    for_each_range(0..num_slots.div_ceil(PANEL), panels, 4, serial, &|p| p * used * PANEL, &|range, panels| {
+        for (p, panel) in range.zip(panels.chunks_exact_mut(used * PANEL)) {
+            for column in 0..PANEL {
+                let slot = p * PANEL + column;
+                let slot = if slot < num_slots { slot } else { 0 };
+                let centroid = &centroids[slot * depth..][..used];
+                for (row, &value) in panel.chunks_exact_mut(PANEL).zip(centroid) {
+                    row[column] = value;
+                }
+            }
+        }
+    });
+}
+
 struct SumRows<'a> {
     rows: &'a [f32],
     scales: &'a [f32],
@@ -519,7 +523,7 @@ impl Kernel for SumRows<'_> {
     }
 }
 
-fn check_input(map: &EmbeddingMap, clustered: Option<&[bool]>, expected_dim: usize) -> Result<(), KmeansError> {
+pub(crate) fn check_input(map: &EmbeddingMap, clustered: Option<&[bool]>, expected_dim: usize) -> Result<(), KmeansError> {
     let expected_len = map.num_cells().saturating_mul(map.dim);
     if map.dim != expected_dim || map.num_cells() == 0 || map.data.len() != expected_len {
         return Err(KmeansError::WrongEmbedding {

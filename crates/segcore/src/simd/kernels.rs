@@ -136,6 +136,39 @@ impl Kernel for Assign<'_> {
     }
 }
 
+/// All products of cells with centroids, `[cell, panels · PANEL]`.
+pub(crate) struct Products<'a> {
+    /// Cells, `[tiles, depth, TILE]`.
+    pub tiles: &'a [f32],
+    /// Centroids, `[panels, depth, PANEL]`.
+    pub panels: &'a [f32],
+    /// Length of a feature vector.
+    pub depth: usize,
+    /// `[tiles · TILE, panels · PANEL]`, overwritten.
+    pub out: &'a mut [f32],
+}
+
+impl Kernel for Products<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let (tile_len, panel_len) = (self.depth * TILE, self.depth * PANEL);
+        let row_len = self.panels.len() / panel_len * PANEL;
+        let blocks = self.tiles.chunks(tile_len * TILES_PER_BLOCK);
+        for (block, out) in blocks.zip(self.out.chunks_mut(row_len * TILE * TILES_PER_BLOCK)) {
+            for (p, panel) in self.panels.chunks_exact(panel_len).enumerate() {
+                for (tile, out) in block.chunks_exact(tile_len).zip(out.chunks_exact_mut(row_len * TILE)) {
+                    let sums = tile_times_panel::<FMA>(tile, panel);
+                    for (row, sums) in out.chunks_exact_mut(row_len).zip(&sums) {
+                        row[p * PANEL..(p + 1) * PANEL].copy_from_slice(sums.as_flattened());
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Index and value of the first maximum; NaN never wins.
 #[inline(always)]
 fn first_maximum(values: &[f32]) -> Option<(usize, f32)> {

@@ -9,7 +9,7 @@ mod wide;
 
 pub use wide::Wide;
 
-pub(crate) use kernels::{Assign, Assignment, PANEL, TILE, dot, sum_rows};
+pub(crate) use kernels::{Assign, Assignment, PANEL, Products, TILE, dot, sum_rows};
 
 /// A loop to compile for several instruction sets. Implementations must be `#[inline(always)]` all the way down, or
 /// the parts that are not keep the baseline instructions.
