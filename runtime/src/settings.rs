@@ -49,6 +49,8 @@ pub struct ConfigFile {
     refine: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<bool>,
+    /// Cluster pixels instead of cells.
+    cluster_pixels: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bank_search: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -225,12 +227,18 @@ impl Base {
             track: args.no_track.map(|no| !no).or(file.track).unwrap_or(true),
             refine: args.no_refine.map(|no| !no).or(file.refine).unwrap_or(true),
             reference: args.reference.or(file.reference).unwrap_or(false),
+            cluster_pixels: args.cluster_pixels.or(file.cluster_pixels).unwrap_or(false),
             bank_search: named(args.bank_search, file.bank_search.as_deref(), "bank_search")?
                 .unwrap_or(BankSearchArg::Auto),
         };
         ensure!(
             settings.refine || !settings.reference,
             "--reference labels every pixel itself, so it cannot be combined with --no-refine (refine = false)"
+        );
+        ensure!(
+            !settings.cluster_pixels || (settings.refine && !settings.reference),
+            "--cluster-pixels (cluster_pixels = true) labels every pixel itself: leave out --no-refine (refine = false) and \
+             --reference"
         );
         Ok(settings)
     }
@@ -287,16 +295,18 @@ pub struct ComputeSettings {
     pub track: bool,
     refine: bool,
     reference: bool,
+    cluster_pixels: bool,
     bank_search: BankSearchArg,
 }
 
 impl ComputeSettings {
     /// How labels get to pixels.
     pub fn resolution(self) -> Resolution {
-        match (self.reference, self.refine) {
-            (true, _) => Resolution::Reference,
-            (false, true) => Resolution::Refined,
-            (false, false) => Resolution::Nearest,
+        match (self.reference, self.cluster_pixels, self.refine) {
+            (true, ..) => Resolution::Reference,
+            (false, true, _) => Resolution::Pixels,
+            (false, false, true) => Resolution::Refined,
+            (false, false, false) => Resolution::Nearest,
         }
     }
 
@@ -820,6 +830,7 @@ fn common_config(model: &ModelSettings, compute: Option<ComputeSettings>) -> Con
         track: compute.map(|compute| compute.track),
         refine: compute.map(|compute| compute.refine),
         reference: compute.map(|compute| compute.reference),
+        cluster_pixels: compute.map(|compute| compute.cluster_pixels),
         bank_search: compute.map(|compute| name_of(compute.bank_search)),
         ..ConfigFile::default()
     }
@@ -916,7 +927,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 10 + 11 + (9 + 6) + 8 + 4 + 4, "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 11 + 11 + (9 + 6) + 8 + 4 + 4, "{value}");
     }
 
     #[test]
@@ -927,6 +938,8 @@ mod tests {
             ("backend = \"cuda\"", &[], "cuda"),
             ("", &["--frames", "0"], "--frames"),
             ("refine = false", &["--reference"], "--no-refine"),
+            ("refine = false", &["--cluster-pixels"], "--no-refine"),
+            ("reference = true", &["--cluster-pixels"], "--reference"),
             ("", &["a", "--name", "x", "--name", "y"], "--name"),
             ("", &["a", "--mask", "x.png", "--mask", "y.png"], "--mask"),
             ("", &["--max-disk", "5 apples"], "apples"),

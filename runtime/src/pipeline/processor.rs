@@ -208,8 +208,7 @@ impl Stages {
         };
 
         let start = Instant::now();
-        let cells = if resolution == Resolution::Reference { 1 } else { stride };
-        let clustered = self.mask.as_mut().map(|mask| mask.cells(plan, cells)).transpose()?;
+        let clustered = self.mask.as_mut().map(|mask| mask.cells(plan, resolution.cell(stride))).transpose()?;
         let SegmentStart { from_grid, cut, distance } =
             self.segment.run(features, plan, clustered, self.spec.tracking)?;
         output.stage_nanos.segment = nanos_since(start);
@@ -272,8 +271,8 @@ impl Stages {
         };
         self.segment.run(features, plan, None, false)?;
         let resolution = match self.spec.resolution {
-            Resolution::Reference => Resolution::Reference,
-            Resolution::Refined | Resolution::Nearest => Resolution::Nearest,
+            Resolution::Refined => Resolution::Nearest,
+            as_clustered => as_clustered,
         };
         let (segments, centroids) = (self.segment.map(), self.segment.centroids());
         let stride = self.deployment.manifest().stride;

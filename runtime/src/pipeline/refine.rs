@@ -15,8 +15,20 @@ pub enum Resolution {
     Refined,
     /// Cells are clustered; each pixel takes its cell's label (`--no-refine`, the protocol of the baseline page).
     Nearest,
+    /// Pixels are clustered, by the products of the cells around them (`--cluster-pixels`).
+    Pixels,
     /// Features are upsampled everywhere and pixels are clustered (`--reference`): slow, for accuracy only.
     Reference,
+}
+
+impl Resolution {
+    /// Pixels of the resized frame per clustered place, for features of this stride.
+    pub fn cell(self, stride: usize) -> usize {
+        match self {
+            Self::Refined | Self::Nearest => stride,
+            Self::Pixels | Self::Reference => 1,
+        }
+    }
 }
 
 /// The stage refine.
@@ -58,7 +70,9 @@ impl RefineStage {
                 upsample_nearest(&mut self.columns, plan, stride, segments, slots);
                 Ok(())
             }
-            Resolution::Reference => source_from_content(plan, segments, slots).map_err(StageError::at("refine")),
+            Resolution::Pixels | Resolution::Reference => {
+                source_from_content(plan, segments, slots).map_err(StageError::at("refine"))
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use segcore::embedding::EmbeddingMap;
 use segcore::image::ImageSize;
+use segcore::pixel_kmeans::PixelKmeans;
 use segcore::preprocess::ResizePlan;
 use segcore::refine::reference_full_resolution;
 use segcore::spherical_kmeans::{KmeansSpec, SegmentMap, SphericalKmeans, Start};
@@ -26,6 +27,8 @@ const RUNNING_WEIGHT: f32 = 0.1;
 /// The stage segment.
 pub struct SegmentStage {
     kmeans: SphericalKmeans,
+    /// Clusters instead of `kmeans` when pixels are clustered.
+    pixel_kmeans: Option<PixelKmeans>,
     map: SegmentMap,
     stride: usize,
     resolution: Resolution,
@@ -59,7 +62,12 @@ impl SegmentStage {
         resolution: Resolution,
         num_threads: usize,
     ) -> Result<Self, StageError> {
+        let pixel_kmeans = (resolution == Resolution::Pixels)
+            .then(|| PixelKmeans::new(spec, dim, num_threads))
+            .transpose()
+            .map_err(StageError::at("segment"))?;
         Ok(Self {
+            pixel_kmeans,
             kmeans: SphericalKmeans::new(spec, dim, num_threads).map_err(StageError::at("segment"))?,
             map: SegmentMap::default(),
             stride,
@@ -71,7 +79,7 @@ impl SegmentStage {
     }
 
     /// Clusters a frame; `tracking`: it follows the last one in time. `clustered`: the cells that take part (pixels of the
-    /// resized frame in the reference path); none = all.
+    /// resized frame when pixels are clustered); none = all.
     ///
     /// # Errors
     /// When the map does not fit the stage.
@@ -94,14 +102,13 @@ impl SegmentStage {
         let cut = distance.is_some_and(|distance| is_cut(distance, self.usual_distance));
         let from_grid = cut || !comparable;
         let start = if from_grid { Start::Grid } else { Start::Warm };
-        match self.resolution {
-            Resolution::Refined | Resolution::Nearest => {
-                self.kmeans.run_masked(embedding, clustered, start, &mut self.map)
-            }
-            Resolution::Reference => {
-                let Self { kmeans, upsampled, map, stride, .. } = self;
+        let Self { kmeans, pixel_kmeans, upsampled, map, stride, .. } = self;
+        match (self.resolution, pixel_kmeans) {
+            (Resolution::Pixels, Some(kmeans)) => kmeans.run(embedding, plan.content, *stride, clustered, start, map),
+            (Resolution::Reference, _) => {
                 reference_full_resolution(embedding, plan.content, *stride, kmeans, clustered, start, upsampled, map)
             }
+            _ => kmeans.run_masked(embedding, clustered, start, map),
         }
         .map_err(StageError::at("segment"))?;
         self.previous_size = Some((plan.source, cells));
@@ -117,6 +124,9 @@ impl SegmentStage {
     /// Makes at most this many rounds from now on.
     pub fn limit_rounds(&mut self, max_rounds: usize) {
         self.kmeans.limit_rounds(max_rounds);
+        if let Some(kmeans) = &mut self.pixel_kmeans {
+            kmeans.limit_rounds(max_rounds);
+        }
     }
 
     /// Forgets the frames so far: the next one starts from the grid.
@@ -131,17 +141,17 @@ impl SegmentStage {
 
     /// Centroids `[k, dim + 2]` of the last run.
     pub fn centroids(&self) -> &[f32] {
-        self.kmeans.centroids()
+        self.pixel_kmeans.as_ref().map_or_else(|| self.kmeans.centroids(), PixelKmeans::centroids)
     }
 
     /// Slots that the last run re-seeded.
     pub fn reseeded(&self) -> &[u32] {
-        self.kmeans.reseeded()
+        self.pixel_kmeans.as_ref().map_or_else(|| self.kmeans.reseeded(), PixelKmeans::reseeded)
     }
 }
 
 /// Mean of 1 − cos(feature, prototype of the segment at the cell's place) over the cells that have one. The segments
-/// may be of another resolution (the reference path): cells then look at the pixel in their middle.
+/// may be of another resolution (pixels): cells then look at the pixel in their middle.
 fn distance_to_segments(embedding: &EmbeddingMap, segments: &SegmentMap) -> f32 {
     let dim = embedding.dim.max(1);
     let (mut sum, mut count) = (0.0f64, 0u32);

@@ -271,6 +271,7 @@ fn identity(
         resolution: match settings.compute.resolution() {
             Resolution::Refined => "refined",
             Resolution::Nearest => "nearest",
+            Resolution::Pixels => "pixels",
             Resolution::Reference => "reference",
         }
         .to_owned(),
