@@ -16,20 +16,24 @@
 //! The oracle is [`reference_full_resolution`](crate::refine::reference_full_resolution), which does it plainly: both differ
 //! by the rounding of sums alone.
 
-use crate::embedding::{EmbeddingMap, LocationFeatures, MIN_NORM, location_features};
+use std::ops::Range;
+
+use crate::embedding::{EmbeddingMap, MIN_NORM, location_features};
 use crate::hierarchy::NONE;
 use crate::image::ImageSize;
 use crate::parallel::{enter_pool, for_each_range};
 use crate::refine::source_taps;
+use crate::sampling::LinearTap;
 use crate::simd::{self, Kernel, PANEL, Products, TILE, dispatch};
 use crate::spherical_kmeans::{KmeansError, KmeansSpec, SegmentMap, Start, check_input, pack_panels};
 
-/// Pixels, or centroids, that are compared at once.
+/// What loops over pixels take at a time; quads are padded to whole ones.
 const LANES: usize = 8;
 /// A centroid is left out when it is behind by more than this: what rounding may do to two scores of at most 1.
 const MARGIN: f32 = 1e-5;
 const CLUSTERS_PER_PIECE: usize = 8;
 const TILES_PER_PIECE: usize = 16;
+const NO_LABEL: u32 = NONE as u32;
 
 /// Clusters the pixels between the cells of embedding maps; owns all scratch memory and, between frames, the centroids.
 ///
@@ -43,7 +47,6 @@ pub struct PixelKmeans {
     geometry: Geometry,
     has_run: bool,
     rows: Vec<QuadRow>,
-    /// Products of each cell with itself and the next one right, below, right below, and left below.
     neighbours: Vec<Neighbours>,
     /// Cells, `[tiles, dim, TILE]`; zeros where a value is not finite.
     tiles: Vec<f32>,
@@ -51,14 +54,15 @@ pub struct PixelKmeans {
     panels: Vec<f32>,
     /// Location part of the centroids, y and x, as many as columns of the panels.
     places: [Vec<f32>; 2],
-    /// Cells × centroids, `[cell, slots of the panels]`.
+    /// Cells × centroids, `[cell, columns of the panels]`.
     products: Vec<f32>,
     areas: Vec<u32>,
     /// (row of quads, place in its list) of the shares, sorted by label; `starts[c]..starts[c + 1]` is cluster c.
     order: Vec<(u32, u32)>,
     starts: Vec<u32>,
     reseeded: Vec<u32>,
-    similarities: Vec<f32>,
+    /// Label and cosine with its centroid per pixel, raster order; filled when clusters are re-seeded.
+    similarities: Vec<(u32, f32)>,
     rounds_run: usize,
     max_rounds: usize,
 }
@@ -69,58 +73,92 @@ struct Geometry {
     content: ImageSize,
     stride: usize,
     cells: (usize, usize),
-    /// Columns of pixels of column i of the quads: `column_starts[i]..column_starts[i + 1]`.
-    column_starts: Vec<usize>,
-    /// Weight of the right cells, and location x, per column; padded by a vector.
-    column_weights: Vec<f32>,
-    column_places: Vec<f32>,
+    columns: Vec<QuadColumn>,
 }
 
+/// One column of quads.
+#[derive(Clone, Debug, PartialEq)]
+struct QuadColumn {
+    /// Columns of pixels.
+    pixels: Range<usize>,
+    /// Cells left and right.
+    cells: (usize, usize),
+    /// Which of the patterns of a row of quads its quads have.
+    pattern: usize,
+    /// Location x of the first pixel, of the middle, and half the width.
+    place: f32,
+    middle: f32,
+    half: f32,
+}
+
+/// Products of a cell with itself and its neighbours.
 #[derive(Clone, Copy, Debug, Default)]
 struct Neighbours {
     own: f32,
     right: f32,
     below: f32,
     right_below: f32,
+    /// Of the next cell right with the one below.
     left_below: f32,
     finite: bool,
 }
 
-/// One row of quads and the rows of pixels in it.
-#[derive(Clone, Debug, Default)]
+/// One row of quads and the rows of pixels in it. Pixels are sorted by quad, each padded to whole [`LANES`].
+#[derive(Clone, Debug)]
 struct QuadRow {
+    /// Rows of pixels.
+    pixels: Range<usize>,
     /// Rows of cells above and below.
     cells: (usize, usize),
-    /// First row of pixels.
-    first: usize,
-    /// Per row of pixels: weight of the cells below, and location y.
-    taps: Vec<(f32, f32)>,
-    /// Cluster per pixel; these four are padded by a vector.
-    labels: Vec<u16>,
+    /// Location y: middle and half the height.
+    middle: f32,
+    half: f32,
+    /// Quads of the row differ at the image's borders alone.
+    patterns: Vec<Pattern>,
+    quads: Vec<Quad>,
+    /// Cluster per pixel.
+    labels: Vec<u32>,
     /// 1 / |u| per pixel; 0 where u is zero or the pixel does not take part.
     lengths: Vec<f32>,
-    /// 1 / |[u / |u|; location]| per pixel; 0 where the pixel does not take part.
+    /// 1 / |[u / |u|; location]| per pixel; 0 where the pixel does not take part (padding never does), else above.
     scales: Vec<f32>,
-    /// Whether the pixel takes part; empty when all do.
-    kept: Vec<bool>,
-    quads: Vec<Quad>,
     /// What clusters have of the quads, from left to right.
     shares: Vec<Share>,
     changed: bool,
     candidates: Vec<u16>,
-    strips: Vec<Strip>,
+    /// How far each cluster is behind.
+    leads: Vec<f32>,
+    /// Per pixel of a quad: best score and its cluster; values and scales of one cluster's pixels.
+    scores: Vec<f32>,
+    new_labels: Vec<u32>,
+    values: Vec<f32>,
+    value_scales: Vec<f32>,
 }
 
-/// Pixels between four cells, for one frame.
+/// Where the pixels of a quad lie, padded with zeros.
+#[derive(Clone, Debug, PartialEq)]
+struct Pattern {
+    /// Weights of the cells above left, above right, below left, below right.
+    weights: [Vec<f32>; 4],
+    /// Location y, and location x from the first column on.
+    y: Vec<f32>,
+    x: Vec<f32>,
+}
+
+/// Pixels between four cells.
 #[derive(Clone, Copy, Debug, Default)]
 struct Quad {
+    /// Its pixels, padding included, are `first..first + len` of the row.
+    first: usize,
+    len: usize,
+    /// Which of the row's patterns it has, and location x of its first column.
+    pattern: usize,
+    place: f32,
     /// Least and largest 1 / |u|.
     lengths: (f32, f32),
     /// Whether a pixel has no direction: then any centroid may win it.
     degenerate: bool,
-    /// Whether some pixels take part and others do not.
-    partial: bool,
-    /// All its pixels as one share, with and without the scale of the location.
+    /// All that take part, as one share, see [`Of`].
     whole: [Sums; 2],
 }
 
@@ -128,9 +166,9 @@ struct Quad {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Sums {
     num_pixels: u32,
-    /// Weights of the four cells: above left, above right, below left, below right.
+    /// Of the four cells' weights, in the order of [`Pattern::weights`].
     weights: [f32; 4],
-    /// Location, y and x.
+    /// Of the location, y and x.
     place: [f32; 2],
 }
 
@@ -142,19 +180,10 @@ struct Share {
     sums: Sums,
 }
 
-/// A candidate's score along one row of pixels of a quad: left and right product, location y's part, centroid's x.
-#[derive(Clone, Copy, Debug)]
-struct Strip {
-    left: f32,
-    right: f32,
-    vertical: f32,
-    horizontal: f32,
-}
-
 /// What is summed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Of {
-    /// Vectors with location, all scaled to unit length.
+    /// Vectors with location, scaled to unit length.
     Rows = 0,
     /// Features alone, scaled to unit length.
     Features = 1,
@@ -173,14 +202,7 @@ impl PixelKmeans {
             spec,
             dim,
             serial: threads == 1,
-            geometry: Geometry {
-                content: ImageSize::new(0, 0),
-                stride: 0,
-                cells: (0, 0),
-                column_starts: Vec::new(),
-                column_weights: Vec::new(),
-                column_places: Vec::new(),
-            },
+            geometry: Geometry { content: ImageSize::new(0, 0), stride: 0, cells: (0, 0), columns: Vec::new() },
             has_run: false,
             rows: Vec::new(),
             neighbours: Vec::new(),
@@ -270,9 +292,7 @@ impl PixelKmeans {
         let warm = start == Start::Warm && self.has_run;
         let mut rounds = self.spec.rounds.min(self.max_rounds);
         if warm {
-            for row in &mut self.rows {
-                row.labels.fill(NONE);
-            }
+            self.rows.iter_mut().for_each(|row| row.labels.fill(NO_LABEL));
             self.assign();
             rounds = (rounds - 1).max(1);
         } else {
@@ -298,56 +318,81 @@ impl PixelKmeans {
     fn lay_out(&mut self, content: ImageSize, stride: usize, cells: (usize, usize)) {
         let row_taps = source_taps(content.height, content.height, stride, cells.0);
         let column_taps = source_taps(content.width, content.width, stride, cells.1);
-        let LocationFeatures { rows: row_places, columns: mut column_places } =
-            location_features(content.height, content.width);
-        let mut column_weights: Vec<f32> = column_taps.iter().map(|tap| tap.weight).collect();
-        column_weights.resize(content.width + LANES, 0.0);
-        column_places.resize(content.width + LANES, 0.0);
-        let num_pixels = content.num_pixels();
-        self.geometry = Geometry {
-            content,
-            stride,
-            cells,
-            column_starts: (0..=cells.1).map(|cell| column_taps.partition_point(|tap| tap.low < cell)).collect(),
-            column_weights,
-            column_places,
-        };
+        let places = location_features(content.height, content.width);
+        let mut patterns: Vec<Vec<LinearTap>> = Vec::new();
+        let columns = (0..cells.1).map(|cell| {
+            let pixels = pixels_of(&column_taps, cell);
+            // The same weights, whatever the cells.
+            let taps: Vec<LinearTap> = column_taps[pixels.clone()]
+                .iter()
+                .map(|tap| LinearTap { nearest: 0, low: 0, high: 0, ..*tap })
+                .collect();
+            let pattern = patterns.iter().position(|pattern| *pattern == taps).unwrap_or_else(|| {
+                patterns.push(taps);
+                patterns.len() - 1
+            });
+            let (middle, half) = extent(&places.columns[pixels.clone()]);
+            let place = places.columns.get(pixels.start).copied().unwrap_or(0.0);
+            QuadColumn { pixels, cells: (cell, (cell + 1).min(cells.1 - 1)), pattern, place, middle, half }
+        });
+        let columns: Vec<QuadColumn> = columns.collect();
+        let num_slots = self.spec.num_slots();
         self.rows = (0..cells.0)
             .map(|cell| {
-                let [first, end] = [cell, cell + 1].map(|cell| row_taps.partition_point(|tap| tap.low < cell));
-                let len = (end - first) * content.width;
+                let pixels = pixels_of(&row_taps, cell);
+                let row_patterns = (0..patterns.len()).map(|pattern| {
+                    let of = columns.iter().find(|column| column.pattern == pattern);
+                    let x = of.map_or(&[][..], |column| &places.columns[column.pixels.clone()]);
+                    Pattern::new(&row_taps[pixels.clone()], &places.rows[pixels.clone()], &patterns[pattern], x)
+                });
+                let row_patterns: Vec<Pattern> = row_patterns.collect();
+                let mut first = 0;
+                let quads = columns.iter().map(|column| {
+                    let len = row_patterns[column.pattern].y.len();
+                    first += len;
+                    let (pattern, place) = (column.pattern, column.place);
+                    Quad { first: first - len, len, pattern, place, ..Quad::default() }
+                });
+                let quads: Vec<Quad> = quads.collect();
+                let (middle, half) = extent(&places.rows[pixels.clone()]);
+                let longest = quads.iter().map(|quad| quad.len).max().unwrap_or(0);
                 QuadRow {
                     cells: (cell, (cell + 1).min(cells.0 - 1)),
-                    first,
-                    taps: (first..end).map(|y| (row_taps[y].weight, row_places[y])).collect(),
-                    labels: vec![NONE; len + LANES],
-                    lengths: vec![0.0; len + LANES],
-                    scales: vec![0.0; len + LANES],
-                    kept: Vec::new(),
-                    quads: vec![Quad::default(); cells.1],
-                    // A pixel each at most: memory is touched where it is used.
-                    shares: Vec::with_capacity(len),
+                    middle,
+                    half,
+                    patterns: row_patterns,
+                    quads,
+                    labels: vec![NO_LABEL; first],
+                    lengths: vec![0.0; first],
+                    scales: vec![0.0; first],
+                    // A pixel each at most; memory is touched where it is used.
+                    shares: Vec::with_capacity(pixels.len() * content.width),
+                    pixels,
                     changed: false,
-                    candidates: Vec::with_capacity(self.spec.num_slots()),
-                    strips: Vec::with_capacity(self.spec.num_slots()),
+                    candidates: Vec::with_capacity(num_slots),
+                    leads: vec![0.0; num_slots],
+                    scores: vec![0.0; longest],
+                    new_labels: vec![NO_LABEL; longest],
+                    values: vec![0.0; longest],
+                    value_scales: vec![0.0; longest],
                 }
             })
             .collect();
-        self.order = Vec::with_capacity(num_pixels);
-        self.similarities = Vec::with_capacity(num_pixels);
+        self.order = Vec::with_capacity(content.num_pixels());
+        self.similarities = Vec::with_capacity(content.num_pixels());
+        self.reseeded = Vec::with_capacity(num_slots);
         let num_cells = cells.0 * cells.1;
-        let padded = num_cells.next_multiple_of(TILE);
         self.neighbours = vec![Neighbours::default(); num_cells];
-        self.tiles = vec![0.0; padded * self.dim];
-        self.products = vec![0.0; padded * self.places[0].len()];
+        self.tiles = vec![0.0; num_cells.next_multiple_of(TILE) * self.dim];
+        self.products = vec![0.0; num_cells.next_multiple_of(TILE) * self.places[0].len()];
+        self.geometry = Geometry { content, stride, cells, columns };
     }
 
     /// Packs the cells, and multiplies neighbours.
     fn pack_cells(&mut self, map: &EmbeddingMap) {
-        let (dim, width, num_cells) = (self.dim, map.width, map.num_cells());
-        let last = (map.height - 1, map.width - 1);
-        for_each_range(0..num_cells, &mut self.neighbours, 256, self.serial, &|i| i, &|range, neighbours| {
-            dispatch(MultiplyNeighbours { map, first: range.start, width, last, out: neighbours });
+        let (dim, num_cells) = (self.dim, map.num_cells());
+        for_each_range(0..num_cells, &mut self.neighbours, 256, self.serial, &|i| i, &|range, out| {
+            dispatch(MultiplyNeighbours { map, first: range.start, out });
         });
         let neighbours = &self.neighbours;
         let offset = |tile: usize| tile * dim * TILE;
@@ -374,12 +419,7 @@ impl PixelKmeans {
         let Self { geometry, rows, neighbours, serial, .. } = self;
         for_each_range(0..rows.len(), rows, 1, *serial, &|y| y, &|_, rows| {
             for row in rows {
-                let len = row.taps.len() * geometry.content.width;
-                row.kept.clear();
-                if let Some(mask) = clustered {
-                    row.kept.extend_from_slice(&mask[row.first * geometry.content.width..][..len]);
-                }
-                dispatch(PrepareRow { geometry, neighbours, row });
+                dispatch(PrepareRow { geometry, neighbours, clustered, row });
             }
         });
     }
@@ -388,12 +428,13 @@ impl PixelKmeans {
         let ImageSize { width, height } = self.geometry.content;
         let mut labels = self.spec.initial_labels(height, width);
         for row in &mut self.rows {
-            let len = row.taps.len() * width;
-            for (place, label) in row.labels[..len].iter_mut().zip(&mut labels) {
-                *place = label;
-            }
-            for (label, _) in row.labels.iter_mut().zip(&row.kept).filter(|(_, kept)| !**kept) {
-                *label = NONE;
+            for y in 0..row.pixels.len() {
+                for (column, quad) in self.geometry.columns.iter().zip(&row.quads) {
+                    let first = quad.first + y * column.pixels.len();
+                    for (at, label) in (first..first + column.pixels.len()).zip(&mut labels) {
+                        row.labels[at] = if row.scales[at] > 0.0 { u32::from(label) } else { NO_LABEL };
+                    }
+                }
             }
         }
     }
@@ -404,8 +445,8 @@ impl PixelKmeans {
         pack_panels(&self.centroids, depth, dim, self.serial, &mut self.panels);
         let num_slots = self.spec.num_slots();
         for (axis, places) in self.places.iter_mut().enumerate() {
-            for (slot, place) in places.iter_mut().enumerate() {
-                *place = self.centroids[if slot < num_slots { slot } else { 0 } * depth + dim + axis];
+            for (place, centroid) in places.iter_mut().zip(self.centroids.chunks_exact(depth)) {
+                *place = centroid[dim + axis];
             }
         }
         let (tiles, panels, row_len) = (&self.tiles, &self.panels, self.places[0].len());
@@ -426,10 +467,10 @@ impl PixelKmeans {
 
     /// Sums the shares of the clusters in the quads anew, with the labels as they are.
     fn sum_shares(&mut self, of: Of) {
-        let Self { geometry, rows, .. } = self;
-        for_each_range(0..rows.len(), rows, 1, self.serial, &|y| y, &|_, rows| {
+        let num_slots = self.spec.num_slots();
+        for_each_range(0..self.rows.len(), &mut self.rows, 1, self.serial, &|y| y, &|_, rows| {
             for row in rows {
-                dispatch(SumRow { geometry, of, row });
+                dispatch(SumRow { of, num_slots, row });
             }
         });
     }
@@ -491,60 +532,65 @@ impl PixelKmeans {
             return false;
         }
         self.measure_similarities();
-        let width = self.geometry.content.width;
         for slot in 0..self.areas.len() {
             if self.areas[slot] > 0 {
                 continue;
             }
-            // (similarity, row of quads, pixel in it)
-            let mut worst: Option<(f32, usize, usize)> = None;
-            let mut similarities = self.similarities.iter();
-            for (y, row) in self.rows.iter().enumerate() {
-                let labels = &row.labels[..row.taps.len() * width];
-                for (pixel, (&label, &similarity)) in labels.iter().zip(&mut similarities).enumerate() {
-                    let shared = self.areas.get(usize::from(label)).is_some_and(|&area| area > 1);
-                    if shared && worst.is_none_or(|(least, ..)| similarity < least) {
-                        worst = Some((similarity, y, pixel));
-                    }
+            let mut worst: Option<usize> = None;
+            for (pixel, &(label, similarity)) in self.similarities.iter().enumerate() {
+                let shared = self.areas.get(label as usize).is_some_and(|&area| area > 1);
+                if shared && worst.is_none_or(|worst| similarity < self.similarities[worst].1) {
+                    worst = Some(pixel);
                 }
             }
             // Fewer pixels than clusters: the rest stays empty.
-            let Some((_, y, pixel)) = worst else { break };
-            let label = &mut self.rows[y].labels[pixel];
-            self.areas[usize::from(*label)] -= 1;
+            let Some(pixel) = worst else { break };
+            let label = &mut self.similarities[pixel].0;
+            self.areas[*label as usize] -= 1;
             self.areas[slot] = 1;
-            *label = slot as u16;
+            *label = slot as u32;
             if let Err(place) = self.reseeded.binary_search(&(slot as u32)) {
                 self.reseeded.insert(place, slot as u32);
+            }
+        }
+        let (columns, mut pixels) = (&self.geometry.columns, self.similarities.iter());
+        for row in &mut self.rows {
+            for y in 0..row.pixels.len() {
+                for (column, quad) in columns.iter().zip(&row.quads) {
+                    let labels = &mut row.labels[quad.first + y * column.pixels.len()..][..column.pixels.len()];
+                    for (label, (new, _)) in labels.iter_mut().zip(&mut pixels) {
+                        *label = *new;
+                    }
+                }
             }
         }
         true
     }
 
-    /// Cosine of every pixel with its centroid, in raster order.
+    /// Label of every pixel and cosine with its centroid.
     fn measure_similarities(&mut self) {
         let Self { geometry, rows, places, products, similarities, .. } = self;
         let row_len = places[0].len();
-        let (width, cells_x) = (geometry.content.width, geometry.cells.1);
         similarities.clear();
         for row in rows.iter() {
-            for (i, &(below, place_y)) in row.taps.iter().enumerate() {
-                for column in 0..cells_x {
-                    let right = (column + 1).min(cells_x - 1);
-                    for x in geometry.column_starts[column]..geometry.column_starts[column + 1] {
-                        let at = i * width + x;
-                        let slot = usize::from(row.labels[at]);
-                        if slot >= self.spec.num_slots() {
-                            similarities.push(0.0);
-                            continue;
-                        }
-                        let product = |y: usize, x: usize| products[(y * cells_x + x) * row_len + slot];
-                        let weight = geometry.column_weights[x];
-                        let [above, under] = [row.cells.0, row.cells.1]
-                            .map(|y| (1.0 - weight) * product(y, column) + weight * product(y, right));
-                        let place = places[0][slot] * place_y + places[1][slot] * geometry.column_places[x];
-                        let product = (1.0 - below) * above + below * under;
-                        similarities.push((product * row.lengths[at] + place) * row.scales[at]);
+            for y in 0..row.pixels.len() {
+                for (column, quad) in geometry.columns.iter().zip(&row.quads) {
+                    let cells = corners(geometry, row, column);
+                    let pattern = &row.patterns[column.pattern];
+                    for i in (y * column.pixels.len()..).take(column.pixels.len()) {
+                        let at = quad.first + i;
+                        let label = row.labels[at];
+                        let slot = label as usize;
+                        let similarity = if slot < self.spec.num_slots() {
+                            let corner = |c: usize| pattern.weights[c][i] * products[cells[c] * row_len + slot];
+                            let product = (corner(0) + corner(1)) + (corner(2) + corner(3));
+                            let x = column.place + pattern.x[i];
+                            let place = places[0][slot] * pattern.y[i] + places[1][slot] * x;
+                            (product * row.lengths[at] + place) * row.scales[at]
+                        } else {
+                            0.0
+                        };
+                        similarities.push((label, similarity));
                     }
                 }
             }
@@ -556,7 +602,12 @@ impl PixelKmeans {
         (out.height, out.width, out.num_slots) = (height, width, self.spec.num_slots());
         out.labels.clear();
         for row in &self.rows {
-            out.labels.extend_from_slice(&row.labels[..row.taps.len() * width]);
+            for y in 0..row.pixels.len() {
+                for (column, quad) in self.geometry.columns.iter().zip(&row.quads) {
+                    let labels = &row.labels[quad.first + y * column.pixels.len()..][..column.pixels.len()];
+                    out.labels.extend(labels.iter().map(|&label| label as u16));
+                }
+            }
         }
         self.sort_shares();
         out.areas.clear();
@@ -566,11 +617,54 @@ impl PixelKmeans {
     }
 }
 
+/// The pixels of one axis between this cell and the next.
+fn pixels_of(taps: &[LinearTap], cell: usize) -> Range<usize> {
+    taps.partition_point(|tap| tap.low < cell)..taps.partition_point(|tap| tap.low <= cell)
+}
+
+/// Middle and half the length of ascending places.
+fn extent(places: &[f32]) -> (f32, f32) {
+    let (first, last) = (places.first().copied().unwrap_or(0.0), places.last().copied().unwrap_or(0.0));
+    (0.5 * (first + last), 0.5 * (last - first))
+}
+
+impl Pattern {
+    fn new(rows: &[LinearTap], y: &[f32], columns: &[LinearTap], x: &[f32]) -> Self {
+        let len = (rows.len() * columns.len()).next_multiple_of(LANES);
+        let table = |value: &dyn Fn(usize, usize) -> f32| {
+            let mut values: Vec<f32> = (0..rows.len())
+                .flat_map(|y| (0..columns.len()).map(move |x| (y, x)))
+                .map(|(y, x)| value(y, x))
+                .collect();
+            values.resize(len, 0.0);
+            values
+        };
+        let below = |y: usize, corner: usize| if corner < 2 { 1.0 - rows[y].weight } else { rows[y].weight };
+        let right = |x: usize, corner: usize| if corner % 2 == 0 { 1.0 - columns[x].weight } else { columns[x].weight };
+        Self {
+            weights: std::array::from_fn(|corner| table(&|y, x| below(y, corner) * right(x, corner))),
+            y: table(&|row, _| y[row]),
+            x: table(&|_, column| x[column] - x[0]),
+        }
+    }
+}
+
+/// The four cells around a quad, as numbers of cells.
+#[inline(always)]
+fn corners(geometry: &Geometry, row: &QuadRow, column: &QuadColumn) -> [usize; 4] {
+    let width = geometry.cells.1;
+    let ((above, below), (left, right)) = (row.cells, column.cells);
+    [above * width + left, above * width + right, below * width + left, below * width + right]
+}
+
+#[inline(always)]
+fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
 struct MultiplyNeighbours<'a> {
     map: &'a EmbeddingMap,
     first: usize,
-    width: usize,
-    last: (usize, usize),
     out: &'a mut [Neighbours],
 }
 
@@ -579,10 +673,10 @@ impl Kernel for MultiplyNeighbours<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { map, first, width, last, out } = self;
+        let Self { map, first, out } = self;
         for (i, out) in (first..).zip(out) {
-            let (y, x) = (i / width, i % width);
-            let (below, right) = ((y + 1).min(last.0), (x + 1).min(last.1));
+            let (y, x) = (i / map.width, i % map.width);
+            let (below, right) = ((y + 1).min(map.height - 1), (x + 1).min(map.width - 1));
             let own = map.cell(y, x);
             let squared = simd::dot::<FMA>(own, own);
             *out = Neighbours {
@@ -597,22 +691,10 @@ impl Kernel for MultiplyNeighbours<'_> {
     }
 }
 
-/// The four cells around a quad, as numbers of cells.
-#[inline(always)]
-fn corners(geometry: &Geometry, row: &QuadRow, column: usize) -> [usize; 4] {
-    let width = geometry.cells.1;
-    let right = (column + 1).min(width - 1);
-    [row.cells.0 * width + column, row.cells.0 * width + right, row.cells.1 * width + column, row.cells.1 * width + right]
-}
-
-#[inline(always)]
-fn load(values: &[f32], at: usize) -> [f32; LANES] {
-    values.get(at..).and_then(|values| values.first_chunk()).copied().unwrap_or([0.0; LANES])
-}
-
 struct PrepareRow<'a> {
     geometry: &'a Geometry,
     neighbours: &'a [Neighbours],
+    clustered: Option<&'a [bool]>,
     row: &'a mut QuadRow,
 }
 
@@ -621,133 +703,127 @@ impl Kernel for PrepareRow<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { geometry, neighbours, row } = self;
-        let width = geometry.content.width;
-        let location = &geometry.column_places;
-        for column in 0..geometry.cells.1 {
-            let cells = corners(geometry, row, column);
-            let [g00, g01, g10, g11] = cells.map(|cell| &neighbours[cell]);
-            let finite = g00.finite && g01.finite && g10.finite && g11.finite;
-            let (same_column, same_row) = (cells[0] == cells[1], cells[0] == cells[2]);
-            // Repeated cells at the right and lower edge have weight 0; their products must only be numbers.
-            let below_right = if same_column { g00.below } else { g01.below };
-            let right_below = if same_row { g00.right } else { g10.right };
-            let columns = geometry.column_starts[column]..geometry.column_starts[column + 1];
-            for (i, &(b, place_y)) in row.taps.iter().enumerate() {
-                let a = 1.0 - b;
-                let left = a * a * g00.own + 2.0 * a * b * g00.below + b * b * g10.own;
-                let right = a * a * g01.own + 2.0 * a * b * below_right + b * b * g11.own;
-                let mixed = a * a * g00.right + a * b * (g00.right_below + g00.left_below) + b * b * right_below;
-                let mut first = columns.start;
-                while first < columns.end {
-                    let num = LANES.min(columns.end - first);
-                    let at = i * width + first;
-                    let (weights, places) = (load(&geometry.column_weights, first), load(location, first));
-                    let lengths: [f32; LANES] = std::array::from_fn(|i| {
-                        let (w, v) = (weights[i], 1.0 - weights[i]);
-                        let squared = v * v * left + 2.0 * v * w * mixed + w * w * right;
-                        let length = 1.0 / squared.sqrt();
-                        if finite && squared >= MIN_NORM * MIN_NORM { length } else { 0.0 }
-                    });
-                    let scales: [f32; LANES] = std::array::from_fn(|i| {
-                        let unit = if lengths[i] > 0.0 { 1.0 } else { 0.0 };
-                        let squared = unit + (place_y * place_y + places[i] * places[i]);
-                        if squared >= MIN_NORM * MIN_NORM { 1.0 / squared.sqrt() } else { 0.0 }
-                    });
-                    row.lengths[at..at + num].copy_from_slice(&lengths[..num]);
-                    row.scales[at..at + num].copy_from_slice(&scales[..num]);
-                    first += num;
+        let Self { geometry, neighbours, clustered, row } = self;
+        for (column, number) in geometry.columns.iter().zip(0..) {
+            let Quad { first, len, .. } = row.quads[number];
+            let [g0, g1, g2, g3] = corners(geometry, row, column).map(|cell| neighbours[cell]);
+            let finite = g0.finite && g1.finite && g2.finite && g3.finite;
+            let pattern = &row.patterns[column.pattern];
+            let [w0, w1, w2, w3] = [0, 1, 2, 3].map(|corner| &pattern.weights[corner][..len]);
+            let (y, x) = (&pattern.y[..len], &pattern.x[..len]);
+            let lengths = &mut row.lengths[first..first + len];
+            let scales = &mut row.scales[first..first + len];
+            // Repeated cells at the right and lower edge have weight 0; any numbers will do for their products.
+            let (own, twice) = ([g0.own, g1.own, g2.own, g3.own], |product: f32| 2.0 * product);
+            let [g01, g02, g03] = [g0.right, g0.below, g0.right_below].map(twice);
+            let [g12, g13, g23] = [g0.left_below, g1.below, g2.right].map(twice);
+            for i in 0..len {
+                let squared = w0[i] * (own[0] * w0[i] + g01 * w1[i] + g02 * w2[i] + g03 * w3[i])
+                    + w1[i] * (own[1] * w1[i] + g12 * w2[i] + g13 * w3[i])
+                    + w2[i] * (own[2] * w2[i] + g23 * w3[i])
+                    + own[3] * w3[i] * w3[i];
+                let has_direction = squared >= MIN_NORM * MIN_NORM;
+                lengths[i] = if has_direction { 1.0 / squared.sqrt() } else { 0.0 };
+                let place = y[i] * y[i] + (column.place + x[i]) * (column.place + x[i]);
+                let unit = if has_direction { 1.0 } else { 0.0 };
+                // Never zero: a pixel without direction in the middle of the image takes part as well.
+                scales[i] = 1.0 / (unit + place + MIN_NORM * MIN_NORM).sqrt();
+            }
+            if !finite {
+                lengths.fill(0.0);
+                for i in 0..len {
+                    let place = y[i] * y[i] + (column.place + x[i]) * (column.place + x[i]);
+                    scales[i] = 1.0 / (place + MIN_NORM * MIN_NORM).sqrt();
                 }
             }
-            let mut quad = Quad { lengths: (f32::INFINITY, 0.0), ..Quad::default() };
-            let (mut any, mut all) = (row.kept.is_empty(), true);
-            for i in 0..row.taps.len() {
-                for at in (columns.clone()).map(|x| i * width + x) {
-                    let kept = row.kept.get(at).copied().unwrap_or(true);
-                    (any, all) = (any || kept, all && kept);
-                    if !kept {
-                        (row.lengths[at], row.scales[at]) = (0.0, 0.0);
-                        row.labels[at] = NONE;
-                        continue;
+            let width = column.pixels.len();
+            scales[row.pixels.len() * width..].fill(0.0);
+            if let Some(mask) = clustered {
+                for (y, scales) in row.pixels.clone().zip(scales.chunks_exact_mut(width.max(1))) {
+                    let mask = &mask[y * geometry.content.width..][column.pixels.clone()];
+                    for (scale, _) in scales.iter_mut().zip(mask).filter(|(_, kept)| !**kept) {
+                        *scale = 0.0;
                     }
-                    let length = row.lengths[at];
-                    quad.degenerate |= length == 0.0;
-                    quad.lengths = (quad.lengths.0.min(length), quad.lengths.1.max(length));
                 }
             }
-            quad.partial = any && !all;
-            let rows = row.taps.len();
-            for of in [Of::Rows, Of::Features] {
-                let sums = sum_pixels::<FMA>(geometry, row, column, of, None);
-                quad.whole[of as usize] = if any && rows > 0 { sums } else { Sums::default() };
+            let (mut least, mut most, mut degenerate) = (f32::INFINITY, 0.0f32, false);
+            for (length, scale) in lengths.iter_mut().zip(&*scales) {
+                if *scale == 0.0 {
+                    *length = 0.0;
+                } else {
+                    degenerate |= *length == 0.0;
+                    least = least.min(*length);
+                    most = most.max(*length);
+                }
             }
-            row.quads[column] = quad;
+            let quad = &mut row.quads[number];
+            (quad.lengths, quad.degenerate) = ((least, most), degenerate);
+            for of in [Of::Rows, Of::Features] {
+                row.quads[number].whole[of as usize] = sum_pixels::<FMA>(row, number, of, None);
+            }
         }
     }
 }
 
 /// Sums over the pixels of a quad that have this label, or all that take part.
 #[inline(always)]
-fn sum_pixels<const FMA: bool>(
-    geometry: &Geometry,
-    row: &QuadRow,
-    column: usize,
-    of: Of,
-    label: Option<u16>,
-) -> Sums {
-    let width = geometry.content.width;
-    let columns = geometry.column_starts[column]..geometry.column_starts[column + 1];
-    let add = |a: f32, b: f32, c: f32| if FMA { a.mul_add(b, c) } else { a * b + c };
-    let mut sums = [[0.0f32; LANES]; 6];
-    let mut counts = [0u32; LANES];
-    for (i, &(b, place_y)) in row.taps.iter().enumerate() {
-        let a = 1.0 - b;
-        let mut first = columns.start;
-        while first < columns.end {
-            let num = LANES.min(columns.end - first);
-            let at = i * width + first;
-            let (weights, places) = (load(&geometry.column_weights, first), load(&geometry.column_places, first));
-            let (lengths, scales) = (load(&row.lengths, at), load(&row.scales, at));
-            let labels = row.labels.get(at..).and_then(|labels| labels.first_chunk::<LANES>());
-            let labels = labels.copied().unwrap_or([NONE; LANES]);
-            let hit: [bool; LANES] = match label {
-                Some(label) => std::array::from_fn(|i| (i < num) & (labels[i] == label)),
-                // Which take part, not which have a label: there is none yet.
-                None if row.kept.is_empty() => std::array::from_fn(|i| i < num),
-                None => std::array::from_fn(|i| i < num && row.kept.get(at + i).copied().unwrap_or(false)),
-            };
-            for i in 0..LANES {
-                let scale = if hit[i] { scales[i] } else { 0.0 };
-                let value = match of {
-                    Of::Rows => lengths[i] * scale,
-                    Of::Features => {
-                        if hit[i] {
-                            lengths[i]
-                        } else {
-                            0.0
-                        }
-                    }
-                };
-                let right = value * weights[i];
-                let left = value - right;
-                sums[0][i] = add(a, left, sums[0][i]);
-                sums[1][i] = add(a, right, sums[1][i]);
-                sums[2][i] = add(b, left, sums[2][i]);
-                sums[3][i] = add(b, right, sums[3][i]);
-                sums[4][i] = add(scale, place_y, sums[4][i]);
-                sums[5][i] = add(scale, places[i], sums[5][i]);
-                counts[i] += u32::from(hit[i]);
-            }
-            first += num;
+fn sum_pixels<const FMA: bool>(row: &mut QuadRow, number: usize, of: Of, label: Option<u32>) -> Sums {
+    let Quad { first, len, pattern, place, .. } = row.quads[number];
+    let pattern = &row.patterns[pattern];
+    let (values, value_scales) = (&mut row.values[..len], &mut row.value_scales[..len]);
+    let (lengths, scales) = (&row.lengths[first..first + len], &row.scales[first..first + len]);
+    let mut num_pixels = 0;
+    if let Some(label) = label {
+        let labels = &row.labels[first..first + len];
+        for i in 0..len {
+            let hit = labels[i] == label;
+            num_pixels += u32::from(hit);
+            value_scales[i] = if hit { scales[i] } else { 0.0 };
+            values[i] = if hit { lengths[i] } else { 0.0 };
+        }
+    } else {
+        for i in 0..len {
+            num_pixels += u32::from(scales[i] > 0.0);
+        }
+        value_scales.copy_from_slice(scales);
+        values.copy_from_slice(lengths);
+    }
+    if num_pixels == 0 {
+        return Sums::default();
+    }
+    if of == Of::Rows {
+        for i in 0..len {
+            values[i] *= value_scales[i];
         }
     }
-    let [w0, w1, w2, w3, y, x] = sums.map(|lanes| lanes.iter().sum());
-    Sums { num_pixels: counts.iter().sum(), weights: [w0, w1, w2, w3], place: [y, x] }
+    let y = simd::dot::<FMA>(value_scales, &pattern.y);
+    let x = simd::dot::<FMA>(value_scales, &pattern.x) + place * sum(value_scales);
+    // Four calls, because a closure would not be compiled for the vector instructions.
+    let [w0, w1, w2, w3] = &pattern.weights;
+    let weights = [
+        simd::dot::<FMA>(values, w0),
+        simd::dot::<FMA>(values, w1),
+        simd::dot::<FMA>(values, w2),
+        simd::dot::<FMA>(values, w3),
+    ];
+    Sums { num_pixels, weights, place: [y, x] }
+}
+
+/// Sum of whole [`LANES`].
+#[inline(always)]
+fn sum(values: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    for values in values.as_chunks::<LANES>().0 {
+        for i in 0..LANES {
+            sums[i] += values[i];
+        }
+    }
+    sums.iter().sum()
 }
 
 struct SumRow<'a> {
-    geometry: &'a Geometry,
     of: Of,
+    num_slots: usize,
     row: &'a mut QuadRow,
 }
 
@@ -756,30 +832,36 @@ impl Kernel for SumRow<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { geometry, of, row } = self;
-        let width = geometry.content.width;
+        let Self { of, num_slots, row } = self;
         row.shares.clear();
-        for column in 0..geometry.cells.1 {
-            if row.quads[column].whole[0].num_pixels == 0 {
-                continue;
-            }
+        for number in 0..row.quads.len() {
+            let Quad { first, len, .. } = row.quads[number];
             row.candidates.clear();
-            for i in 0..row.taps.len() {
-                let columns = geometry.column_starts[column]..geometry.column_starts[column + 1];
-                for &label in &row.labels[i * width..][columns] {
-                    if label != NONE && row.candidates.last() != Some(&label) && !row.candidates.contains(&label) {
-                        row.candidates.push(label);
-                    }
+            for &label in &row.labels[first..first + len] {
+                let label = label as u16;
+                if usize::from(label) < num_slots
+                    && row.candidates.last() != Some(&label)
+                    && !row.candidates.contains(&label)
+                {
+                    row.candidates.push(label);
                 }
             }
-            for place in 0..row.candidates.len() {
-                let label = row.candidates[place];
-                let sums = match row.candidates.len() {
-                    1 => row.quads[column].whole[of as usize],
-                    _ => sum_pixels::<FMA>(geometry, row, column, of, Some(label)),
-                };
-                row.shares.push(Share { label, column: column as u32, sums });
-            }
+            share_out::<FMA>(row, number, of);
+        }
+    }
+}
+
+/// Adds the shares of a quad's candidates.
+#[inline(always)]
+fn share_out<const FMA: bool>(row: &mut QuadRow, number: usize, of: Of) {
+    for place in 0..row.candidates.len() {
+        let label = row.candidates[place];
+        let sums = match row.candidates.len() {
+            1 => row.quads[number].whole[of as usize],
+            _ => sum_pixels::<FMA>(row, number, of, Some(u32::from(label))),
+        };
+        if sums.num_pixels > 0 {
+            row.shares.push(Share { label, column: number as u32, sums });
         }
     }
 }
@@ -801,185 +883,133 @@ impl Kernel for AssignRow<'_> {
         let row_len = places[0].len();
         row.shares.clear();
         row.changed = false;
-        for column in 0..geometry.cells.1 {
-            if row.quads[column].whole[0].num_pixels == 0 {
+        for (number, column) in geometry.columns.iter().enumerate() {
+            if row.quads[number].whole[0].num_pixels == 0 {
                 continue;
             }
-            let products = corners(geometry, row, column).map(|cell| &products[cell * row_len..][..row_len]);
-            find_candidates(geometry, places, &products, num_slots, row, column);
-            if let [label] = row.candidates[..] {
-                assign_whole(geometry, row, column, label);
-                let sums = row.quads[column].whole[Of::Rows as usize];
-                row.shares.push(Share { label, column: column as u32, sums });
-                continue;
+            let products = corners(geometry, row, column).map(|cell| &products[cell * row_len..][..num_slots]);
+            let places = [&places[0][..num_slots], &places[1][..num_slots]];
+            find_candidates(column, places, products, row, number);
+            match row.candidates[..] {
+                [label] => assign_whole(row, number, label),
+                _ => assign_pixels::<FMA>(places, products, row, number),
             }
-            assign_pixels::<FMA>(geometry, places, &products, row, column);
-            for place in 0..row.candidates.len() {
-                let label = row.candidates[place];
-                let sums = sum_pixels::<FMA>(geometry, row, column, Of::Rows, Some(label));
-                if sums.num_pixels > 0 {
-                    row.shares.push(Share { label, column: column as u32, sums });
-                }
-            }
+            share_out::<FMA>(row, number, Of::Rows);
         }
     }
 }
 
-/// The location of a quad's pixels: middle and half the extent, y and x.
+/// How far one cluster is ahead of another at least, anywhere in a quad: by the least of the leads at its corners, times the
+/// least or largest of the `lengths`, and by the least that the location gives (middle and half the extent of y and x).
 #[inline(always)]
-fn extent(geometry: &Geometry, row: &QuadRow, column: usize) -> [(f32, f32); 2] {
-    let (first, last) = (geometry.column_starts[column], geometry.column_starts[column + 1] - 1);
-    let [top, bottom] = [row.taps.first(), row.taps.last()].map(|tap| tap.map_or(0.0, |tap| tap.1));
-    let [left, right] = [first, last].map(|x| geometry.column_places[x]);
-    [(top, bottom), (left, right)].map(|(low, high)| (0.5 * (low + high), 0.5 * (high - low)))
+fn lead((least, most): (f32, f32), [vertical, horizontal]: [(f32, f32); 2], corners: [f32; 4], place: [f32; 2]) -> f32 {
+    let min = |a: f32, b: f32| if a < b { a } else { b };
+    let product = min(min(corners[0], corners[1]), min(corners[2], corners[3]));
+    let product = min(product * least, product * most);
+    let [y, x] = place;
+    product + (y * vertical.0 + x * horizontal.0) - (y.abs() * vertical.1 + x.abs() * horizontal.1)
 }
 
 /// Leaves the clusters in `row.candidates`, ascending, that may win a pixel of the quad.
 #[inline(always)]
-fn find_candidates(
-    geometry: &Geometry,
-    places: &[Vec<f32>; 2],
-    products: &[&[f32]; 4],
-    num_slots: usize,
-    row: &mut QuadRow,
-    column: usize,
-) {
-    row.candidates.clear();
-    let quad = row.quads[column];
+fn find_candidates(column: &QuadColumn, places: [&[f32]; 2], products: [&[f32]; 4], row: &mut QuadRow, number: usize) {
+    let QuadRow { quads, candidates, leads, labels, middle, half, .. } = row;
+    let quad = &quads[number];
+    let num_slots = leads.len();
+    candidates.clear();
     if quad.degenerate {
-        row.candidates.extend(0..num_slots as u16);
+        candidates.extend(0..num_slots as u16);
         return;
     }
-    let [(middle_y, half_y), (middle_x, half_x)] = extent(geometry, row, column);
-    // Who has the middle pixel is likely to have it again, and whoever is taken here, the bound holds.
-    let middle_column = (geometry.column_starts[column] + geometry.column_starts[column + 1]) / 2;
-    let middle = row.labels[row.taps.len() / 2 * geometry.content.width + middle_column];
-    let rival = usize::from(if usize::from(middle) < num_slots { middle } else { 0 });
-    let rival_products = products.map(|products| products[rival]);
-    let rival_place = [places[0][rival], places[1][rival]];
-    let (least, most) = quad.lengths;
-    for first in (0..num_slots).step_by(LANES) {
-        let corner = products.map(|products| load(products, first));
-        let (y, x) = (load(&places[0], first), load(&places[1], first));
-        // How far the rival is ahead at least.
-        let lead: [f32; LANES] = std::array::from_fn(|i| {
-            let ahead = |corner_of: usize| rival_products[corner_of] - corner[corner_of][i];
-            let min = |a: f32, b: f32| if a < b { a } else { b };
-            let product = min(min(ahead(0), ahead(1)), min(ahead(2), ahead(3)));
-            let (y, x) = (rival_place[0] - y[i], rival_place[1] - x[i]);
-            let place = y * middle_y + x * middle_x - y.abs() * half_y - x.abs() * half_x;
-            product * if product > 0.0 { least } else { most } + place
-        });
-        if lead.iter().fold(true, |all, &lead| all & (lead > MARGIN)) {
+    let (lengths, extents) = (quad.lengths, [(*middle, *half), (column.middle, column.half)]);
+    // Who has a pixel in the middle is likely to have it again; but whoever is taken here, the bound holds.
+    let rival = labels[quad.first + quad.len / 2] as usize;
+    let rival = if rival < num_slots { rival } else { 0 };
+    let ([p0, p1, p2, p3], [y, x]) = (products, places);
+    let of_rival = [p0[rival], p1[rival], p2[rival], p3[rival]];
+    let (y_rival, x_rival) = (y[rival], x[rival]);
+    let (p0, p1, p2, p3) = (&p0[..num_slots], &p1[..num_slots], &p2[..num_slots], &p3[..num_slots]);
+    let (y, x) = (&y[..num_slots], &x[..num_slots]);
+    for slot in 0..num_slots {
+        let corners = [of_rival[0] - p0[slot], of_rival[1] - p1[slot], of_rival[2] - p2[slot], of_rival[3] - p3[slot]];
+        leads[slot] = lead(lengths, extents, corners, [y_rival - y[slot], x_rival - x[slot]]);
+    }
+    for (chunk, first) in leads.chunks(LANES).zip((0..).step_by(LANES)) {
+        if chunk.iter().fold(true, |all, &lead| all & (lead > MARGIN)) {
             continue;
         }
-        for (i, _) in lead.iter().enumerate().filter(|(_, lead)| !(**lead > MARGIN)) {
-            if first + i < num_slots {
-                row.candidates.push((first + i) as u16);
-            }
+        // Not a number stays in.
+        let near = chunk.iter().zip(first..).filter(|(lead, _)| !(**lead > MARGIN));
+        candidates.extend(near.map(|(_, slot): (_, u16)| slot));
+    }
+    if candidates.len() <= 2 {
+        return;
+    }
+    // A better rival leaves fewer: the best in the middle.
+    let mut best = (usize::from(candidates[0]), f32::NEG_INFINITY);
+    for slot in candidates.iter().map(|&slot| usize::from(slot)) {
+        let product = (p0[slot] + p1[slot]) + (p2[slot] + p3[slot]);
+        let score = product * 0.125 * (lengths.0 + lengths.1) + y[slot] * extents[0].0 + x[slot] * extents[1].0;
+        if score > best.1 {
+            best = (slot, score);
         }
     }
-    // A better rival leaves fewer: the best in the middle of those that are left.
-    if row.candidates.len() > 2 {
-        let scale = 0.125 * (least + most);
-        let score = |slot: u16| {
-            let slot = usize::from(slot);
-            let product: f32 = products.iter().map(|products| products[slot]).sum();
-            product * scale + places[0][slot] * middle_y + places[1][slot] * middle_x
-        };
-        let mut best = (row.candidates[0], f32::NEG_INFINITY);
-        for &slot in &row.candidates {
-            let score = score(slot);
-            if score > best.1 {
-                best = (slot, score);
-            }
-        }
-        let rival = usize::from(best.0);
-        row.candidates.retain(|&slot| {
-            let slot = usize::from(slot);
-            let product = products.iter().map(|products| products[rival] - products[slot]).fold(f32::INFINITY, f32::min);
-            let (y, x) = (places[0][rival] - places[0][slot], places[1][rival] - places[1][slot]);
-            let place = y * middle_y + x * middle_x - y.abs() * half_y - x.abs() * half_x;
-            let lead = product * if product > 0.0 { least } else { most } + place;
-            !(lead > MARGIN)
-        });
-    }
+    let rival = best.0;
+    candidates.retain(|&slot| {
+        let slot = usize::from(slot);
+        let corners = [p0[rival] - p0[slot], p1[rival] - p1[slot], p2[rival] - p2[slot], p3[rival] - p3[slot]];
+        !(lead(lengths, extents, corners, [y[rival] - y[slot], x[rival] - x[slot]]) > MARGIN)
+    });
 }
 
-/// Stores labels from place `at` on, and notes whether one is new.
+/// All pixels of a quad that take part to one cluster.
 #[inline(always)]
-fn store(row: &mut QuadRow, at: usize, mut new: [u16; LANES], num: usize, partial: bool) {
-    if partial {
-        for (new, kept) in new.iter_mut().zip(&row.kept[at..]) {
-            *new = if *kept { *new } else { NONE };
-        }
+fn assign_whole(row: &mut QuadRow, number: usize, label: u16) {
+    let Quad { first, len, .. } = row.quads[number];
+    let (labels, scales) = (&mut row.labels[first..first + len], &row.scales[first..first + len]);
+    let mut changed = 0;
+    for i in 0..len {
+        let new = if scales[i] > 0.0 { u32::from(label) } else { NO_LABEL };
+        changed |= labels[i] ^ new;
+        labels[i] = new;
     }
-    let labels = &mut row.labels[at..at + num];
-    row.changed |= labels.iter().zip(&new).fold(false, |any, (old, new)| any | (old != new));
-    labels.copy_from_slice(&new[..num]);
-}
-
-#[inline(always)]
-fn assign_whole(geometry: &Geometry, row: &mut QuadRow, column: usize, label: u16) {
-    let partial = row.quads[column].partial;
-    for i in 0..row.taps.len() {
-        let mut first = geometry.column_starts[column];
-        let end = geometry.column_starts[column + 1];
-        while first < end {
-            let num = LANES.min(end - first);
-            store(row, i * geometry.content.width + first, [label; LANES], num, partial);
-            first += num;
-        }
-    }
+    row.changed |= changed != 0;
 }
 
 /// Each pixel of a quad to the best candidate, ties to the lowest.
 #[inline(always)]
-fn assign_pixels<const FMA: bool>(
-    geometry: &Geometry,
-    places: &[Vec<f32>; 2],
-    products: &[&[f32]; 4],
-    row: &mut QuadRow,
-    column: usize,
-) {
-    let add = |a: f32, b: f32, c: f32| if FMA { a.mul_add(b, c) } else { a * b + c };
-    let partial = row.quads[column].partial;
-    let end = geometry.column_starts[column + 1];
-    for i in 0..row.taps.len() {
-        let (b, place_y) = row.taps[i];
-        let a = 1.0 - b;
-        row.strips.clear();
-        for &slot in &row.candidates {
-            let slot = usize::from(slot);
-            let [above_left, above_right, below_left, below_right] = products.map(|products| products[slot]);
-            row.strips.push(Strip {
-                left: a * above_left + b * below_left,
-                right: a * above_right + b * below_right,
-                vertical: places[0][slot] * place_y,
-                horizontal: places[1][slot],
-            });
-        }
-        let mut first = geometry.column_starts[column];
-        while first < end {
-            let num = LANES.min(end - first);
-            let at = i * geometry.content.width + first;
-            let (weights, x) = (load(&geometry.column_weights, first), load(&geometry.column_places, first));
-            let lengths = load(&row.lengths, at);
-            let mut best = [u32::from(row.candidates[0]); LANES];
-            let mut best_score = [f32::NEG_INFINITY; LANES];
-            for (&slot, strip) in row.candidates.iter().zip(&row.strips) {
-                let slot = u32::from(slot);
-                let score: [f32; LANES] = std::array::from_fn(|i| {
-                    let product = add(weights[i], strip.right, (1.0 - weights[i]) * strip.left);
-                    add(product, lengths[i], add(x[i], strip.horizontal, strip.vertical))
-                });
-                best = std::array::from_fn(|i| if score[i] > best_score[i] { slot } else { best[i] });
-                best_score = std::array::from_fn(|i| if score[i] > best_score[i] { score[i] } else { best_score[i] });
-            }
-            store(row, at, best.map(|slot| slot as u16), num, partial);
-            first += num;
+fn assign_pixels<const FMA: bool>(places: [&[f32]; 2], products: [&[f32]; 4], row: &mut QuadRow, number: usize) {
+    let Quad { first, len, pattern, place, .. } = row.quads[number];
+    let pattern = &row.patterns[pattern];
+    let [w0, w1, w2, w3] = [0, 1, 2, 3].map(|corner| &pattern.weights[corner][..len]);
+    let (y, x) = (&pattern.y[..len], &pattern.x[..len]);
+    let (lengths, scales) = (&row.lengths[first..first + len], &row.scales[first..first + len]);
+    let (scores, new) = (&mut row.scores[..len], &mut row.new_labels[..len]);
+    scores.fill(f32::NEG_INFINITY);
+    new.fill(row.candidates.first().map_or(NO_LABEL, |&slot| u32::from(slot)));
+    for &slot in &row.candidates {
+        let (label, slot) = (u32::from(slot), usize::from(slot));
+        let [p0, p1, p2, p3] = products.map(|products| products[slot]);
+        let (slope_y, slope_x) = (places[0][slot], places[1][slot]);
+        let start = slope_x * place;
+        for i in 0..len {
+            let top = mul_add::<FMA>(w0[i], p0, w1[i] * p1);
+            let product = mul_add::<FMA>(w2[i], p2, mul_add::<FMA>(w3[i], p3, top));
+            let place = mul_add::<FMA>(y[i], slope_y, mul_add::<FMA>(x[i], slope_x, start));
+            let score = mul_add::<FMA>(product, lengths[i], place);
+            let better = score > scores[i];
+            scores[i] = if better { score } else { scores[i] };
+            new[i] = if better { label } else { new[i] };
         }
     }
+    let labels = &mut row.labels[first..first + len];
+    let mut changed = 0;
+    for i in 0..len {
+        let new = if scales[i] > 0.0 { new[i] } else { NO_LABEL };
+        changed |= labels[i] ^ new;
+        labels[i] = new;
+    }
+    row.changed |= changed != 0;
 }
 
 struct SumCorners<'a> {
@@ -998,24 +1028,23 @@ impl Kernel for SumCorners<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let Self { map, geometry, neighbours, rows, order, features, place } = self;
-        let dim = map.dim;
-        let add = |a: f32, b: f32, c: f32| if FMA { a.mul_add(b, c) } else { a * b + c };
+        let dim = features.len();
         for &(y, i) in order {
             let row = &rows[y as usize];
             let Share { column, sums, .. } = &row.shares[i as usize];
             for (place, sum) in place.iter_mut().zip(sums.place) {
                 *place += sum;
             }
-            let cells = corners(geometry, row, *column as usize);
+            let cells = corners(geometry, row, &geometry.columns[*column as usize]);
             if !cells.iter().all(|&cell| neighbours[cell].finite) {
                 // The vectors there are zero.
                 continue;
             }
             let [e0, e1, e2, e3] = cells.map(|cell| &map.data[cell * dim..][..dim]);
             let [w0, w1, w2, w3] = sums.weights;
-            let values = features.iter_mut().zip(e0).zip(e1).zip(e2).zip(e3);
-            for ((((out, &e0), &e1), &e2), &e3) in values {
-                *out += add(w0, e0, w1 * e1) + add(w2, e2, w3 * e3);
+            for i in 0..dim {
+                let above = mul_add::<FMA>(w0, e0[i], w1 * e1[i]);
+                features[i] += mul_add::<FMA>(w2, e2[i], mul_add::<FMA>(w3, e3[i], above));
             }
         }
     }

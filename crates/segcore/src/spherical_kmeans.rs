@@ -523,7 +523,11 @@ impl Kernel for SumRows<'_> {
     }
 }
 
-pub(crate) fn check_input(map: &EmbeddingMap, clustered: Option<&[bool]>, expected_dim: usize) -> Result<(), KmeansError> {
+pub(crate) fn check_input(
+    map: &EmbeddingMap,
+    clustered: Option<&[bool]>,
+    expected_dim: usize,
+) -> Result<(), KmeansError> {
     let expected_len = map.num_cells().saturating_mul(map.dim);
     if map.dim != expected_dim || map.num_cells() == 0 || map.data.len() != expected_len {
         return Err(KmeansError::WrongEmbedding {
