@@ -322,7 +322,13 @@ impl ComputeSettings {
             BankSearchArg::Exact => BankSearch::Exact,
             BankSearchArg::Approximate => BankSearch::Approximate,
         };
-        ProcessorSpec { tracking: self.track && is_sequence, resolution: self.resolution(), bank_search, deadline }
+        ProcessorSpec {
+            tracking: self.track && is_sequence,
+            resolution: self.resolution(),
+            bank_search,
+            deadline,
+            rounds: None,
+        }
     }
 }
 

@@ -536,6 +536,14 @@ fn eval_says_how_far_it_is_from_the_reference() {
     let alone = document(&eval.args(["--no-track", "--reference", "--json"]).assert().code(0).get_output().stdout);
     assert_eq!((&alone["miou"], &alone["accuracy"]), (&reference["miou"], &reference["accuracy"]));
     assert_eq!(alone["reference"], Value::Null);
+    // The same segments by another way: every pixel, but for near ties.
+    let mut eval = on_dataset(&sandbox, "eval", ("camvid", &camvid), &named);
+    let pixels = ["--no-track", "--cluster-pixels", "--against-reference", "--json"];
+    let pixels = document(&eval.args(pixels).assert().code(0).get_output().stdout);
+    assert_eq!(pixels["resolution"], "pixels");
+    for map in pixels["reference"]["maps"].as_array().unwrap() {
+        assert!(map["same_label"]["all"].as_f64().unwrap() > 0.999, "{map}");
+    }
     for options in [&["--against-reference"][..], &["--against-reference", "--no-track", "--reference"]] {
         let mut eval = on_dataset(&sandbox, "eval", ("camvid", &camvid), &named);
         eval.args(options).assert().code(2).stderr(predicate::str::contains("--against-reference"));

@@ -56,6 +56,7 @@ fn street_frames_nest_in_every_mode() {
         ("tracked", &["--threads", "2"][..]),
         ("single", &["--no-track"][..]),
         ("reference", &["--reference", "--no-track"][..]),
+        ("pixels", &["--cluster-pixels"][..]),
     ] {
         let frames = assert_nested(&segment(&sandbox, &source, out, options));
         assert!(frames.values().all(|levels| levels[0].size == (480, 360)), "{out}");

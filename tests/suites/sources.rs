@@ -242,7 +242,13 @@ fn masked_pixels_have_no_label_and_all_others_have_one() {
     // The edge of the bonnet lies within a row of cells.
     let mask = bonnet(SIZE, 51);
     mask.save(sandbox.path("mask.png")).unwrap();
-    for (out, options) in [("refined", &[][..]), ("nearest", &["--no-refine"]), ("reference", &["--reference"])] {
+    let ways = [
+        ("refined", &[][..]),
+        ("nearest", &["--no-refine"]),
+        ("pixels", &["--cluster-pixels"]),
+        ("reference", &["--reference"]),
+    ];
+    for (out, options) in ways {
         let save = ["--mask", "mask.png", "--save", "labels,classes", "--out", out];
         run(&sandbox, &[&images]).args(save).args(options).assert().code(0);
         assert_masked(&sandbox.path(out), &mask, 3);

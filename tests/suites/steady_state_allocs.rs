@@ -271,6 +271,8 @@ fn a_frame_allocates_nothing() {
     assert_none(&fake, Case { live: true, ..Case::new("live, the newest frame wins") });
     let spec = ProcessorSpec { tracking: true, resolution: Resolution::Nearest, ..ProcessorSpec::default() };
     assert_none(&fake, Case { spec, ..Case::new("not refined") });
+    let spec = ProcessorSpec { tracking: true, resolution: Resolution::Pixels, ..ProcessorSpec::default() };
+    assert_none(&fake, Case { spec, ..Case::new("pixels") });
     assert_none(&fake, Case { spec: ProcessorSpec::default(), ..Case::new("frame by frame") });
     // Every frame is late, but not by so much that the ladder is taken: its clock runs.
     let spec = ProcessorSpec { deadline: Some(Duration::from_secs(5)), ..Case::new("").spec };

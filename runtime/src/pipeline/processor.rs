@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use retrieval::{DEFAULT_PROBES, RetrievalError, Search};
 use segcore::image::Frame;
-use segcore::spherical_kmeans::SegmentMap;
+use segcore::spherical_kmeans::{KmeansSpec, SegmentMap};
 
 use super::associate::{AssociateStage, Continuity};
 use super::degrade::{Deadline, LADDER, Step as LadderStep};
@@ -61,6 +61,8 @@ pub struct ProcessorSpec {
     pub bank_search: BankSearch,
     /// Latency beyond which frames are computed with less care, see `degrade.rs`.
     pub deadline: Option<Duration>,
+    /// Rounds of clustering instead of the model's.
+    pub rounds: Option<usize>,
 }
 
 /// The compute stages of one stream. Everything that lives from frame to frame is in here.
@@ -101,9 +103,10 @@ impl Processor {
         let search = spec.bank_search.resolve(&deployment)?;
         let manifest = deployment.manifest();
         let features = (manifest.network.embedding_dim, manifest.stride);
+        let kmeans = KmeansSpec { rounds: spec.rounds.unwrap_or(manifest.kmeans.rounds), ..manifest.kmeans };
         let stages = Stages {
             embed: EmbedStage::new(Arc::clone(&deployment))?,
-            segment: SegmentStage::new(manifest.kmeans, features, spec.resolution, num_threads)
+            segment: SegmentStage::new(kmeans, features, spec.resolution, num_threads)
                 .map_err(|error| error.in_frame("", 0))?,
             group: GroupStage::new(Arc::clone(&deployment))?,
             smoother: TransitionSmoother::default(),
