@@ -127,6 +127,9 @@ pub struct ComputeArgs {
     /// How segments are looked up in the prototype bank [default: auto].
     #[arg(long, value_name = "SEARCH", env = "HSG_BANK_SEARCH")]
     pub bank_search: Option<BankSearchArg>,
+    /// Name each segment by the majority of its 20 nearest prototypes alone: the paper's protocol, for comparisons.
+    #[arg(long, env = "HSG_COUNT_VOTES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub count_votes: Option<bool>,
 }
 
 /// Arguments of `hsg run`.

@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 use models::manifest::Precision;
 use retrieval::Storage;
 use runtime::backend::tensorrt::BuildOptions;
+use runtime::pipeline::names::Naming;
 use runtime::pipeline::{BankSearch, DeploymentSpec, ProcessorSpec, Resolution};
 use runtime::sink::SaveKinds;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,8 @@ pub struct ConfigFile {
     reference: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bank_search: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count_votes: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<RunSection>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -227,6 +230,7 @@ impl Base {
             reference: args.reference.or(file.reference).unwrap_or(false),
             bank_search: named(args.bank_search, file.bank_search.as_deref(), "bank_search")?
                 .unwrap_or(BankSearchArg::Auto),
+            count_votes: args.count_votes.or(file.count_votes).unwrap_or(false),
         };
         ensure!(
             settings.refine || !settings.reference,
@@ -288,6 +292,7 @@ pub struct ComputeSettings {
     refine: bool,
     reference: bool,
     bank_search: BankSearchArg,
+    count_votes: bool,
 }
 
 impl ComputeSettings {
@@ -298,6 +303,11 @@ impl ComputeSettings {
             (false, true) => Resolution::Refined,
             (false, false) => Resolution::Nearest,
         }
+    }
+
+    /// How segments get their classes.
+    pub fn naming(self) -> Naming {
+        if self.count_votes { Naming::Counted } else { Naming::Pooled }
     }
 
     /// How segments are looked up in the bank, as it is typed.
@@ -312,7 +322,13 @@ impl ComputeSettings {
             BankSearchArg::Exact => BankSearch::Exact,
             BankSearchArg::Approximate => BankSearch::Approximate,
         };
-        ProcessorSpec { tracking: self.track && is_sequence, resolution: self.resolution(), bank_search, deadline }
+        ProcessorSpec {
+            tracking: self.track && is_sequence,
+            resolution: self.resolution(),
+            bank_search,
+            naming: self.naming(),
+            deadline,
+        }
     }
 }
 
@@ -821,6 +837,7 @@ fn common_config(model: &ModelSettings, compute: Option<ComputeSettings>) -> Con
         refine: compute.map(|compute| compute.refine),
         reference: compute.map(|compute| compute.reference),
         bank_search: compute.map(|compute| name_of(compute.bank_search)),
+        count_votes: compute.map(|compute| compute.count_votes),
         ..ConfigFile::default()
     }
 }
