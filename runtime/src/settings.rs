@@ -761,6 +761,8 @@ pub struct BuildSettings {
     /// Path or name of the model folder.
     pub model: String,
     precision: PrecisionArg,
+    /// Whether int8 is built without a receipt that vouches for it.
+    pub allow_unverified: bool,
     /// How engines are built.
     pub options: BuildOptions,
 }
@@ -777,6 +779,7 @@ impl BuildSettings {
         Ok(Self {
             model: model.unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
             precision: precision.unwrap_or(PrecisionArg::Fp16),
+            allow_unverified: args.allow_unverified.or(common.allow_unverified).unwrap_or(false),
             options: BuildOptions {
                 workspace_mebibytes: positive(args.workspace_mib.or(file.workspace_mib), "workspace-mib")?,
                 timing_cache: args.timing_cache.clone().or(file.timing_cache),
@@ -796,6 +799,7 @@ impl BuildSettings {
         ConfigFile {
             model: Some(self.model.clone()),
             precision: Some(name_of(self.precision)),
+            allow_unverified: Some(self.allow_unverified),
             build: Some(BuildSection {
                 workspace_mib: self.options.workspace_mebibytes,
                 timing_cache: self.options.timing_cache.clone(),

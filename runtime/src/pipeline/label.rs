@@ -140,9 +140,7 @@ impl LabelStage {
             self.kept.keep(slot, prototype, shares, score);
         }
         let shares = match self.naming {
-            Naming::Pooled => {
-                self.pooling.run(segments, &self.averages, &self.slots, self.kept.shares(), num_classes)
-            }
+            Naming::Pooled => self.pooling.run(segments, &self.averages, &self.slots, self.kept.shares(), num_classes),
             Naming::Counted => self.kept.shares(),
         };
         self.votes.extend(self.slots.iter().map(|&slot| {

@@ -127,7 +127,8 @@ mod tests {
     /// A row of six segments, three cells high and wide each; the second half of them looks different by this angle.
     fn row(angle: f32) -> SegmentMap {
         let labels = (0..3 * 18).map(|cell| (cell % 18 / 3) as u16).collect();
-        let prototypes = (0..6).flat_map(|slot| if slot < 3 { [1.0, 0.0] } else { [angle.cos(), angle.sin()] }).collect();
+        let prototypes =
+            (0..6).flat_map(|slot| if slot < 3 { [1.0, 0.0] } else { [angle.cos(), angle.sin()] }).collect();
         SegmentMap { height: 3, width: 18, num_slots: 6, labels, areas: vec![9; 6], prototypes }
     }
 
