@@ -134,6 +134,9 @@ pub struct ReportArgs {
     /// Another int8 embedding network, to be measured beside ours.
     #[arg(long, value_name = "FILE.onnx", env = "HSG_COMPARE")]
     pub compare: Option<PathBuf>,
+    /// Least frames, each by itself, that int8 must have been measured on [default: 20].
+    #[arg(long, value_name = "N", env = "HSG_MIN_FRAMES")]
+    pub min_frames: Option<u64>,
     /// Most points of mIoU that int8 may lose [default: 0.3].
     #[arg(long, value_name = "POINTS", env = "HSG_MAX_MIOU_LOSS")]
     pub max_miou_loss: Option<f64>,

@@ -68,7 +68,7 @@ pub enum CalibrationError {
         /// Why.
         reason: String,
     },
-    /// A recording of another source, or of another number of frames.
+    /// A recording of another source, of another number of frames, or for another input of the network.
     #[error(
         "{}: expected a recording of {expected}, got one of {got}; delete that folder, or name another --out", folder.display()
     )]

@@ -26,11 +26,14 @@ struct Recording {
     source: String,
     /// Frames that were wanted.
     frames: u64,
+    /// Width and height of the network's input: a source that can choose its size gave frames for it.
+    input: [usize; 2],
 }
 
 impl std::fmt::Display for Recording {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "up to {} frames of `{}`", self.frames, self.source)
+        let [width, height] = self.input;
+        write!(f, "up to {} frames of `{}` for a network input of {width}×{height}", self.frames, self.source)
     }
 }
 
@@ -171,7 +174,8 @@ impl FrameSource {
     }
 
     fn recording(&self, most: u64) -> Recording {
-        Recording { source: self.text.clone(), frames: most }
+        let input = [self.input.width, self.input.height];
+        Recording { source: self.text.clone(), frames: most, input }
     }
 
     /// Writes frames of a live source as PNG into `folder` and becomes that folder; `step` is told every frame. A complete

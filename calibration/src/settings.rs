@@ -7,7 +7,7 @@ use models::manifest::Precision;
 use runtime::pipeline::DeploymentSpec;
 use runtime::program::args::{name_of, named, positive, read_config};
 use runtime::program::shipped::DEFAULT_MODEL;
-use runtime::receipt::{LEAST_AGREEMENT, MOST_LEVEL_RATIO, MOST_MIOU_LOSS};
+use runtime::receipt::{LEAST_AGREEMENT, LEAST_FRAMES, MOST_LEVEL_RATIO, MOST_MIOU_LOSS};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{BackendArg, CollectArgs, CommonArgs, DatasetArgs, ModelArgs, QuantizeArgs, ReportArgs};
@@ -85,6 +85,8 @@ struct ReportSection {
     frames: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     compare: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_frames: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_miou_loss: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -311,6 +313,8 @@ pub struct DatasetSettings {
 /// What must hold for the receipt to vouch for the int8 network.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Limits {
+    /// Least frames that the other figures come from.
+    pub min_frames: u64,
     /// Most mIoU that int8 may lose, in points (0 to 100).
     pub max_miou_loss: f64,
     /// The same of fp16.
@@ -378,6 +382,7 @@ impl ReportSettings {
             source_frames: frames.unwrap_or(DEFAULT_SOURCE_FRAMES),
             compare: args.compare.clone().or(file.compare),
             limits: Limits {
+                min_frames: args.min_frames.or(file.min_frames).unwrap_or(LEAST_FRAMES),
                 max_miou_loss: limit(args.max_miou_loss, file.max_miou_loss, MOST_MIOU_LOSS, "max-miou-loss")?,
                 max_fp16_miou_loss: limit(
                     args.max_fp16_miou_loss,
@@ -413,6 +418,7 @@ impl ReportSettings {
                 sequences,
                 frames: self.dataset_frames,
                 compare: self.compare.clone(),
+                min_frames: Some(self.limits.min_frames),
                 max_miou_loss: Some(self.limits.max_miou_loss),
                 max_fp16_miou_loss: Some(self.limits.max_fp16_miou_loss),
                 min_agreement: Some(self.limits.min_agreement),

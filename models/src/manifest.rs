@@ -576,6 +576,13 @@ pub fn write_folder(path: &Path, mut manifest: Manifest, files: &BTreeMap<String
     ModelFolder::open(path)
 }
 
+/// Puts each in the other's place, in one step: whoever looks meanwhile finds a whole folder. False where the system or the
+/// file system cannot do that.
+fn exchange(a: &Path, b: &Path) -> bool {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).is_ok()
+}
+
 fn fill_and_swap(path: &Path, fresh: &Path, manifest: &Manifest, files: &BTreeMap<String, Vec<u8>>) -> Result<()> {
     if fresh.exists() {
         std::fs::remove_dir_all(fresh).map_err(|e| file_error("remove", fresh, e))?;
@@ -591,6 +598,9 @@ fn fill_and_swap(path: &Path, fresh: &Path, manifest: &Manifest, files: &BTreeMa
     write_atomically(&fresh.join(MANIFEST), text.as_bytes())?;
     let rename = |from: &Path, to: &Path| std::fs::rename(from, to).map_err(|e| file_error("replace", to, e));
     if path.exists() {
+        if exchange(fresh, path) {
+            return std::fs::remove_dir_all(fresh).map_err(|e| file_error("remove", fresh, e));
+        }
         let old = fresh.with_extension("old");
         rename(path, &old)?;
         if let Err(error) = rename(fresh, path) {

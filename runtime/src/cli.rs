@@ -70,6 +70,9 @@ pub struct BuildArgs {
     /// For every GPU from Ampere on instead of this one; slower.
     #[arg(long, env = "HSG_HARDWARE_COMPATIBLE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub hardware_compatible: Option<bool>,
+    /// Build int8 also where its receipt is missing, belongs to another network or says that a limit was missed.
+    #[arg(long, env = "HSG_ALLOW_UNVERIFIED", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub allow_unverified: Option<bool>,
     /// Build also where there is an engine already.
     #[arg(long, env = "HSG_FORCE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub force: Option<bool>,
@@ -130,6 +133,9 @@ pub struct ComputeArgs {
     /// How segments are looked up in the prototype bank [default: auto].
     #[arg(long, value_name = "SEARCH", env = "HSG_BANK_SEARCH")]
     pub bank_search: Option<BankSearchArg>,
+    /// Name each segment by the majority of its 20 nearest prototypes alone: the paper's protocol, for comparisons.
+    #[arg(long, env = "HSG_COUNT_VOTES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub count_votes: Option<bool>,
 }
 
 /// Arguments of `hsg run`.

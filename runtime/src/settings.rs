@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 use models::manifest::Precision;
 use retrieval::Storage;
 use runtime::backend::tensorrt::BuildOptions;
+use runtime::pipeline::names::Naming;
 use runtime::pipeline::{BankSearch, DeploymentSpec, ProcessorSpec, Resolution};
 use runtime::sink::SaveKinds;
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,8 @@ pub struct ConfigFile {
     cluster_pixels: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bank_search: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count_votes: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<RunSection>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -230,6 +233,7 @@ impl Base {
             cluster_pixels: args.cluster_pixels.or(file.cluster_pixels).unwrap_or(false),
             bank_search: named(args.bank_search, file.bank_search.as_deref(), "bank_search")?
                 .unwrap_or(BankSearchArg::Auto),
+            count_votes: args.count_votes.or(file.count_votes).unwrap_or(false),
         };
         ensure!(
             settings.refine || !settings.reference,
@@ -297,6 +301,7 @@ pub struct ComputeSettings {
     reference: bool,
     cluster_pixels: bool,
     bank_search: BankSearchArg,
+    count_votes: bool,
 }
 
 impl ComputeSettings {
@@ -308,6 +313,11 @@ impl ComputeSettings {
             (false, false, true) => Resolution::Refined,
             (false, false, false) => Resolution::Nearest,
         }
+    }
+
+    /// How segments get their classes.
+    pub fn naming(self) -> Naming {
+        if self.count_votes { Naming::Counted } else { Naming::Pooled }
     }
 
     /// How segments are looked up in the bank, as it is typed.
@@ -326,6 +336,7 @@ impl ComputeSettings {
             tracking: self.track && is_sequence,
             resolution: self.resolution(),
             bank_search,
+            naming: self.naming(),
             deadline,
             rounds: None,
         }
@@ -761,6 +772,8 @@ pub struct BuildSettings {
     /// Path or name of the model folder.
     pub model: String,
     precision: PrecisionArg,
+    /// Whether int8 is built without a receipt that vouches for it.
+    pub allow_unverified: bool,
     /// How engines are built.
     pub options: BuildOptions,
 }
@@ -777,6 +790,7 @@ impl BuildSettings {
         Ok(Self {
             model: model.unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
             precision: precision.unwrap_or(PrecisionArg::Fp16),
+            allow_unverified: args.allow_unverified.or(common.allow_unverified).unwrap_or(false),
             options: BuildOptions {
                 workspace_mebibytes: positive(args.workspace_mib.or(file.workspace_mib), "workspace-mib")?,
                 timing_cache: args.timing_cache.clone().or(file.timing_cache),
@@ -796,6 +810,7 @@ impl BuildSettings {
         ConfigFile {
             model: Some(self.model.clone()),
             precision: Some(name_of(self.precision)),
+            allow_unverified: Some(self.allow_unverified),
             build: Some(BuildSection {
                 workspace_mib: self.options.workspace_mebibytes,
                 timing_cache: self.options.timing_cache.clone(),
@@ -838,6 +853,7 @@ fn common_config(model: &ModelSettings, compute: Option<ComputeSettings>) -> Con
         reference: compute.map(|compute| compute.reference),
         cluster_pixels: compute.map(|compute| compute.cluster_pixels),
         bank_search: compute.map(|compute| name_of(compute.bank_search)),
+        count_votes: compute.map(|compute| compute.count_votes),
         ..ConfigFile::default()
     }
 }
@@ -933,7 +949,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 11 + 11 + (9 + 6) + 8 + 4 + 4, "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 12 + 11 + (9 + 6) + 8 + 4 + 4, "{value}");
     }
 
     #[test]

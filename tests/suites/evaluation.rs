@@ -250,11 +250,13 @@ fn parts_that_do_not_belong_together_are_refused() {
     part("2/2", &["--no-refine"], "coarse");
     part("2/2", &["--frames", "3"], "short");
     part("2/2", &["--bank-search", "exact"], "exact");
+    part("2/2", &["--count-votes"], "counted");
     part("2/3", &[], "third");
     let merge = |parts: &[&str]| sandbox.hsg().args(["eval", "merge"]).args(parts).assert();
     assert_refused(merge(&["one", "coarse"]), &["one", "coarse", "`resolution`", "refined", "nearest"]);
     assert_refused(merge(&["one", "short"]), &["`samples`", "4", "3"]);
     assert_refused(merge(&["one", "exact"]), &["`bank_search`", "auto", "exact"]);
+    assert_refused(merge(&["one", "counted"]), &["`naming`", "pooled", "counted"]);
     assert_refused(merge(&["one", "third"]), &["1/2", "2/3"]);
     assert_refused(merge(&["one"]), &["missing: 2", "--shard I/2"]);
     assert_refused(merge(&["one", "two", "one"]), &["part 1 of 2 is there twice"]);

@@ -20,6 +20,7 @@ mod nvrtc;
 mod onnxruntime;
 mod parity;
 mod process;
+mod stock_quantizer;
 mod suites;
 mod tensorrt;
 mod v4l2_bindings;
@@ -112,7 +113,8 @@ enum Chore {
         after_help = "Examples:\n  cargo xtask board-check\n  cargo xtask board-check --model street-r18-open --frames 500"
     )]
     BoardCheck(board::Options),
-    /// Compare the measures of `hsg eval files` with the programs whose figures they equal (fetched from PyPI into .deps/).
+    /// Compare the measures of `hsg eval files` with the programs whose figures they equal, and our int8 network with those of
+    /// ONNX Runtime's own quantiser (fetched from PyPI into .deps/).
     #[command(
         after_help = "Examples:\n  cargo xtask parity\n  cargo xtask parity --time      how long both sides take, too"
     )]

@@ -1,6 +1,7 @@
 //! `cargo xtask parity`: the measures of `hsg eval files` beside the programs whose figures they have to equal, on the same
 //! files: cityscapesScripts from PyPI, and STQ in plain numpy (`tests/fixtures/stq/reference.py`); and how long both take.
-//! And ONNX's own checker on every form of a network that `models::passes` makes.
+//! And ONNX's own checker on every form of a network that `models::passes` makes, and ONNX Runtime's own quantiser beside ours
+//! (`stock_quantizer.rs`).
 
 use std::env;
 use std::fs;
@@ -13,6 +14,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::process::{cargo, program, workspace};
+use crate::stock_quantizer;
 
 /// numpy 2.4 took away a function that cityscapesScripts 2.3.0 calls.
 const PACKAGES: [&str; 4] = ["cityscapesScripts==2.3.0", "numpy<2.4", "pillow", "onnx==1.23.2"];
@@ -106,6 +108,10 @@ pub fn run(options: &Options) -> Result<()> {
             copy(&files.prediction, &prediction, files.name, files.copies)?;
             comparison.time(&python, &truth, &prediction, runs.max(1))?;
         }
+    }
+    match data("camvid") {
+        Some(camvid) => stock_quantizer::compare(&work.join("quantizer"), &camvid)?,
+        None => println!("skipped: ONNX Runtime's quantiser: no CamVid; set HSG_DATA"),
     }
     fs::remove_dir_all(&work).with_context(|| format!("could not remove {}", work.display()))?;
     ensure!(num_different == 0, "{num_different} comparisons found other figures: they stand above");

@@ -29,6 +29,19 @@ pub struct Vote {
     pub unknown_score: f32,
 }
 
+/// What a neighbour's vote counts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Weighting {
+    /// All the same: the majority vote of the method.
+    Equal,
+    /// exp((cosine − cosine of the nearest) / temperature), so that what is closer counts more (Z. Wu et al., "Unsupervised
+    /// Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018, §3.4).
+    Similarity {
+        /// Above 0.
+        temperature: f32,
+    },
+}
+
 /// How neighbours are looked for.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Search {
@@ -385,11 +398,64 @@ impl Bank {
         out: &mut Vec<Vote>,
     ) -> Result<(), RetrievalError> {
         self.check(queries, k)?;
+        self.check_labels(num_classes)?;
+        out.clear();
+        self.search(search, queries, k, |nearest| out.extend(nearest.iter().map(|list| self.count_votes(list))))
+    }
+
+    /// The share of each class in the votes of the `k` nearest prototypes of every query, `[n, num_classes]` (each query's add
+    /// up to 1; all 0 for a query that is not finite), and the unknown scores as in [`Vote`].
+    ///
+    /// # Errors
+    /// As [`Bank::vote_by`].
+    pub fn shares_by(
+        &self,
+        search: Search,
+        weighting: Weighting,
+        (queries, k): (&[f32], usize),
+        num_classes: usize,
+        (shares, unknown_scores): (&mut Vec<f32>, &mut Vec<f32>),
+    ) -> Result<(), RetrievalError> {
+        self.check(queries, k)?;
+        self.check_labels(num_classes)?;
+        shares.clear();
+        shares.resize(queries.len() / self.dimension * num_classes, 0.0);
+        unknown_scores.clear();
+        self.search(search, queries, k, |nearest| {
+            for (list, shares) in nearest.iter().zip(shares.chunks_exact_mut(num_classes.max(1))) {
+                unknown_scores.push(self.shares_of(list.indices(), list.similarities(), weighting, shares));
+            }
+        })
+    }
+
+    /// Writes the shares of neighbours that are known already, nearest first, into `shares`, one per class, and returns the
+    /// unknown score. What is not in the bank, or has no place in `shares`, has no vote.
+    pub fn shares_of(&self, indices: &[u32], similarities: &[f32], weighting: Weighting, shares: &mut [f32]) -> f32 {
+        shares.fill(0.0);
+        let closest = similarities.first().copied().unwrap_or(0.0);
+        let mut total = 0.0;
+        for (&index, &similarity) in indices.iter().zip(similarities) {
+            let label = self.labels.get(index as usize).copied().map_or(usize::MAX, usize::from);
+            if let Some(share) = shares.get_mut(label) {
+                let weight = match weighting {
+                    Weighting::Equal => 1.0,
+                    Weighting::Similarity { temperature } => ((similarity - closest) / temperature).exp(),
+                };
+                *share += weight;
+                total += weight;
+            }
+        }
+        if total > 0.0 {
+            shares.iter_mut().for_each(|share| *share /= total);
+        }
+        unknown_score(similarities)
+    }
+
+    fn check_labels(&self, num_classes: usize) -> Result<(), RetrievalError> {
         if usize::from(self.largest_label) >= num_classes {
             return Err(RetrievalError::Label { got: self.largest_label, num_classes });
         }
-        out.clear();
-        self.search(search, queries, k, |nearest| out.extend(nearest.iter().map(|list| self.count_votes(list))))
+        Ok(())
     }
 
     fn count_votes(&self, nearest: &Neighbours) -> Vote {
@@ -405,8 +471,7 @@ impl Bank {
             }
         }
         let confidence = f32::from(votes) / nearest.len().max(1) as f32;
-        let unknown_score = nearest.similarities().first().map_or(1.0, |cosine| (1.0 - cosine).clamp(0.0, 2.0));
-        Vote { train_id, confidence, unknown_score }
+        Vote { train_id, confidence, unknown_score: unknown_score(nearest.similarities()) }
     }
 
     fn check(&self, queries: &[f32], k: usize) -> Result<(), RetrievalError> {
@@ -607,6 +672,11 @@ impl Bank {
             },
         );
     }
+}
+
+/// 1 − cosine to the nearest; 1 without any.
+fn unknown_score(similarities: &[f32]) -> f32 {
+    similarities.first().map_or(1.0, |cosine| (1.0 - cosine).clamp(0.0, 2.0))
 }
 
 /// What a bank is read from.

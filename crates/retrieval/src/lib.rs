@@ -2,7 +2,8 @@
 //!
 //! A prototype is the unit mean feature of a segment of a training image, with the label that most of its pixels have
 //! ([`majority_label`]). A segment of a new image takes the majority vote among its 20 nearest prototypes by cosine
-//! ([`Bank::vote`]; J.-J. Hwang et al., "SegSort", ICCV 2019, §3.3).
+//! ([`Bank::vote`]; J.-J. Hwang et al., "SegSort", ICCV 2019, §3.3), or what these say weighted by similarity
+//! ([`Bank::shares_by`]).
 //!
 //! The way of a search: [`bank`](self) makes tiles of the queries and parts of the prototypes → `products` multiplies them,
 //! unpacking panel after panel of what is stored (`panels`) → `nearest` keeps candidates and decides between them in 64
@@ -19,7 +20,7 @@ mod nearest;
 mod panels;
 mod products;
 
-pub use bank::{Bank, MAPPED_FROM_BYTES, Search, Vote};
+pub use bank::{Bank, MAPPED_FROM_BYTES, Search, Vote, Weighting};
 pub use builder::{BankBuilder, EncodedBank};
 pub use error::RetrievalError;
 pub use file::{FORMAT_VERSION, MAGIC, Storage};

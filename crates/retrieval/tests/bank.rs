@@ -4,7 +4,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use retrieval::{
-    Bank, BankBuilder, DEFAULT_PROBES, MAPPED_FROM_BYTES, MAX_NEIGHBOURS, RetrievalError, Search, Storage,
+    Bank, BankBuilder, DEFAULT_PROBES, MAPPED_FROM_BYTES, MAX_NEIGHBOURS, RetrievalError, Search, Storage, Weighting,
     majority_label,
 };
 use serde::Serialize;
@@ -512,6 +512,36 @@ fn votes_count_neighbours() {
         let found = vote(query, 3);
         assert_eq!((found.confidence, found.unknown_score), (0.0, 1.0));
     }
+}
+
+#[test]
+fn shares_weigh_neighbours() {
+    // Labels 3, 3, 1, 1, 2 at growing angles from the query.
+    let angles = [0.0f32, 0.1, 0.2, 0.3, 2.0];
+    let vectors: Vec<f32> = angles.iter().flat_map(|a| [a.cos(), a.sin()]).collect();
+    let labels = [3, 3, 1, 1, 2];
+    let bank = builder(2, &vectors, |i| labels[i]).finish(Storage::F32).expect("valid").to_bank().expect("valid");
+    let (mut shares, mut scores) = (Vec::new(), Vec::new());
+    let mut ask = |weighting, query: &[f32], classes| {
+        bank.shares_by(Search::Exact, weighting, (query, 4), classes, (&mut shares, &mut scores))?;
+        Ok::<_, RetrievalError>((shares.clone(), scores.clone()))
+    };
+    let (equal, scores) = ask(Weighting::Equal, &[1.0, 0.0, f32::NAN, 0.0], 4).expect("valid");
+    assert_eq!(equal, [0.0, 0.5, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0], "the second query is none");
+    assert!(scores[0].abs() < 1e-6 && scores[1] == 1.0, "{scores:?}");
+    let temperature = 0.05;
+    let (weighed, _) = ask(Weighting::Similarity { temperature }, &[2.0, 0.0], 4).expect("valid");
+    let weight = |angle: f32| ((angle.cos() - 1.0) / temperature).exp();
+    let [near, far] = [weight(0.0) + weight(0.1), weight(0.2) + weight(0.3)];
+    assert!((weighed[3] - near / (near + far)).abs() < 1e-5 && (weighed[1] - far / (near + far)).abs() < 1e-5);
+    assert_eq!((weighed[0], weighed[2]), (0.0, 0.0));
+    let error = ask(Weighting::Equal, &[1.0, 0.0], 3).expect_err("refused").to_string();
+    assert!(error.contains('3'), "{error}");
+    // Neighbours that somebody else found; one that is not in the bank has no vote.
+    let mut of_two = [9.0; 4];
+    let score = bank.shares_of(&[0, 2, 77], &[0.9, 0.8, 0.7], Weighting::Equal, &mut of_two);
+    assert_eq!(of_two, [0.0, 0.5, 0.0, 0.5]);
+    assert!((score - 0.1).abs() < 1e-6);
 }
 
 #[test]

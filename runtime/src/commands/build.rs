@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use models::manifest::Precision;
 use runtime::backend::tensorrt::{self, BuildEvent, BuildWatch, BuiltEngine};
 use runtime::program::progress::LINE_INTERVAL;
 use runtime::program::{Outcome, Printer, Signals, shipped, table};
@@ -87,6 +88,10 @@ pub fn run(settings: &BuildSettings, printer: Printer) -> anyhow::Result<Outcome
     // Where TensorRT does not work, nobody should wait for hashes.
     tensorrt::look().map_err(runtime::backend::BackendError::from)?;
     let folder = shipped::open_model(&settings.model)?;
+    if settings.precision() == Precision::Int8 && !settings.allow_unverified {
+        // Running asks the same: nobody should wait minutes for an engine that then is refused.
+        runtime::receipt::check(&folder)?;
+    }
     let watch = Watch { printer, signals: &signals, last_line: Mutex::new(Instant::now()) };
     let built = match tensorrt::build(&folder, settings.precision(), &settings.options, &watch) {
         Ok(built) => built,

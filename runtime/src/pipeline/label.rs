@@ -1,20 +1,22 @@
 //! \[F5\] Transitions → strict hierarchy, and a class for every segment by retrieval.
 //!
-//! A base segment takes the majority vote among its 20 nearest prototypes of the bank (method.md §7). On video the
+//! A base segment takes the class that its 20 nearest prototypes of the bank vote for, weighted and pooled with the segments
+//! around it (`names.rs`), or counted as in method.md §7. On video the
 //! prototype is averaged over the frames of the segment's life before it is looked up, so that a name does not go back and
-//! forth, and the vote of a segment that hardly changed is kept (`kept_votes.rs`). A group takes the
+//! forth, and the votes of a segment that hardly changed are kept (`kept_votes.rs`). A group takes the
 //! class that holds most of its pixels by its members' votes, ties to the smallest id; its confidence is the
 //! pixel-weighted share of its members' votes that went to that class by members of that class, its unknown score the
 //! pixel-weighted mean of its members'. "Pixels" are cells of the feature map here, as in the hierarchy itself.
 
 use std::sync::Arc;
 
-use retrieval::{Search, Vote};
+use retrieval::{Search, Vote, Weighting};
 use segcore::hierarchy::{Hierarchy, NONE};
 use segcore::spherical_kmeans::SegmentMap;
 
 use super::associate::{Continuity, MIN_PROTOTYPE_SIMILARITY};
 use super::kept_votes::KeptVotes;
+use super::names::{Naming, Pooling, VOTE_TEMPERATURE, best_class};
 use super::segment::dot;
 use super::{Deployment, MAX_LEVELS, StageError};
 use crate::sink::{LevelSegments, NO_SEGMENT};
@@ -29,17 +31,21 @@ pub const NEWEST_PROTOTYPE_WEIGHT: f32 = 0.5;
 pub struct LabelStage {
     deployment: Arc<Deployment>,
     search: Search,
+    naming: Naming,
     hierarchy: Hierarchy,
-    /// Prototypes of the segments that are looked up, without gaps, the slots they belong to, and what the bank says.
+    /// Prototypes of the segments that are looked up, without gaps, the slots they belong to, and what the bank says: shares
+    /// of the classes, and unknown scores.
     queries: Vec<f32>,
     asked: Vec<usize>,
-    answers: Vec<Vote>,
+    shares: Vec<f32>,
+    unknown_scores: Vec<f32>,
     kept: KeptVotes,
+    pooling: Pooling,
     /// Prototypes averaged over time, `[slots, dim]`, of unit length.
     averages: Vec<f32>,
     /// Whether a slot had pixels in the last frame.
     was_present: Vec<bool>,
-    /// Slots of the segments that exist, and their votes.
+    /// Slots of the segments that exist, and what they were named by.
     slots: Vec<usize>,
     votes: Vec<Vote>,
     /// Pixels per class of one group, and those times confidence.
@@ -48,16 +54,19 @@ pub struct LabelStage {
 }
 
 impl LabelStage {
-    /// A stage that searches the bank in this way.
-    pub fn new(deployment: Arc<Deployment>, search: Search) -> Self {
+    /// A stage that searches the bank and names segments in these ways.
+    pub fn new(deployment: Arc<Deployment>, search: Search, naming: Naming) -> Self {
         Self {
+            kept: KeptVotes::new(deployment.label_space().num_classes()),
             deployment,
             search,
+            naming,
             hierarchy: Hierarchy::new(),
             queries: Vec::new(),
             asked: Vec::new(),
-            answers: Vec::new(),
-            kept: KeptVotes::default(),
+            shares: Vec::new(),
+            unknown_scores: Vec::new(),
+            pooling: Pooling::default(),
             averages: Vec::new(),
             was_present: Vec::new(),
             slots: Vec::new(),
@@ -110,20 +119,34 @@ impl LabelStage {
         for (slot, prototype) in self.averages.chunks_exact(bank.dim()).enumerate() {
             if segments.areas[slot] > 0 {
                 self.slots.push(slot);
-                if self.kept.get(slot).is_none() {
+                if self.kept.unknown_score(slot).is_none() {
                     self.asked.push(slot);
                     self.queries.extend_from_slice(prototype);
                 }
             }
         }
         let num_classes = self.deployment.label_space().num_classes();
-        bank.vote_by(self.search, &self.queries, NUM_VOTES, num_classes, &mut self.answers)
-            .map_err(StageError::at("label"))?;
-        let answers = self.queries.chunks_exact(bank.dim()).zip(&self.answers);
-        for (&slot, (prototype, &vote)) in self.asked.iter().zip(answers) {
-            self.kept.keep(slot, prototype, vote);
+        let weighting = match self.naming {
+            Naming::Pooled => Weighting::Similarity { temperature: VOTE_TEMPERATURE },
+            Naming::Counted => Weighting::Equal,
+        };
+        let queries = (&self.queries[..], NUM_VOTES);
+        let answers = (&mut self.shares, &mut self.unknown_scores);
+        bank.shares_by(self.search, weighting, queries, num_classes, answers).map_err(StageError::at("label"))?;
+        let answers = self.shares.chunks_exact(num_classes.max(1)).zip(&self.unknown_scores);
+        for ((&slot, prototype), (shares, &score)) in
+            self.asked.iter().zip(self.queries.chunks_exact(bank.dim())).zip(answers)
+        {
+            self.kept.keep(slot, prototype, shares, score);
         }
-        self.votes.extend(self.slots.iter().filter_map(|&slot| self.kept.get(slot)));
+        let shares = match self.naming {
+            Naming::Pooled => self.pooling.run(segments, &self.averages, &self.slots, self.kept.shares(), num_classes),
+            Naming::Counted => self.kept.shares(),
+        };
+        self.votes.extend(self.slots.iter().map(|&slot| {
+            let (train_id, confidence) = best_class(&shares[slot * num_classes..(slot + 1) * num_classes]);
+            Vote { train_id, confidence, unknown_score: self.kept.unknown_score(slot).unwrap_or(1.0) }
+        }));
         Ok(())
     }
 

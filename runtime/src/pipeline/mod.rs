@@ -46,6 +46,7 @@ pub mod group;
 mod kept_votes;
 pub mod label;
 pub mod mask;
+pub mod names;
 mod processor;
 pub mod publish;
 pub mod refine;

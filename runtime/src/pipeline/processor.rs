@@ -13,6 +13,7 @@ use super::embed::EmbedStage;
 use super::group::GroupStage;
 use super::label::LabelStage;
 use super::mask::{Mask, MaskStage};
+use super::names::Naming;
 use super::refine::RefineStage;
 use super::segment::{SegmentStage, SegmentStart};
 use super::slot::FrameSlot;
@@ -59,6 +60,8 @@ pub struct ProcessorSpec {
     pub resolution: Resolution,
     /// How segments are looked up in the bank.
     pub bank_search: BankSearch,
+    /// How they get their classes from what is found there.
+    pub naming: Naming,
     /// Latency beyond which frames are computed with less care, see `degrade.rs`.
     pub deadline: Option<Duration>,
     /// Rounds of clustering instead of the model's.
@@ -110,7 +113,7 @@ impl Processor {
                 .map_err(|error| error.in_frame("", 0))?,
             group: GroupStage::new(Arc::clone(&deployment))?,
             smoother: TransitionSmoother::default(),
-            label: LabelStage::new(Arc::clone(&deployment), search),
+            label: LabelStage::new(Arc::clone(&deployment), search, spec.naming),
             associate: AssociateStage::new(deployment.level_sizes().len()),
             refine: RefineStage::default(),
             mask: None,

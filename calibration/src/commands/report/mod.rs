@@ -20,7 +20,7 @@ use calibration::CalibrationError;
 use calibration::frames::FrameSource;
 use datasets::{Dataset, DatasetKind};
 use models::files::{read_file, write_atomically};
-use models::manifest::{ModelFolder, Precision, QUANTIZATION, RECEIPT, embedding_file, grouping_file};
+use models::manifest::{BANK, ModelFolder, Precision, QUANTIZATION, RECEIPT, embedding_file, grouping_file};
 use runtime::pipeline::Deployment;
 use runtime::pipeline::summary::Machine;
 use runtime::program::{ImageProgress, Outcome, Printer, Signals, shipped};
@@ -102,6 +102,7 @@ fn report(settings: &ReportSettings, printer: Printer, signals: &Signals) -> any
             model_hash: folder.model_hash().to_owned(),
             embedding_int8_sha256: int8_sha256,
             grouping_int8_sha256: folder.manifest().files.get(&grouping_file(Precision::Int8)).cloned(),
+            bank_sha256: folder.manifest().files.get(BANK).cloned(),
             limits_missed: receipt::missed(&limits, Form::Int8),
         },
         fp16_limits_missed: receipt::missed(&limits, Form::Fp16),

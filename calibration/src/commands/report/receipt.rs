@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use models::manifest::{ModelFolder, Precision};
 use runtime::pipeline::summary::Machine;
 use runtime::program::table;
-use runtime::receipt::{AGREEMENT, LEVEL_RATIO, MIOU_LOSS, ReceiptHeader};
+use runtime::receipt::{AGREEMENT, FRAMES, LEVEL_RATIO, MIOU_LOSS, ReceiptHeader};
 use serde::Serialize;
 
 use super::forms::Form;
@@ -183,6 +183,10 @@ pub(super) fn check_limits(limits: &Limits, forms: &[FormReport]) -> Vec<LimitRe
     let find = |form: Form| forms.iter().find(|report| report.form == form.name());
     let miou = |form: Form| find(form)?.labelled.as_ref()?.miou;
     let mut checked = Vec::new();
+    if let Some(int8) = find(Form::Int8) {
+        let (least, frames) = (limits.min_frames as f64, int8.frames as f64);
+        checked.push(LimitReport::at_least(Form::Int8, FRAMES.to_owned(), least, frames));
+    }
     for (form, limit) in [(Form::Int8, limits.max_miou_loss), (Form::Fp16, limits.max_fp16_miou_loss)] {
         if let (Some(fp32), Some(of_form)) = (miou(Form::Fp32), miou(form)) {
             let what = match form {
@@ -324,7 +328,7 @@ mod tests {
         FormReport {
             form: form.name().to_owned(),
             title: String::new(),
-            frames: 1,
+            frames: 3,
             labelled: Some(labelled),
             against_fp32: (form != Form::Fp32).then_some(against),
             stability: None,
@@ -333,8 +337,13 @@ mod tests {
 
     #[test]
     fn limits_are_met_up_to_their_value_and_missed_beyond() {
-        let limits =
-            Limits { max_miou_loss: 0.25, max_fp16_miou_loss: 0.05, min_agreement: 98.5, max_level_ratio: 2.0 };
+        let limits = Limits {
+            min_frames: 3,
+            max_miou_loss: 0.25,
+            max_fp16_miou_loss: 0.05,
+            min_agreement: 98.5,
+            max_level_ratio: 2.0,
+        };
         let forms = |miou: f64, classes: f64, level: f64| {
             [
                 form(Form::Fp32, 0.5, 1.0, 1.0),
@@ -345,13 +354,16 @@ mod tests {
         };
         let missed = |miou, classes, level| -> Vec<String> {
             let checked = check_limits(&limits, &forms(miou, classes, level));
-            assert_eq!(checked.len(), 4);
+            assert_eq!(checked.len(), 5);
             checked.iter().filter(|limit| !limit.met).map(LimitReport::text).collect()
         };
         assert!(missed(0.498, 0.986, 0.5).is_empty());
         assert!(missed(0.497, 0.99, 0.9)[0].contains("mIoU that int8 loses"));
         assert!(missed(0.5, 0.984, 0.9)[0].contains("class of fp32"));
         assert!(missed(0.5, 0.99, 0.49)[0].contains("level 0"));
+        let mut few = forms(0.5, 1.0, 1.0);
+        few[3].frames = 2;
+        assert!(super::missed(&check_limits(&limits, &few), Form::Int8)[0].contains("at least 3 expected, got 2"));
         // What fp16 loses is not held against int8.
         let mut worse_fp16 = forms(0.5, 1.0, 1.0);
         worse_fp16[2] = form(Form::Fp16, 0.4, 1.0, 1.0);

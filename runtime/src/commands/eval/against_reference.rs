@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use evaluation::{Agreement, AgreementResult, AgreementShares, ConfusionMatrix};
+use runtime::pipeline::names::Naming;
 use runtime::pipeline::slot::FrameSlot;
 use runtime::pipeline::{Deployment, Processor, ProcessorSpec, Resolution};
 use runtime::sink::{NO_SEGMENT, SegmentedFrame, StageNanos};
@@ -108,12 +109,16 @@ struct TimeReport {
 }
 
 impl AgainstReference {
-    /// A reference for a model; `classes` are those that are measured.
+    /// A reference for a model, named in the same way as the deployed segments; `classes` are those that are measured.
     ///
     /// # Errors
     /// When the backend has no session to give.
-    pub(super) fn new(deployment: &Arc<Deployment>, classes: Option<&MeasuredClasses>) -> anyhow::Result<Self> {
-        let spec = ProcessorSpec { resolution: Resolution::Reference, ..ProcessorSpec::default() };
+    pub(super) fn new(
+        deployment: &Arc<Deployment>,
+        naming: Naming,
+        classes: Option<&MeasuredClasses>,
+    ) -> anyhow::Result<Self> {
+        let spec = ProcessorSpec { resolution: Resolution::Reference, naming, ..ProcessorSpec::default() };
         let rounds = Some(2 * deployment.manifest().kmeans.rounds);
         let continued = ProcessorSpec { resolution: Resolution::Pixels, rounds, ..spec };
         let confusion = classes.map(|classes| ConfusionMatrix::new(classes.num_classes())).transpose()?;

@@ -37,6 +37,8 @@ pub(super) struct Identity {
     pub(super) track: bool,
     /// How segments were looked up in the bank: auto, exact or approximate.
     pub(super) bank_search: String,
+    /// How segments got their classes: pooled or counted.
+    pub(super) naming: String,
     /// The classes that are measured.
     pub(super) label_space: LabelSpace,
     /// How the classes of the model and the data set were compared; none where they are the same.
@@ -58,6 +60,8 @@ pub(super) struct Evaluation {
     precision: String,
     /// How labels got to pixels: refined, nearest or reference.
     resolution: String,
+    /// How segments got their classes: pooled or counted.
+    naming: String,
     /// Whether any sequence was tracked.
     track: bool,
     /// Frame numbers that the data set lacks within the sequences.
@@ -97,6 +101,7 @@ impl Evaluation {
             backend: identity.backend.clone(),
             precision: identity.precision.clone(),
             resolution: identity.resolution.clone(),
+            naming: identity.naming.clone(),
             track: sums.tracked,
             missing_frames: identity.missing_frames,
             classes,
@@ -120,7 +125,7 @@ impl Evaluation {
     /// One line: what was measured.
     pub(super) fn subject(&self) -> String {
         format!(
-            "{} {}, {} frames, model {}, {} ({}), labels {}, tracking {}",
+            "{} {}, {} frames, model {}, {} ({}), labels {}, names {}, tracking {}",
             self.dataset,
             self.split,
             self.frames,
@@ -128,6 +133,7 @@ impl Evaluation {
             self.backend.name,
             self.precision,
             self.resolution,
+            self.naming,
             if self.track { "on" } else { "off" }
         )
     }

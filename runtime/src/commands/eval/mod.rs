@@ -31,6 +31,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use anyhow::{Context as _, ensure};
 use datasets::{Annotation, Dataset, DatasetError, DatasetKind, FrameGap, SampleEntry};
+use runtime::pipeline::names::Naming;
 use runtime::pipeline::slot::FrameSlot;
 use runtime::pipeline::summary::{BackendSummary, Machine};
 use runtime::pipeline::{Deployment, Processor, Resolution};
@@ -103,7 +104,7 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
         writer: settings.save_predictions.as_deref().map(|folder| PredictionWriter::new(folder, kind, &label_space)),
         reference: settings
             .against_reference
-            .then(|| AgainstReference::new(&deployment, classes.as_ref()))
+            .then(|| AgainstReference::new(&deployment, settings.compute.naming(), classes.as_ref()))
             .transpose()?,
         mapped: classes.as_ref().filter(|_| is_mapped),
         classes: classes.as_ref(),
@@ -277,6 +278,11 @@ fn identity(
         .to_owned(),
         track: settings.compute.track,
         bank_search: settings.compute.bank_search(),
+        naming: match settings.compute.naming() {
+            Naming::Pooled => "pooled",
+            Naming::Counted => "counted",
+        }
+        .to_owned(),
         label_space,
         label_mapping,
         missing_frames: dataset.gaps().iter().map(FrameGap::num_missing).sum(),

@@ -92,6 +92,7 @@ pub(super) fn report(
         ("backend", format!("{} {}", identity.backend.name, identity.backend.version)),
         ("precision", identity.precision.clone()),
         ("labels to pixels", identity.resolution.clone()),
+        ("names", identity.naming.clone()),
         ("tracking", if identity.track { "sequences of at least 5 Hz" } else { "off" }.to_owned()),
         ("classes", identity.label_space.name.clone()),
         ("processor", identity.machine.cpu.clone()),
