@@ -127,6 +127,9 @@ pub struct ComputeArgs {
     /// How segments are looked up in the prototype bank [default: auto].
     #[arg(long, value_name = "SEARCH", env = "HSG_BANK_SEARCH")]
     pub bank_search: Option<BankSearchArg>,
+    /// Run the stages between the networks on the CPU, also where the networks run on a GPU: to compare.
+    #[arg(long, env = "HSG_HOST_STAGES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub host_stages: Option<bool>,
 }
 
 /// Arguments of `hsg run`.

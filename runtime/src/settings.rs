@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 use models::manifest::Precision;
 use retrieval::Storage;
 use runtime::backend::tensorrt::BuildOptions;
-use runtime::pipeline::{BankSearch, DeploymentSpec, ProcessorSpec, Resolution};
+use runtime::pipeline::{BankSearch, DeploymentSpec, Placement, ProcessorSpec, Resolution};
 use runtime::sink::SaveKinds;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,8 @@ pub struct ConfigFile {
     reference: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bank_search: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_stages: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<RunSection>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -227,6 +229,7 @@ impl Base {
             reference: args.reference.or(file.reference).unwrap_or(false),
             bank_search: named(args.bank_search, file.bank_search.as_deref(), "bank_search")?
                 .unwrap_or(BankSearchArg::Auto),
+            host_stages: args.host_stages.or(file.host_stages).unwrap_or(false),
         };
         ensure!(
             settings.refine || !settings.reference,
@@ -288,6 +291,7 @@ pub struct ComputeSettings {
     refine: bool,
     reference: bool,
     bank_search: BankSearchArg,
+    host_stages: bool,
 }
 
 impl ComputeSettings {
@@ -312,7 +316,9 @@ impl ComputeSettings {
             BankSearchArg::Exact => BankSearch::Exact,
             BankSearchArg::Approximate => BankSearch::Approximate,
         };
-        ProcessorSpec { tracking: self.track && is_sequence, resolution: self.resolution(), bank_search, deadline }
+        let placement = if self.host_stages { Placement::Host } else { Placement::Auto };
+        let tracking = self.track && is_sequence;
+        ProcessorSpec { placement, tracking, resolution: self.resolution(), bank_search, deadline }
     }
 }
 
@@ -821,6 +827,7 @@ fn common_config(model: &ModelSettings, compute: Option<ComputeSettings>) -> Con
         refine: compute.map(|compute| compute.refine),
         reference: compute.map(|compute| compute.reference),
         bank_search: compute.map(|compute| name_of(compute.bank_search)),
+        host_stages: compute.map(|compute| compute.host_stages),
         ..ConfigFile::default()
     }
 }

@@ -136,7 +136,8 @@ impl PositionAxes {
     }
 }
 
-fn fill_axis(axis: &mut Vec<(usize, f32)>, cells: usize, extent: usize) {
+/// Per cell of an axis the lower entry of a position table with `extent` entries, and the weight of the next one.
+pub(super) fn fill_axis(axis: &mut Vec<(usize, f32)>, cells: usize, extent: usize) {
     axis.clear();
     axis.extend((0..cells).map(|cell| {
         if cells <= 1 || extent <= 1 {

@@ -15,6 +15,9 @@
 //! which each stage uses all; the thread that began the stream (`hsg-compute`) waits for its end. Capture of the next and
 //! publishing of the last frame go on meanwhile. No thread begins or ends with a frame.
 //!
+//! **On a GPU.** Where TensorRT runs the networks, preprocess to group and refine run there too, as one chain (`device.rs`,
+//! `backend/tensorrt/frame.rs`); label and associate go on here meanwhile.
+//!
 //! **Queues.** [`slot`]: a fixed number of slots goes round through three bounded queues (free, ready, done), so memory
 //! is bounded, and the slots' buffers and those of the stages are kept from frame to frame. What a library makes anew
 //! for every frame is let go with it: a decoded picture (image folders), the tensors of a network's run (`cpu.rs`),
@@ -41,6 +44,11 @@ pub mod associate;
 mod capture;
 pub mod degrade;
 mod deployment;
+#[cfg(feature = "tensorrt")]
+mod device;
+#[cfg(not(feature = "tensorrt"))]
+#[path = "device_absent.rs"]
+mod device;
 pub mod embed;
 pub mod group;
 mod kept_votes;
@@ -62,7 +70,7 @@ use std::time::{Duration, Instant};
 
 pub use deployment::{Deployment, DeploymentSpec};
 pub use kept_votes::MIN_KEPT_SIMILARITY;
-pub use processor::{BankSearch, Processor, ProcessorSpec};
+pub use processor::{BankSearch, Placement, Processor, ProcessorSpec};
 pub use refine::Resolution;
 
 use crate::backend::BackendError;

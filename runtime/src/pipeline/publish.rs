@@ -72,6 +72,8 @@ pub struct Measurements {
     pub looked_up: u64,
     /// Base segments that were named.
     pub named: u64,
+    /// Frames whose pixels were computed on a GPU, and those of them that were started as a CUDA graph.
+    pub on_device: (u64, u64),
     /// Per level, Σ segments present.
     pub segments: Vec<u64>,
     /// Frames at each step of [`super::degrade::LADDER`], and the time from the frame before to them, nanoseconds.
@@ -197,6 +199,10 @@ fn publish_all(
         measured.network.add(slot.network_nanos);
         measured.looked_up += slot.lookups.0 as u64;
         measured.named += slot.lookups.1 as u64;
+        if let Some(on_device) = slot.on_device {
+            measured.on_device.0 += 1;
+            measured.on_device.1 += u64::from(on_device.graph);
+        }
         measured.segments.resize(output.levels.len(), 0);
         for (sum, level) in measured.segments.iter_mut().zip(&output.levels) {
             *sum += level.segments.iter().filter(|segment| segment.present).count() as u64;

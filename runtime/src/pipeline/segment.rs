@@ -33,8 +33,30 @@ pub struct SegmentStage {
     upsampled: EmbeddingMap,
     /// Size of the last frame, and of its feature map; none before the first.
     previous_size: Option<(ImageSize, (usize, usize))>,
+    cuts: SceneCuts,
+}
+
+/// What tells a scene cut: a jump of the distance to the last frame's prototypes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SceneCuts {
     /// Running mean of the distance of warm frames.
     usual_distance: f32,
+}
+
+impl SceneCuts {
+    /// Whether a frame at this distance from the last one's prototypes is of another scene.
+    pub(super) fn is_cut(&self, distance: f32) -> bool {
+        is_cut(distance, self.usual_distance)
+    }
+
+    /// Takes note of a frame: its distance when it went on from the last one. The first frame after a start sets the scale by
+    /// `own`, the distance of cells to their own segments; the next frame will hardly be closer than that.
+    pub(super) fn observe(&mut self, distance: Option<f32>, own: impl FnOnce() -> f32) {
+        match distance {
+            Some(distance) => self.usual_distance += RUNNING_WEIGHT * (distance - self.usual_distance),
+            None => self.usual_distance = own(),
+        }
+    }
 }
 
 /// How a frame was clustered.
@@ -66,7 +88,7 @@ impl SegmentStage {
             resolution,
             upsampled: EmbeddingMap::default(),
             previous_size: None,
-            usual_distance: 0.0,
+            cuts: SceneCuts::default(),
         })
     }
 
@@ -91,7 +113,7 @@ impl SegmentStage {
             self.kmeans.carry_over(cells.0, cells.1);
         }
         let distance = comparable.then(|| distance_to_segments(embedding, &self.map));
-        let cut = distance.is_some_and(|distance| is_cut(distance, self.usual_distance));
+        let cut = distance.is_some_and(|distance| self.cuts.is_cut(distance));
         let from_grid = cut || !comparable;
         let start = if from_grid { Start::Grid } else { Start::Warm };
         match self.resolution {
@@ -105,13 +127,13 @@ impl SegmentStage {
         }
         .map_err(StageError::at("segment"))?;
         self.previous_size = Some((plan.source, cells));
-        self.usual_distance = match distance {
-            Some(distance) if !cut => self.usual_distance + RUNNING_WEIGHT * (distance - self.usual_distance),
-            // The first frame after a start sets the scale: the distance of cells to their own segments. The next
-            // frame will hardly be closer than that.
-            _ => distance_to_segments(embedding, &self.map),
-        };
+        self.cuts.observe(distance.filter(|_| !cut), || distance_to_segments(embedding, &self.map));
         Ok(SegmentStart { from_grid, cut, distance })
+    }
+
+    /// Pixels of the resized frame per cell.
+    pub fn stride(&self) -> usize {
+        self.stride
     }
 
     /// Makes at most this many rounds from now on.

@@ -25,6 +25,15 @@ pub struct FrameSlot {
     pub network_nanos: u64,
     /// Segments that were looked up in the bank, and those that were named.
     pub lookups: (usize, usize),
+    /// How its pixels were computed on a GPU; none on the CPU.
+    pub on_device: Option<OnDevice>,
+}
+
+/// How a frame was computed on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnDevice {
+    /// Whether frames that follow one another are started as a CUDA graph.
+    pub graph: bool,
 }
 
 impl Default for FrameSlot {
@@ -37,6 +46,7 @@ impl Default for FrameSlot {
             counted_from: now,
             network_nanos: 0,
             lookups: (0, 0),
+            on_device: None,
         }
     }
 }

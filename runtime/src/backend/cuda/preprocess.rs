@@ -68,7 +68,8 @@ pub struct Preprocess<E: Executor> {
     column_starts: Memory<E::Buffer, u32>,
     column_weights: Memory<E::Buffer, f32>,
     frame: Memory<E::Buffer, u8>,
-    output: Output<E::Buffer>,
+    /// None where somebody else has the memory.
+    output: Option<Output<E::Buffer>>,
 }
 
 impl<E: Executor> Preprocess<E> {
@@ -84,6 +85,34 @@ impl<E: Executor> Preprocess<E> {
         stride: usize,
         half: bool,
     ) -> Result<Self, BackendError> {
+        let mut made = Self::without_output(executor, spec, source, format, stride)?;
+        let len = 3 * made.plan.padded.num_pixels();
+        if half {
+            made.kernel = match format {
+                FrameFormat::Gray8 => Kernel::PreprocessGrayHalf,
+                FrameFormat::Rgb8 => Kernel::PreprocessRgbHalf,
+                FrameFormat::Yuyv => Kernel::PreprocessYuyvHalf,
+                FrameFormat::Nv12 => Kernel::PreprocessNv12Half,
+            };
+        }
+        made.output = Some(match half {
+            true => Output::Half(Memory::zeros(executor, len)?),
+            false => Output::Float(Memory::zeros(executor, len)?),
+        });
+        Ok(made)
+    }
+
+    /// The same, float, for an output in memory that the caller has ([`Preprocess::run_to`]).
+    ///
+    /// # Errors
+    /// As [`Preprocess::new`].
+    pub fn without_output(
+        executor: &E,
+        spec: &PreprocessSpec,
+        source: ImageSize,
+        format: FrameFormat,
+        stride: usize,
+    ) -> Result<Self, BackendError> {
         let same = Preprocessor::new(spec, source)
             .map_err(|error| BackendError::new(BackendErrorKind::Run, error.to_string()))?;
         let plan = *same.plan();
@@ -97,15 +126,11 @@ impl<E: Executor> Preprocess<E> {
         int("bytes of a frame", format.frame_bytes(source, stride))?;
         int("values of the output", same.output_len())?;
         let (gain, bias) = same.gain_and_bias();
-        let kernel = match (format, half) {
-            (FrameFormat::Gray8, false) => Kernel::PreprocessGray,
-            (FrameFormat::Rgb8, false) => Kernel::PreprocessRgb,
-            (FrameFormat::Yuyv, false) => Kernel::PreprocessYuyv,
-            (FrameFormat::Nv12, false) => Kernel::PreprocessNv12,
-            (FrameFormat::Gray8, true) => Kernel::PreprocessGrayHalf,
-            (FrameFormat::Rgb8, true) => Kernel::PreprocessRgbHalf,
-            (FrameFormat::Yuyv, true) => Kernel::PreprocessYuyvHalf,
-            (FrameFormat::Nv12, true) => Kernel::PreprocessNv12Half,
+        let kernel = match format {
+            FrameFormat::Gray8 => Kernel::PreprocessGray,
+            FrameFormat::Rgb8 => Kernel::PreprocessRgb,
+            FrameFormat::Yuyv => Kernel::PreprocessYuyv,
+            FrameFormat::Nv12 => Kernel::PreprocessNv12,
         };
         Ok(Self {
             plan,
@@ -119,11 +144,7 @@ impl<E: Executor> Preprocess<E> {
             column_starts: Memory::of(executor, same.columns().starts())?,
             column_weights: Memory::of(executor, same.columns().weights())?,
             frame: Memory::zeros(executor, format.frame_bytes(source, stride))?,
-            output: if half {
-                Output::Half(Memory::zeros(executor, same.output_len())?)
-            } else {
-                Output::Float(Memory::zeros(executor, same.output_len())?)
-            },
+            output: None,
         })
     }
 
@@ -135,8 +156,9 @@ impl<E: Executor> Preprocess<E> {
     /// Bytes that a run moves: the frame and the output once each.
     pub fn moved_bytes(&self) -> usize {
         let output = match &self.output {
-            Output::Float(output) => output.len() * 4,
-            Output::Half(output) => output.len() * 2,
+            Some(Output::Half(output)) => output.len() * 2,
+            Some(Output::Float(output)) => output.len() * 4,
+            None => 3 * self.plan.padded.num_pixels() * 4,
         };
         self.frame.len() + output
     }
@@ -150,11 +172,36 @@ impl<E: Executor> Preprocess<E> {
         self.frame.upload(executor, frame)
     }
 
+    /// The frame on the device, to be written.
+    pub const fn frame_mut(&mut self) -> &mut Memory<E::Buffer, u8> {
+        &mut self.frame
+    }
+
     /// Starts the kernel on the frame on the device.
     ///
     /// # Errors
-    /// When it cannot start.
+    /// When it cannot start, or the output is somebody else's.
     pub fn run(&mut self, executor: &E) -> Result<(), BackendError> {
+        match &self.output {
+            Some(Output::Float(output)) => self.launch(executor, output.argument()),
+            Some(Output::Half(output)) => self.launch(executor, output.argument()),
+            None => Err(unsupported("preprocessing has no output of its own".to_owned())),
+        }
+    }
+
+    /// The same, into `output`, `[3, H, W]`.
+    ///
+    /// # Errors
+    /// When it has another length, or the kernel cannot start.
+    pub fn run_to(&mut self, executor: &E, output: &Memory<E::Buffer, f32>) -> Result<(), BackendError> {
+        expect_len("the network's input", 3 * self.plan.padded.num_pixels(), output.len())?;
+        if matches!(self.output, Some(Output::Half(_))) {
+            return Err(unsupported("preprocessing was made for halves".to_owned()));
+        }
+        self.launch(executor, output.argument())
+    }
+
+    fn launch(&self, executor: &E, output: Argument<'_, E::Buffer>) -> Result<(), BackendError> {
         let ResizePlan { source, content, padded } = self.plan;
         let [g0, g1, g2] = self.gain.map(Argument::Float);
         let [b0, b1, b2] = self.bias.map(Argument::Float);
@@ -178,14 +225,11 @@ impl<E: Executor> Preprocess<E> {
             b0,
             b1,
             b2,
-            match &self.output {
-                Output::Float(output) => output.argument(),
-                Output::Half(output) => output.argument(),
-            },
+            output,
         ];
         let num_threads = padded.num_pixels() / 4;
-        // SAFETY: the arguments are those of `preprocess_*`; `new` made frame, tables and output of the lengths that these
-        // sizes say, and taps end within the frame (`Axis`).
+        // SAFETY: the arguments are those of `preprocess_*`; frame and tables have the lengths that these sizes say, the
+        // output has room for `padded`, and taps end within the frame (`Axis`).
         unsafe { executor.launch(self.kernel, [num_threads.div_ceil(128) as u32, 1], 128, &arguments) }
     }
 
@@ -195,19 +239,23 @@ impl<E: Executor> Preprocess<E> {
     /// When the device is lost.
     pub fn poison(&mut self, executor: &E) -> Result<(), BackendError> {
         match &mut self.output {
-            Output::Float(output) => output.fill(executor, 0xff),
-            Output::Half(output) => output.fill(executor, 0xff),
+            Some(Output::Float(output)) => output.fill(executor, 0xff),
+            Some(Output::Half(output)) => output.fill(executor, 0xff),
+            None => Ok(()),
         }
     }
 
-    /// Reads the output, `[3, H, W]`.
+    /// Reads the output, `[3, H, W]`; empty where it is somebody else's.
     ///
     /// # Errors
     /// When a kernel failed.
     pub fn download(&self, executor: &E) -> Result<Vec<f32>, BackendError> {
         Ok(match &self.output {
-            Output::Float(output) => output.to_vec(executor, output.len())?,
-            Output::Half(output) => output.to_vec(executor, output.len())?.iter().map(|value| value.to_f32()).collect(),
+            Some(Output::Float(output)) => output.to_vec(executor, output.len())?,
+            Some(Output::Half(output)) => {
+                output.to_vec(executor, output.len())?.iter().map(|value| value.to_f32()).collect()
+            }
+            None => Vec::new(),
         })
     }
 }
