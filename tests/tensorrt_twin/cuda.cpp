@@ -8,7 +8,8 @@
 // FAKE_CUDA_NAME   the device's name
 // FAKE_CUDA_FREE   bytes of free memory (4 GiB)
 // FAKE_CUDA_FAIL   what goes wrong: alloc (its memory is full), copy (it is lost: waiting fails), launch (a kernel does not
-//                  start), capture (a graph cannot be made). `launch:200-250`: from the 200th to the 250th call alone.
+//                  start), capture (a graph cannot be made), graph (it does not start)
+// FAKE_CUDA_FAIL_FILE  a file that says the same, for as long as it does
 // FAKE_CUDA_TRACE  a file that gets a line for each graph captured and launched
 #include <cstdint>
 #include <cstdio>
@@ -75,21 +76,18 @@ std::map<const char*, size_t> page_locked;
 Stream* capturing = nullptr;
 int num_launched = 0;
 
-// Whether the call of this kind that is made now fails.
+// Whether calls of this kind fail at present.
 bool fails(const char* what)
 {
-    static std::map<std::string, long> calls;
     const char* value = std::getenv("FAKE_CUDA_FAIL");
-    const size_t length = std::strlen(what);
-    if (value == nullptr || std::strncmp(value, what, length) != 0)
-        return false;
-    if (value[length] == 0)
-        return true;
-    long first = 0, last = 0;
-    if (std::sscanf(value + length, ":%ld-%ld", &first, &last) != 2)
-        return false;
-    const long number = ++calls[what];
-    return first <= number && number <= last;
+    char text[32] = {};
+    if (const char* path = std::getenv("FAKE_CUDA_FAIL_FILE"))
+        if (FILE* file = std::fopen(path, "r")) {
+            text[std::fread(text, 1, sizeof text - 1, file)] = 0;
+            std::fclose(file);
+            value = text;
+        }
+    return value != nullptr && std::strcmp(value, what) == 0;
 }
 
 void trace(const char* line)
@@ -376,7 +374,7 @@ int cuGraphExecDestroy(void* instance) { delete static_cast<Graph*>(instance); r
 int cuGraphLaunch(void* instance, void* stream)
 {
     Guard guard(one_call);
-    if (fails("launch"))
+    if (fails("graph"))
         return LOST;
     trace("graph");
     for (const Work& work : static_cast<Graph*>(instance)->work)

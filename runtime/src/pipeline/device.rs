@@ -6,9 +6,10 @@
 //! after the frame was clustered from the last one's centroids, not before: it is then clustered again from the grid, which
 //! nothing of the first attempt reaches.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
+use retrieval::{Bank, Search, Vote};
 use segcore::embedding::EmbeddingMap;
 use segcore::image::{Frame, ImageSize, PixelFormat};
 use segcore::preprocess::ResizePlan;
@@ -16,10 +17,12 @@ use segcore::spherical_kmeans::{SegmentMap, Start};
 
 use super::embed::scaled;
 use super::group::fill_axis;
+use super::label::NUM_VOTES;
 use super::mask::MaskStage;
 use super::refine::RefineStage;
 use super::segment::{SceneCuts, SegmentStart};
 use super::{Deployment, MAX_LEVELS, Resolution, StageError, nanos_since};
+use crate::backend::cuda::{Buffer, DeviceBank, DeviceSearch, Nearest};
 use crate::backend::tensorrt::frame::{DeviceFrame, FrameGeometry};
 use crate::error::PipelineError;
 
@@ -218,5 +221,83 @@ impl DeviceStages {
     /// Whether warm frames are started as a CUDA graph.
     pub fn has_graph(&self) -> bool {
         self.frame.has_graph()
+    }
+}
+
+/// Most of the device's free memory that a bank may take.
+const BANK_SHARE: f64 = 0.5;
+
+/// The bank on the device, one for all streams of a deployment, as long as one of them uses it.
+#[derive(Default)]
+pub struct SharedBank(Mutex<Weak<DeviceBank<Buffer>>>);
+
+/// Segments looked up on the GPU.
+pub struct Lookup {
+    search: DeviceSearch,
+    /// Votes of one query that the kernel was not sure of.
+    doubtful: Vec<Vote>,
+}
+
+impl Lookup {
+    /// A search on a stream beside that of `stages`. None, which is said, where the bank has no kernel or does not fit the
+    /// GPU's memory; none without a bank, or when it is to be searched by its index.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn new(deployment: &Deployment, stages: &DeviceStages, search: Search) -> Result<Option<Self>, PipelineError> {
+        let Some(bank) = deployment.bank().filter(|bank| search == Search::Exact && !bank.is_empty()) else {
+            return Ok(None);
+        };
+        let cuda = stages.frame.cuda();
+        // Nobody panics while holding it; an old bank is as good as a new one.
+        let mut shared = deployment.device_bank.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let on_device = match shared.upgrade() {
+            Some(on_device) => on_device,
+            None => {
+                let (needed, free) = (DeviceBank::<Buffer>::needed_bytes(bank), cuda.free_bytes()?);
+                let lack = DeviceBank::<Buffer>::lack(bank).or_else(|| {
+                    let (needed, free) = (needed as f64 / 1e6, free as f64 / 1e6);
+                    (needed > BANK_SHARE * free)
+                        .then(|| format!("it takes {needed:.0} MB, and {free:.0} MB of the GPU's memory are free"))
+                });
+                if let Some(lack) = lack {
+                    log::warn!("{}: the bank is searched on the CPU: {lack}", bank.path().display());
+                    return Ok(None);
+                }
+                let on_device = Arc::new(DeviceBank::new(cuda, bank)?);
+                *shared = Arc::downgrade(&on_device);
+                on_device
+            }
+        };
+        let sizes = (deployment.manifest().num_slots(), bank.dim(), NUM_VOTES);
+        Ok(Some(Self { search: DeviceSearch::new(cuda, on_device, sizes)?, doubtful: Vec::new() }))
+    }
+
+    /// The votes of queries `[n, dim]`, the same as [`Bank::vote_by`]'s: the neighbours are, in order.
+    ///
+    /// # Errors
+    /// When the GPU fails, or the bank has more classes.
+    pub fn votes(
+        &mut self,
+        bank: &Bank,
+        queries: &[f32],
+        num_classes: usize,
+        votes: &mut Vec<Vote>,
+    ) -> Result<(), StageError> {
+        // Whether the bank is what it was, and its labels are classes.
+        bank.vote_by(Search::Exact, &[], NUM_VOTES, num_classes, votes).map_err(StageError::at("label"))?;
+        let Self { search, doubtful } = self;
+        let mut failed = None;
+        search.nearest(queries, queries.len() / bank.dim(), |query, nearest| match nearest {
+            Nearest::Found(indices, similarities) => votes.push(bank.vote_of(indices, similarities)),
+            Nearest::Doubtful => {
+                let query = &queries[query * bank.dim()..][..bank.dim()];
+                match bank.vote_by(Search::Exact, query, NUM_VOTES, num_classes, doubtful) {
+                    Ok(()) => votes.append(doubtful),
+                    Err(error) => failed = Some(error),
+                }
+            }
+        })?;
+        failed.map_or(Ok(()), |error| Err(StageError::new("label", error)))
     }
 }

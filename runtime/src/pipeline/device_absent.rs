@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use retrieval::{Bank, Search, Vote};
 use segcore::embedding::EmbeddingMap;
 use segcore::image::Frame;
 use segcore::spherical_kmeans::SegmentMap;
@@ -76,6 +77,27 @@ impl DeviceStages {
     }
 
     pub fn has_graph(&self) -> bool {
+        match *self {}
+    }
+}
+
+/// A bank that is on no device.
+#[derive(Default)]
+pub struct SharedBank;
+
+/// A search that there cannot be.
+pub enum Lookup {}
+
+impl Lookup {
+    /// There is none.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn new(_: &Deployment, stages: &DeviceStages, _: Search) -> Result<Option<Self>, PipelineError> {
+        match *stages {}
+    }
+
+    pub fn votes(&mut self, _: &Bank, _: &[f32], _: usize, _: &mut Vec<Vote>) -> Result<(), StageError> {
         match *self {}
     }
 }

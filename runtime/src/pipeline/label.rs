@@ -14,6 +14,7 @@ use segcore::hierarchy::{Hierarchy, NONE};
 use segcore::spherical_kmeans::SegmentMap;
 
 use super::associate::{Continuity, MIN_PROTOTYPE_SIMILARITY};
+use super::device::Lookup;
 use super::kept_votes::KeptVotes;
 use super::segment::dot;
 use super::{Deployment, MAX_LEVELS, StageError};
@@ -29,6 +30,8 @@ pub const NEWEST_PROTOTYPE_WEIGHT: f32 = 0.5;
 pub struct LabelStage {
     deployment: Arc<Deployment>,
     search: Search,
+    /// The bank on a GPU, where the stream's pixels are.
+    on_device: Option<Lookup>,
     hierarchy: Hierarchy,
     /// Prototypes of the segments that are looked up, without gaps, the slots they belong to, and what the bank says.
     queries: Vec<f32>,
@@ -53,6 +56,7 @@ impl LabelStage {
         Self {
             deployment,
             search,
+            on_device: None,
             hierarchy: Hierarchy::new(),
             queries: Vec::new(),
             asked: Vec::new(),
@@ -65,6 +69,16 @@ impl LabelStage {
             class_areas: Vec::new(),
             class_confidences: Vec::new(),
         }
+    }
+
+    /// Looks segments up on a GPU from now on, or on the CPU again; the votes are the same.
+    pub(super) fn set_lookup(&mut self, on_device: Option<Lookup>) {
+        self.on_device = on_device;
+    }
+
+    /// Whether segments are looked up on a GPU.
+    pub(super) fn looks_up_on_device(&self) -> bool {
+        self.on_device.is_some()
     }
 
     /// Builds the hierarchy and writes parents, classes, confidences and unknown scores into `levels`.
@@ -117,8 +131,12 @@ impl LabelStage {
             }
         }
         let num_classes = self.deployment.label_space().num_classes();
-        bank.vote_by(self.search, &self.queries, NUM_VOTES, num_classes, &mut self.answers)
-            .map_err(StageError::at("label"))?;
+        match &mut self.on_device {
+            Some(lookup) => lookup.votes(bank, &self.queries, num_classes, &mut self.answers)?,
+            None => bank
+                .vote_by(self.search, &self.queries, NUM_VOTES, num_classes, &mut self.answers)
+                .map_err(StageError::at("label"))?,
+        }
         let answers = self.queries.chunks_exact(bank.dim()).zip(&self.answers);
         for (&slot, (prototype, &vote)) in self.asked.iter().zip(answers) {
             self.kept.keep(slot, prototype, vote);

@@ -10,7 +10,7 @@ use segcore::spherical_kmeans::SegmentMap;
 
 use super::associate::{AssociateStage, Continuity};
 use super::degrade::{Deadline, LADDER, Step as LadderStep};
-use super::device::DeviceStages;
+use super::device::{DeviceStages, Lookup};
 use super::embed::EmbedStage;
 use super::group::GroupStage;
 use super::label::LabelStage;
@@ -90,6 +90,7 @@ struct Stages {
     pixels: PixelStages,
     smoother: TransitionSmoother,
     label: LabelStage,
+    search: Search,
     associate: AssociateStage,
     mask: Option<MaskStage>,
     deadline: Option<Deadline>,
@@ -133,10 +134,14 @@ impl Processor {
             .build()
             .map_err(|error| PipelineError::Spawn { source: std::io::Error::other(error) })?;
         let search = spec.bank_search.resolve(&deployment)?;
+        let pixels = PixelStages::new(&deployment, spec)?;
+        let mut label = LabelStage::new(Arc::clone(&deployment), search);
+        label.set_lookup(pixels.lookup(&deployment, search)?);
         let stages = Stages {
-            pixels: PixelStages::new(&deployment, spec)?,
+            pixels,
             smoother: TransitionSmoother::default(),
-            label: LabelStage::new(Arc::clone(&deployment), search),
+            label,
+            search,
             associate: AssociateStage::new(deployment.level_sizes().len()),
             mask: None,
             deadline: spec.deadline.map(Deadline::new),
@@ -171,7 +176,7 @@ impl Processor {
     /// Starts afresh after an error, with new sessions where the backend has some to give.
     pub fn recover(&mut self) {
         self.restart(self.stages.spec.tracking);
-        let Stages { pixels, deployment, spec, .. } = &mut self.stages;
+        let Stages { pixels, label, search, deployment, spec, .. } = &mut self.stages;
         // Without, the next frame is tried with the old ones and says what is wrong.
         match pixels {
             PixelStages::Host(host) => {
@@ -186,6 +191,9 @@ impl Processor {
                 device.forget_geometry();
                 if let Ok(Some(new)) = DeviceStages::new(deployment, spec.resolution) {
                     **device = new;
+                    // Its memory, too; without room for it segments are looked up on the CPU.
+                    label.set_lookup(None);
+                    label.set_lookup(pixels.lookup(deployment, *search).unwrap_or_default());
                 }
             }
         }
@@ -221,6 +229,11 @@ impl Processor {
         }
     }
 
+    /// Base segments of the last frame, and the slots of them that it re-seeded.
+    pub fn segments(&self) -> (&SegmentMap, &[u32]) {
+        (self.stages.pixels.map(), self.stages.pixels.reseeded())
+    }
+
     /// The threads that frames are computed on; whoever calls [`Processor::process`] on one of them hands nothing over.
     pub fn pool(&self) -> &Arc<rayon::ThreadPool> {
         &self.pool
@@ -251,6 +264,14 @@ impl PixelStages {
         })))
     }
 
+    /// Where segments are looked up on the same GPU.
+    fn lookup(&self, deployment: &Deployment, search: Search) -> Result<Option<Lookup>, PipelineError> {
+        match self {
+            Self::Host(_) => Ok(None),
+            Self::Device(device) => Lookup::new(deployment, device, search),
+        }
+    }
+
     /// F2 to F4 of a frame: its segments and their transitions.
     fn run(
         &mut self,
@@ -264,8 +285,7 @@ impl PixelStages {
             Self::Host(host) => host.run(frame, step, resolution, mask, tracking),
             Self::Device(device) => {
                 let refine = resolution == Resolution::Refined;
-                let (start, nanos) =
-                    device.run(frame, (step.input_scale, step.max_rounds), refine, mask, tracking)?;
+                let (start, nanos) = device.run(frame, (step.input_scale, step.max_rounds), refine, mask, tracking)?;
                 // The device is not asked when which of its stages ended: that would be waiting for each.
                 Ok(Segmented { start, nanos: [nanos.start, nanos.wait, 0, 0], network_nanos: 0 })
             }
@@ -400,6 +420,7 @@ impl Stages {
         self.label.run(segments, (transitions, num_transitions), continuity, &mut output.levels)?;
         output.stage_nanos.label = nanos_since(start);
         slot.lookups = self.label.lookups();
+        slot.looked_up_on_device = self.label.looks_up_on_device();
 
         let start = Instant::now();
         let centroids = self.pixels.centroids();

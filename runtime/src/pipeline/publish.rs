@@ -70,6 +70,8 @@ pub struct Measurements {
     pub jitter_sum_nanos: f64,
     /// Base segments that were looked up in the bank.
     pub looked_up: u64,
+    /// Those that were looked up on a GPU.
+    pub looked_up_on_device: u64,
     /// Base segments that were named.
     pub named: u64,
     /// Frames whose pixels were computed on a GPU, and those of them that were started as a CUDA graph.
@@ -199,6 +201,9 @@ fn publish_all(
         measured.network.add(slot.network_nanos);
         measured.looked_up += slot.lookups.0 as u64;
         measured.named += slot.lookups.1 as u64;
+        if slot.looked_up_on_device {
+            measured.looked_up_on_device += slot.lookups.0 as u64;
+        }
         if let Some(on_device) = slot.on_device {
             measured.on_device.0 += 1;
             measured.on_device.1 += u64::from(on_device.graph);

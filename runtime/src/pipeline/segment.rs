@@ -164,7 +164,7 @@ impl SegmentStage {
 
 /// Mean of 1 − cos(feature, prototype of the segment at the cell's place) over the cells that have one. The segments
 /// may be of another resolution (the reference path): cells then look at the pixel in their middle.
-fn distance_to_segments(embedding: &EmbeddingMap, segments: &SegmentMap) -> f32 {
+pub(crate) fn distance_to_segments(embedding: &EmbeddingMap, segments: &SegmentMap) -> f32 {
     let dim = embedding.dim.max(1);
     let (mut sum, mut count) = (0.0f64, 0u32);
     for (index, feature) in embedding.data.chunks_exact(dim).enumerate() {

@@ -25,6 +25,8 @@ pub struct FrameSlot {
     pub network_nanos: u64,
     /// Segments that were looked up in the bank, and those that were named.
     pub lookups: (usize, usize),
+    /// Whether they were looked up on a GPU.
+    pub looked_up_on_device: bool,
     /// How its pixels were computed on a GPU; none on the CPU.
     pub on_device: Option<OnDevice>,
 }
@@ -46,6 +48,7 @@ impl Default for FrameSlot {
             counted_from: now,
             network_nanos: 0,
             lookups: (0, 0),
+            looked_up_on_device: false,
             on_device: None,
         }
     }

@@ -145,6 +145,8 @@ pub struct RetrievalSummary {
     pub named: u64,
     /// Those of them that were looked up; the others kept the name of an earlier frame.
     pub looked_up: u64,
+    /// Those that were looked up on a GPU.
+    pub looked_up_on_device: u64,
 }
 
 /// The machine a run was made on.
@@ -231,6 +233,7 @@ impl Summary {
                 prototypes: bank.len(),
                 named: measured.named,
                 looked_up: measured.looked_up,
+                looked_up_on_device: measured.looked_up_on_device,
             }),
             machine: Machine::of(deployment),
         }

@@ -308,14 +308,38 @@ impl Drop for Event {
 #[derive(Debug)]
 pub struct Cuda {
     info: DeviceInfo,
-    functions: Vec<sys::CUfunction>,
-    modules: Vec<sys::CUmodule>,
+    kernels: Arc<Kernels>,
     stream: sys::CUstream,
     context: Arc<Context>,
 }
 
-// SAFETY: functions, modules and streams belong to a context that is made current before every use, on any thread.
+// SAFETY: streams belong to a context that is made current before every use, on any thread.
 unsafe impl Send for Cuda {}
+
+/// The kernels that were loaded, for the streams that share them.
+#[derive(Debug)]
+struct Kernels {
+    functions: Vec<sys::CUfunction>,
+    modules: Vec<sys::CUmodule>,
+    context: Arc<Context>,
+}
+
+// SAFETY: functions and modules belong to a context that is made current before every use, on any thread.
+unsafe impl Send for Kernels {}
+// SAFETY: as above; nothing of them changes once they are loaded.
+unsafe impl Sync for Kernels {}
+
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        if self.context.enter().is_err() {
+            return;
+        }
+        for &module in &self.modules {
+            // SAFETY: loaded in `Cuda::new`, unloaded once; streams that ran its kernels held this and have ended.
+            let _ = unsafe { result::module::unload(module) };
+        }
+    }
+}
 
 impl Cuda {
     /// Opens the first device and loads the kernels: the driver compiles them for it (and remembers that).
@@ -324,6 +348,7 @@ impl Cuda {
     /// As [`look`], or when the driver does not take the kernels.
     pub fn new() -> Result<Self, BackendError> {
         let mut cuda = Self::without_kernels()?;
+        let mut kernels = Kernels { functions: Vec::new(), modules: Vec::new(), context: Arc::clone(&cuda.context) };
         for (name, ptx) in MODULES {
             let text = CString::new(ptx).map_err(|_| {
                 missing(BackendErrorKind::Load, format!("{name}.ptx holds a zero byte; run `cargo xtask kernels`"))
@@ -331,16 +356,29 @@ impl Cuda {
             // SAFETY: the image is a string that ends with zero and outlives the call.
             let module = unsafe { result::module::load_data(text.as_ptr().cast()) }
                 .map_err(|error| failed(&format!("load the kernels of {name}"), error))?;
-            cuda.modules.push(module);
+            kernels.modules.push(module);
         }
         for kernel in Kernel::ALL {
             let name = CString::new(kernel.name()).unwrap_or_default();
             // SAFETY: the module was just loaded and is unloaded by `drop` only.
-            let function = unsafe { result::module::get_function(cuda.modules[kernel.module()], name) }
+            let function = unsafe { result::module::get_function(kernels.modules[kernel.module()], name) }
                 .map_err(|error| failed(&format!("find the kernel {}", kernel.name()), error))?;
-            cuda.functions.push(function);
+            kernels.functions.push(function);
         }
+        cuda.kernels = Arc::new(kernels);
         Ok(cuda)
+    }
+
+    /// Another stream on the same device, with the same kernels.
+    ///
+    /// # Errors
+    /// When the driver has none.
+    pub fn beside(&self) -> Result<Self, BackendError> {
+        self.context.enter()?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(|error| failed("make a stream", error))?;
+        let (kernels, context) = (Arc::clone(&self.kernels), Arc::clone(&self.context));
+        Ok(Self { info: self.info.clone(), kernels, stream, context })
     }
 
     /// Opens the first device with a stream and without kernels: launching one fails.
@@ -355,7 +393,8 @@ impl Cuda {
         context.enter()?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(|error| failed("make a stream", error))?;
-        Ok(Self { info, functions: Vec::new(), modules: Vec::new(), stream, context })
+        let kernels = Kernels { functions: Vec::new(), modules: Vec::new(), context: Arc::clone(&context) };
+        Ok(Self { info, kernels: Arc::new(kernels), stream, context })
     }
 
     /// Memory on both sides, at least a byte.
@@ -616,13 +655,10 @@ impl Drop for Cuda {
         if self.context.enter().is_err() {
             return;
         }
-        // SAFETY: all were made in `new` and are dropped once; nothing of them is used after the stream has ended. Failures
-        // leave nothing to be done.
+        // SAFETY: made with this value and dropped once; nothing uses the stream after its work has ended. Failures leave
+        // nothing to be done.
         unsafe {
             let _ = result::stream::synchronize(self.stream);
-            for &module in &self.modules {
-                let _ = result::module::unload(module);
-            }
             let _ = result::stream::destroy(self.stream);
         }
     }
@@ -728,7 +764,7 @@ impl Executor for Cuda {
             }
             *pointer = place.cast();
         }
-        let Some(&function) = self.functions.get(kernel as usize) else {
+        let Some(&function) = self.kernels.functions.get(kernel as usize) else {
             return Err(missing(BackendErrorKind::Run, "kernels were not loaded here"));
         };
         let (grid, block) = ((grid[0], grid[1], 1), (num_threads, 1, 1));

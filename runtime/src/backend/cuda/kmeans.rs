@@ -325,10 +325,7 @@ impl<E: Executor> Kmeans<E> {
     ///
     /// # Errors
     /// When it has other clusters or features.
-    pub fn carry_over(
-        &mut self,
-        last: Self,
-    ) -> Result<(Memory<E::Buffer, u16>, Memory<E::Buffer, f32>), BackendError> {
+    pub fn carry_over(&mut self, last: Self) -> Result<(Memory<E::Buffer, u16>, Memory<E::Buffer, f32>), BackendError> {
         super::executor::expect_len("the last centroids", self.centroids.len(), last.centroids.len())?;
         super::executor::expect_len("the last clusters", self.areas.len(), last.areas.len())?;
         self.centroids = last.centroids;

@@ -16,6 +16,8 @@ mod frame_steps;
 mod kmeans;
 mod preprocess;
 mod refine;
+#[cfg(feature = "cuda")]
+mod search;
 mod top_k;
 
 pub mod checks;
@@ -27,4 +29,6 @@ pub use frame_steps::{FrameSteps, LastMap, NONE_NOT_FINITE};
 pub use kmeans::Kmeans;
 pub use preprocess::{FrameFormat, Preprocess, yuv_to_rgb};
 pub use refine::Refine;
-pub use top_k::{Found, MAX_K, NO_NEIGHBOUR, TopK};
+#[cfg(feature = "cuda")]
+pub use search::{DeviceSearch, Nearest};
+pub use top_k::{DeviceBank, Found, MAX_K, NO_NEIGHBOUR, TopK};

@@ -452,7 +452,8 @@ impl Stages {
         self.steps.check_finite(cuda, features)?;
         self.kmeans.gather(cuda, features, self.plan.feature_size(networks.manifest.stride))?;
         if start == Start::Warm {
-            let last = other_map.map(|map| LastMap { labels: &map.labels, size: map.size, prototypes: &map.prototypes });
+            let last =
+                other_map.map(|map| LastMap { labels: &map.labels, size: map.size, prototypes: &map.prototypes });
             self.steps.compare(cuda, &self.kmeans, last)?;
         }
         self.groups(cuda, networks, start)
