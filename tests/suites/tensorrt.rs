@@ -659,6 +659,7 @@ mod stand_ins {
         let json = |more: &[&str], variables: &[(&str, &str)]| {
             let usual = ["--backend", "tensorrt", "--save", "none", "--json"];
             let assert = bench.run(&[&usual, more].concat(), variables).code(0);
+            assert_in_order(&bench.trace());
             let summary: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
             (stages_on(&summary), String::from_utf8_lossy(&assert.get_output().stderr).into_owned())
         };
@@ -667,7 +668,6 @@ mod stand_ins {
         let (on, words) = json(&[], &[("FAKE_TENSORRT_FAIL", "capture")]);
         assert_eq!(on, serde_json::json!({"device_frames": 4, "graph_frames": 0}));
         assert_eq!(words.matches("no CUDA graph, frames are started step by step").count(), 1, "{words}");
-        assert_in_order(&bench.trace());
         // `auto` takes what is built, and nothing else.
         bench
             .run(&["--save", "none"], &[])

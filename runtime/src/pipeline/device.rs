@@ -22,7 +22,7 @@ use super::mask::MaskStage;
 use super::refine::RefineStage;
 use super::segment::{SceneCuts, SegmentStart};
 use super::{Deployment, MAX_LEVELS, Resolution, StageError, nanos_since};
-use crate::backend::cuda::{Buffer, DeviceBank, DeviceSearch, Nearest};
+use crate::backend::cuda::{Buffer, DeviceBank, DeviceSearch, MapAxes, Nearest};
 use crate::backend::tensorrt::frame::{DeviceFrame, FrameGeometry};
 use crate::error::PipelineError;
 
@@ -161,7 +161,8 @@ impl DeviceStages {
         fill_axis(&mut columns, width, manifest.position_extent);
         let clustered = mask.map(|mask| mask.cells(&plan, manifest.stride)).transpose()?;
         let geometry = FrameGeometry { preprocessing, source: frame.size, format: frame.format };
-        self.frame.set_geometry(&geometry, (&rows, &columns), clustered, carry_over)?;
+        let axes = MapAxes { rows: &rows, columns: &columns };
+        self.frame.set_geometry(&geometry, axes, clustered, carry_over)?;
         (self.map.height, self.map.width) = (height, width);
         Ok(())
     }

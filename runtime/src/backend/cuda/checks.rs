@@ -14,8 +14,8 @@ use segcore::spherical_kmeans::{KmeansSpec, SegmentMap, SphericalKmeans, Start, 
 
 use super::executor::{Executor, Memory};
 use super::{
-    Found, FrameFormat, FrameSteps, Kmeans, LastMap, NO_NEIGHBOUR, NONE_NOT_FINITE, Preprocess, Refine, TopK,
-    yuv_to_rgb,
+    Found, FrameFormat, FrameSteps, Kmeans, LastSegments, MapAxes, NO_NEIGHBOUR, NONE_NOT_FINITE, Preprocess, Refine,
+    TopK, yuv_to_rgb,
 };
 use crate::backend::BackendError;
 use crate::pipeline::group::{PositionAxes, fill_axis};
@@ -342,7 +342,7 @@ fn frame_steps<E: Executor>(
     let (mut rows, mut columns) = (Vec::new(), Vec::new());
     fill_axis(&mut rows, height, EXTENT);
     fill_axis(&mut columns, width, EXTENT);
-    let mut steps = FrameSteps::new(executor, &rows, &columns, (dim, num_slots, EXTENT))?;
+    let mut steps = FrameSteps::new(executor, MapAxes { rows: &rows, columns: &columns }, (dim, num_slots, EXTENT))?;
     let mut outcomes = Vec::new();
 
     // Finite or not: features have a cell of NaN now and then.
@@ -378,12 +378,14 @@ fn frame_steps<E: Executor>(
         areas: Vec::new(),
         prototypes: segments.prototypes.clone(),
     };
-    let (labels, prototypes) = (Memory::of(executor, &last_map.labels)?, Memory::of(executor, &last_map.prototypes)?);
+    let other_segments = LastSegments {
+        labels: Memory::of(executor, &last_map.labels)?,
+        size: (other_height, other_width),
+        prototypes: Memory::of(executor, &last_map.prototypes)?,
+    };
     let mut largest = 0.0f64;
     for is_own in [true, false] {
-        let size = (other_height, other_width);
-        let last = (!is_own).then_some(LastMap { labels: &labels, size, prototypes: &prototypes });
-        steps.compare(executor, kmeans, last)?;
+        steps.compare(executor, kmeans, (!is_own).then_some(&other_segments))?;
         let sums = steps.sums().to_vec(executor, steps.sums().len())?;
         let expected = distance_to_segments(features, if is_own { &segments } else { &last_map });
         let difference = f64::from((FrameSteps::<E>::mean_distance(&sums) - expected).abs());

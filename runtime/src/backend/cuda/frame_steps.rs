@@ -2,7 +2,7 @@
 //! prototypes, and what is the grouping network given.
 
 use super::executor::{Argument, Executor, Kernel, Memory, expect_len, int, unsupported};
-use super::kmeans::Kmeans;
+use super::kmeans::{Kmeans, LastSegments};
 use crate::backend::BackendError;
 
 /// As in kernels.h.
@@ -13,14 +13,13 @@ const THREADS: usize = 256;
 /// Index that stands for "all values are finite".
 pub const NONE_NOT_FINITE: u32 = u32::MAX;
 
-/// Segments of the frame before, on a map of its own size.
-pub struct LastMap<'a, B> {
-    /// Slot of each cell, `[height · width]`.
-    pub labels: &'a Memory<B, u16>,
-    /// Rows and columns.
-    pub size: (usize, usize),
-    /// `[slots, dim]`.
-    pub prototypes: &'a Memory<B, f32>,
+/// Per row and column of a map the lower entry of the position table and the weight of the next one.
+#[derive(Clone, Copy, Debug)]
+pub struct MapAxes<'a> {
+    /// Of the rows.
+    pub rows: &'a [(usize, f32)],
+    /// Of the columns.
+    pub columns: &'a [(usize, f32)],
 }
 
 /// The steps for maps of one size, and the memory of what they find.
@@ -38,15 +37,14 @@ pub struct FrameSteps<E: Executor> {
 }
 
 impl<E: Executor> FrameSteps<E> {
-    /// For maps with these rows and columns: per row and column the lower entry of the position table (`extent` entries)
-    /// and the weight of the next one. `dim`: length of features; `num_slots`: segments.
+    /// For maps with these rows and columns. `dim`: length of features; `num_slots`: segments; `extent`: entries of the
+    /// position table.
     ///
     /// # Errors
     /// When a side is longer than the kernels take, or memory runs out.
     pub fn new(
         executor: &E,
-        rows: &[(usize, f32)],
-        columns: &[(usize, f32)],
+        MapAxes { rows, columns }: MapAxes<'_>,
         (dim, num_slots, extent): (usize, usize, usize),
     ) -> Result<Self, BackendError> {
         let size = (rows.len(), columns.len());
@@ -94,10 +92,12 @@ impl<E: Executor> FrameSteps<E> {
         &mut self,
         executor: &E,
         kmeans: &Kmeans<E>,
-        last: Option<LastMap<'_, E::Buffer>>,
+        last: Option<&LastSegments<E::Buffer>>,
     ) -> Result<(), BackendError> {
-        let own = LastMap { labels: kmeans.labels(), size: self.size, prototypes: kmeans.prototypes() };
-        let LastMap { labels, size, prototypes } = last.unwrap_or(own);
+        let (labels, size, prototypes) = match last {
+            Some(last) => (&last.labels, last.size, &last.prototypes),
+            None => (kmeans.labels(), self.size, kmeans.prototypes()),
+        };
         let num_cells = self.size.0 * self.size.1;
         expect_len("the features", num_cells * self.dim, kmeans.features().len())?;
         expect_len("the prototypes", self.num_slots * self.dim, prototypes.len())?;

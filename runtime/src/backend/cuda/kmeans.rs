@@ -14,6 +14,16 @@ pub(super) const MAX_DIM: usize = 256;
 /// Labels that `kmeans_centroids` reads at a time.
 const LISTED: usize = 2048;
 
+/// Segments of a map of another size.
+pub struct LastSegments<B> {
+    /// Slot of each cell, and "none" beyond.
+    pub labels: Memory<B, u16>,
+    /// Rows and columns.
+    pub size: (usize, usize),
+    /// `[slots, dim]`.
+    pub prototypes: Memory<B, f32>,
+}
+
 /// Clusters maps of one size; features, labels and centroids stay on the device.
 pub struct Kmeans<E: Executor> {
     spec: KmeansSpec,
@@ -321,18 +331,18 @@ impl<E: Executor> Kmeans<E> {
     }
 
     /// Goes on where `last` ended, whose map had another size: centroids are features and relative places, which mean the
-    /// same in a finer or coarser map of the same view. Returns labels and prototypes of its last run.
+    /// same in a finer or coarser map of the same view. Returns the segments of its last run.
     ///
     /// # Errors
     /// When it has other clusters or features.
-    pub fn carry_over(&mut self, last: Self) -> Result<(Memory<E::Buffer, u16>, Memory<E::Buffer, f32>), BackendError> {
+    pub fn carry_over(&mut self, last: Self) -> Result<LastSegments<E::Buffer>, BackendError> {
         super::executor::expect_len("the last centroids", self.centroids.len(), last.centroids.len())?;
         super::executor::expect_len("the last clusters", self.areas.len(), last.areas.len())?;
         self.centroids = last.centroids;
         self.places = last.places;
         self.centroid_columns = last.centroid_columns;
         self.has_run = last.has_run;
-        Ok((last.labels, last.prototypes))
+        Ok(LastSegments { labels: last.labels, size: last.size, prototypes: last.prototypes })
     }
 
     /// Reads the slot of each cell.

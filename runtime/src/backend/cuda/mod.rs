@@ -25,8 +25,8 @@ pub mod checks;
 #[cfg(feature = "cuda")]
 pub use driver::{Buffer, Cuda, DeviceInfo, Event, Graph, HostMemory, StagedBuffer, look};
 pub use executor::{Argument, Executor, Kernel, MAX_ARGUMENTS, Memory};
-pub use frame_steps::{FrameSteps, LastMap, NONE_NOT_FINITE};
-pub use kmeans::Kmeans;
+pub use frame_steps::{FrameSteps, MapAxes, NONE_NOT_FINITE};
+pub use kmeans::{Kmeans, LastSegments};
 pub use preprocess::{FrameFormat, Preprocess, yuv_to_rgb};
 pub use refine::Refine;
 #[cfg(feature = "cuda")]

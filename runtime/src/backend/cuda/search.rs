@@ -95,9 +95,9 @@ impl DeviceSearch {
         let results = top_k.results();
         // SAFETY: as above.
         unsafe {
-            cuda.begin_read(results.0, indices)?;
-            cuda.begin_read(results.1, similarities)?;
-            cuda.begin_read(results.2, doubtful)
+            cuda.begin_read(results.indices, indices)?;
+            cuda.begin_read(results.similarities, similarities)?;
+            cuda.begin_read(results.doubtful, doubtful)
         }
     }
 }

@@ -220,10 +220,10 @@ impl<E: Executor> TopK<E> {
         unsafe { executor.launch(decide, [num_queries as u32, 1], 32, &arguments) }
     }
 
-    /// Results on the device: indices `[n, k]`, similarities `[n, k]`, and per query whether it is doubtful ([`Found`]).
+    /// Results on the device.
     #[cfg(feature = "cuda")]
-    pub(super) const fn results(&self) -> (&Memory<E::Buffer, u32>, &Memory<E::Buffer, f32>, &Memory<E::Buffer, u32>) {
-        (&self.indices, &self.similarities, &self.doubtful)
+    pub(super) const fn results(&self) -> FoundOnDevice<'_, E::Buffer> {
+        FoundOnDevice { indices: &self.indices, similarities: &self.similarities, doubtful: &self.doubtful }
     }
 
     /// Sets all bytes of the results: a check sees what was not written.
@@ -250,6 +250,14 @@ impl<E: Executor> TopK<E> {
             doubtful: self.doubtful.to_vec(executor, num_queries)?.iter().map(|&doubt| doubt != 0).collect(),
         })
     }
+}
+
+/// [`Found`], still on the device.
+#[cfg(feature = "cuda")]
+pub(super) struct FoundOnDevice<'a, B> {
+    pub(super) indices: &'a Memory<B, u32>,
+    pub(super) similarities: &'a Memory<B, f32>,
+    pub(super) doubtful: &'a Memory<B, u32>,
 }
 
 /// What a search found.

@@ -28,8 +28,8 @@ use segcore::spherical_kmeans::Start;
 use super::backend::TensorRtEngine;
 use super::device_network::DeviceNetwork;
 use crate::backend::cuda::{
-    Buffer, Cuda, Event, FrameFormat, FrameSteps, Graph, HostMemory, Kmeans, LastMap, Memory, NONE_NOT_FINITE,
-    Preprocess, Refine,
+    Buffer, Cuda, Event, FrameFormat, FrameSteps, Graph, HostMemory, Kmeans, LastSegments, MapAxes, Memory,
+    NONE_NOT_FINITE, Preprocess, Refine,
 };
 use crate::backend::{BackendError, BackendErrorKind, check_finite};
 
@@ -89,13 +89,6 @@ struct Results {
     slots: HostMemory<u16>,
 }
 
-/// Segments of the frame before, on a map of another size.
-struct OtherMap {
-    labels: Memory<Buffer, u16>,
-    size: (usize, usize),
-    prototypes: Memory<Buffer, f32>,
-}
-
 /// How warm frames are started.
 enum Warm {
     /// One by one; this many were since the last change of memory or rounds. TensorRT wants to have run once on its shapes.
@@ -131,7 +124,8 @@ struct Networks {
 pub struct DeviceFrame {
     warm: Warm,
     stages: Option<Stages>,
-    other_map: Option<OtherMap>,
+    /// Segments of the frame before, on a map of another size.
+    other_map: Option<LastSegments<Buffer>>,
     networks: Networks,
     groups_done: Event,
     max_rounds: usize,
@@ -143,7 +137,7 @@ impl DeviceFrame {
     /// Why a model cannot go this way; none if it can.
     pub fn lack(manifest: &Manifest) -> Option<String> {
         let dim = manifest.network.embedding_dim;
-        (dim == 0 || dim % 4 != 0 || dim > 256)
+        (dim == 0 || !dim.is_multiple_of(4) || dim > 256)
             .then(|| format!("its features have length {dim}, the kernels take multiples of 4 up to 256"))
     }
 
@@ -175,16 +169,15 @@ impl DeviceFrame {
         })
     }
 
-    /// Sets memory up for frames of a geometry. `rows`, `columns`: per row and column of the map the lower entry of the
-    /// position table and the weight of the next; `clustered`: the cells that take part, none = all. With `carry_over` the
-    /// next warm start goes on from the last frame, whose view is the same at another size.
+    /// Sets memory up for frames of a geometry, whose maps have these `axes`. `clustered`: the cells that take part, none =
+    /// all. With `carry_over` the next warm start goes on from the last frame, whose view is the same at another size.
     ///
     /// # Errors
     /// When memory runs out, or the engine or a kernel does not take the sizes. There is no geometry then.
     pub fn set_geometry(
         &mut self,
         geometry: &FrameGeometry,
-        (rows, columns): (&[(usize, f32)], &[(usize, f32)]),
+        axes: MapAxes<'_>,
         clustered: Option<&[bool]>,
         carry_over: bool,
     ) -> Result<(), BackendError> {
@@ -195,12 +188,10 @@ impl DeviceFrame {
         }
         self.other_map = None;
         // What is not carried over goes first: there may be no room for both.
-        let last = self.stages.take().filter(|_| carry_over).map(|stages| (stages.kmeans, stages.plan));
-        let mut stages = Stages::new(&self.cuda, &mut self.networks, geometry, (rows, columns), clustered)?;
-        if let Some((kmeans, plan)) = last {
-            let size = plan.content_cells(self.networks.manifest.stride);
-            let (labels, prototypes) = stages.kmeans.carry_over(kmeans)?;
-            self.other_map = Some(OtherMap { labels, size, prototypes });
+        let last = self.stages.take().filter(|_| carry_over).map(|stages| stages.kmeans);
+        let mut stages = Stages::new(&self.cuda, &mut self.networks, geometry, axes, clustered)?;
+        if let Some(kmeans) = last {
+            self.other_map = Some(stages.kmeans.carry_over(kmeans)?);
         }
         stages.kmeans.limit_rounds(self.max_rounds);
         self.stages = Some(stages);
@@ -382,7 +373,7 @@ impl Stages {
         cuda: &Cuda,
         networks: &mut Networks,
         geometry: &FrameGeometry,
-        (rows, columns): (&[(usize, f32)], &[(usize, f32)]),
+        axes: MapAxes<'_>,
         clustered: Option<&[bool]>,
     ) -> Result<Self, BackendError> {
         let manifest = &networks.manifest;
@@ -400,7 +391,7 @@ impl Stages {
         networks.embedding.set_shape(cuda, &manifest.tensors.image, &shape)?;
         let cells = plan.content_cells(stride);
         let kmeans = Kmeans::new(cuda, manifest.kmeans, dim, cells, clustered)?;
-        let steps = FrameSteps::new(cuda, rows, columns, (dim, num_slots, manifest.position_extent))?;
+        let steps = FrameSteps::new(cuda, axes, (dim, num_slots, manifest.position_extent))?;
         let mut transitions = Vec::with_capacity(networks.transitions.len());
         for name in &networks.transitions {
             transitions.push(cuda.host_memory(networks.grouping.memory(name)?.len())?);
@@ -445,16 +436,14 @@ impl Stages {
         cuda: &Cuda,
         networks: &mut Networks,
         start: Start,
-        other_map: Option<&OtherMap>,
+        other_map: Option<&LastSegments<Buffer>>,
     ) -> Result<(), BackendError> {
         networks.embedding.enqueue(cuda)?;
         let features = networks.features()?;
         self.steps.check_finite(cuda, features)?;
         self.kmeans.gather(cuda, features, self.plan.feature_size(networks.manifest.stride))?;
         if start == Start::Warm {
-            let last =
-                other_map.map(|map| LastMap { labels: &map.labels, size: map.size, prototypes: &map.prototypes });
-            self.steps.compare(cuda, &self.kmeans, last)?;
+            self.steps.compare(cuda, &self.kmeans, other_map)?;
         }
         self.groups(cuda, networks, start)
     }
