@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use models::manifest::{ModelFolder, Precision};
 use runtime::backend::BackendChoice;
 use runtime::pipeline::mask::Mask;
+use runtime::pipeline::publish::Sink;
 use runtime::pipeline::slot::FrameSlot;
 use runtime::pipeline::{
     self, Compute, Control, Deployment, DeploymentSpec, PipelineSpec, Placement, Processor, ProcessorSpec, Progress,
     Resolution,
 };
-use runtime::sink::LevelSegments;
+use runtime::sink::{LevelSegments, SegmentedFrame, SinkError};
 use segcore::image::{Frame, ImageSize, PixelFormat};
 use segcore::image_io::write_gray8;
 use tests::moving::MovingStreet;
@@ -290,7 +291,43 @@ fn a_live_stream_outlives_a_gpu_that_fails_for_a_while() {
         });
         assert_eq!(report.measured.frames, 12);
         assert!(report.skipped >= 2, "{}", report.skipped);
-        assert_eq!(report.measured.on_device.0, 12);
+        assert_eq!(report.measured.on_device, 12);
+    });
+}
+
+/// Keeps a hash of the pixels of every frame.
+#[derive(Default)]
+struct Hashes(Vec<u64>);
+
+impl Sink for Hashes {
+    fn write(&mut self, frame: &SegmentedFrame) -> std::result::Result<(), SinkError> {
+        let mix = |hash: u64, &slot: &u16| (hash ^ u64::from(slot)).wrapping_mul(0x0100_0000_01b3);
+        self.0.push(frame.slots.iter().fold(0xcbf2_9ce4_8422_2325, mix));
+        Ok(())
+    }
+
+    fn finish(&mut self) -> std::result::Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+/// Frames that wait are uploaded while the one before is worked on, and are what they are: all pixels as on the CPU.
+#[test]
+fn the_next_frame_is_uploaded_meanwhile() {
+    with_stand_ins("the_next_frame_is_uploaded_meanwhile", &[], |folder| {
+        let deployment = deployment(folder);
+        let pipeline_spec = PipelineSpec { name: "file".to_owned(), max_frames: Some(30), realtime_hz: None };
+        let [device, host] = [Placement::Auto, Placement::Host].map(|placement| {
+            let mut processor = Processor::new(Arc::clone(&deployment), spec(placement)).unwrap();
+            let (mut source, mut sink) = (MovingStreet::new(false), Hashes::default());
+            let (control, progress) = (Control::default(), Progress::default());
+            let report =
+                pipeline::run(&mut source, &mut processor, &mut sink, &pipeline_spec, &control, &progress).unwrap();
+            (sink.0, report.measured.uploaded_ahead)
+        });
+        assert_eq!(device.0, host.0);
+        // All but the first, were it not for the machine's load.
+        assert!((10..30).contains(&device.1) && host.1 == 0, "{} of 30 were uploaded ahead", device.1);
     });
 }
 

@@ -46,6 +46,8 @@ struct Work {
     std::function<void()> run;
     // Page-locked memory that it reads or writes.
     const void* host = nullptr;
+    // Which record of an event this is; 0: none.
+    uint64_t mark = 0;
 };
 
 struct Stream {
@@ -55,9 +57,10 @@ struct Stream {
     int error = 0;
 };
 
-// Work up to here has been done when `stream` has nothing waiting from before.
+// Stands for the work of `stream` before the mark.
 struct Event {
     Stream* stream = nullptr;
+    uint64_t mark = 0;
 };
 
 struct Graph {
@@ -117,6 +120,21 @@ bool spoils_capture()
     if (capturing != nullptr)
         capturing->is_spoilt = true;
     return capturing != nullptr;
+}
+
+// Does the work of a stream up to a mark and no further: what was started after it is not waited for.
+void finish_to(Stream* stream, uint64_t mark)
+{
+    if (stream == nullptr || streams.count(stream) == 0)
+        return;
+    size_t end = 0;
+    for (size_t i = 0; i < stream->waiting.size(); i++)
+        if (stream->waiting[i].mark == mark)
+            end = i + 1;
+    std::vector<Work> first(stream->waiting.begin(), stream->waiting.begin() + static_cast<long>(end));
+    stream->waiting.erase(stream->waiting.begin(), stream->waiting.begin() + static_cast<long>(end));
+    for (const Work& work : first)
+        work.run();
 }
 
 bool is_page_locked(const void* at)
@@ -205,26 +223,26 @@ int cuEventRecord(void* event, void* stream)
         static_cast<Stream*>(stream)->is_spoilt = true;
         return CAPTURE_UNSUPPORTED;
     }
-    static_cast<Event*>(event)->stream = static_cast<Stream*>(stream);
-    // A mark in the list: everything before it is done when somebody waits for the event.
-    add(static_cast<Stream*>(stream), {[] {}, event});
+    static uint64_t num_marks = 0;
+    *static_cast<Event*>(event) = {static_cast<Stream*>(stream), ++num_marks};
+    add(static_cast<Stream*>(stream), {[] {}, nullptr, num_marks});
     return 0;
 }
 int cuEventSynchronize(void* event)
 {
     Guard guard(one_call);
-    Stream* stream = static_cast<Event*>(event)->stream;
-    if (stream == nullptr || streams.count(stream) == 0)
+    const Event of = *static_cast<Event*>(event);
+    finish_to(of.stream, of.mark);
+    if (of.stream == nullptr)
         return 0;
-    // Up to the mark and no further: what was started after it is not waited for.
-    size_t end = 0;
-    for (size_t i = 0; i < stream->waiting.size(); i++)
-        if (stream->waiting[i].host == event)
-            end = i + 1;
-    for (size_t i = 0; i < end; i++)
-        stream->waiting[i].run();
-    stream->waiting.erase(stream->waiting.begin(), stream->waiting.begin() + static_cast<long>(end));
-    return fails("copy") ? LOST : stream->error;
+    return fails("copy") ? LOST : of.stream->error;
+}
+int cuStreamWaitEvent(void* stream, void* event, unsigned)
+{
+    Guard guard(one_call);
+    const Event of = *static_cast<Event*>(event);
+    add(static_cast<Stream*>(stream), {[=] { finish_to(of.stream, of.mark); }});
+    return 0;
 }
 
 int cuMemAlloc_v2(unsigned long long* pointer, size_t bytes)

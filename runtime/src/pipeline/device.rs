@@ -21,7 +21,8 @@ use super::label::NUM_VOTES;
 use super::mask::MaskStage;
 use super::refine::RefineStage;
 use super::segment::{SceneCuts, SegmentStart};
-use super::{Deployment, MAX_LEVELS, Resolution, StageError, nanos_since};
+use super::slot::OnDevice;
+use super::{Deployment, MAX_LEVELS, Ready, Resolution, StageError, nanos_since};
 use crate::backend::cuda::{Buffer, DeviceBank, DeviceSearch, MapAxes, Nearest};
 use crate::backend::tensorrt::frame::{DeviceFrame, FrameGeometry};
 use crate::error::PipelineError;
@@ -84,7 +85,7 @@ impl DeviceStages {
         }))
     }
 
-    /// Starts a frame and waits for all but its pixels. `input_scale`, `max_rounds`: what a late stream gives up
+    /// Starts a frame and waits for all but its pixels; meanwhile what is `ready` next is uploaded. `input_scale`, `max_rounds`: what a late stream gives up
     /// (`degrade.rs`); `refine`: pixels at borders are looked at; `tracking`: the frame follows the last one in time.
     ///
     /// # Errors
@@ -96,6 +97,7 @@ impl DeviceStages {
         refine: bool,
         mask: Option<&mut MaskStage>,
         tracking: bool,
+        ready: Option<&Ready>,
     ) -> Result<(SegmentStart, DeviceNanos), StageError> {
         let begin = Instant::now();
         // After an error nothing lives on.
@@ -110,6 +112,10 @@ impl DeviceStages {
         }
         self.frame.begin(frame, if comparable { Start::Warm } else { Start::Grid }, refine)?;
         let start = nanos_since(begin);
+        if let Some(ready) = ready {
+            // What goes wrong here is told when it is that frame's turn.
+            ready.look_at_next(|next| drop(self.frame.upload_ahead(&next.output.frame)));
+        }
 
         let mut groups = self.frame.wait()?;
         let distance = comparable.then_some(groups.distance);
@@ -219,9 +225,9 @@ impl DeviceStages {
         &self.no_features
     }
 
-    /// Whether warm frames are started as a CUDA graph.
-    pub fn has_graph(&self) -> bool {
-        self.frame.has_graph()
+    /// How the last frame was computed.
+    pub fn how(&self) -> OnDevice {
+        OnDevice { graph: self.frame.has_graph(), uploaded_ahead: self.frame.was_ahead() }
     }
 }
 
@@ -245,13 +251,18 @@ impl Lookup {
     ///
     /// # Errors
     /// When the GPU fails.
-    pub fn new(deployment: &Deployment, stages: &DeviceStages, search: Search) -> Result<Option<Self>, PipelineError> {
+    pub fn new(
+        deployment: &Deployment,
+        shared: &SharedBank,
+        stages: &DeviceStages,
+        search: Search,
+    ) -> Result<Option<Self>, PipelineError> {
         let Some(bank) = deployment.bank().filter(|bank| search == Search::Exact && !bank.is_empty()) else {
             return Ok(None);
         };
         let cuda = stages.frame.cuda();
         // Nobody panics while holding it; an old bank is as good as a new one.
-        let mut shared = deployment.device_bank.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
         let on_device = match shared.upgrade() {
             Some(on_device) => on_device,
             None => {

@@ -9,7 +9,8 @@ use segcore::spherical_kmeans::SegmentMap;
 
 use super::mask::MaskStage;
 use super::segment::SegmentStart;
-use super::{Deployment, MAX_LEVELS, Resolution, StageError};
+use super::slot::OnDevice;
+use super::{Deployment, MAX_LEVELS, Ready, Resolution, StageError};
 use crate::error::PipelineError;
 
 /// Stages that there cannot be.
@@ -40,6 +41,7 @@ impl DeviceStages {
         _: bool,
         _: Option<&mut MaskStage>,
         _: bool,
+        _: Option<&Ready>,
     ) -> Result<(SegmentStart, DeviceNanos), StageError> {
         match *self {}
     }
@@ -76,14 +78,14 @@ impl DeviceStages {
         match *self {}
     }
 
-    pub fn has_graph(&self) -> bool {
+    pub fn how(&self) -> OnDevice {
         match *self {}
     }
 }
 
 /// A bank that is on no device.
 #[derive(Default)]
-pub struct SharedBank;
+pub struct SharedBank(());
 
 /// A search that there cannot be.
 pub enum Lookup {}
@@ -93,7 +95,12 @@ impl Lookup {
     ///
     /// # Errors
     /// Never.
-    pub fn new(_: &Deployment, stages: &DeviceStages, _: Search) -> Result<Option<Self>, PipelineError> {
+    pub fn new(
+        _: &Deployment,
+        _: &SharedBank,
+        stages: &DeviceStages,
+        _: Search,
+    ) -> Result<Option<Self>, PipelineError> {
         match *stages {}
     }
 

@@ -129,6 +129,9 @@ pub struct Progress {
     pub reconnects: AtomicU64,
 }
 
+/// The queue of frames that were captured and not begun.
+pub type Ready = BoundedQueue<Box<FrameSlot>>;
+
 /// The compute stages as the pipeline sees them: [`Processor`], or in tests something that fails on demand.
 pub trait Compute: Send {
     /// Segments the frame of a slot.
@@ -136,6 +139,14 @@ pub trait Compute: Send {
     /// # Errors
     /// When the frame is refused or the network fails.
     fn process(&mut self, slot: &mut FrameSlot) -> Result<(), PipelineError>;
+
+    /// The same, while further frames may be waiting in `ready`: what can be done for the next one meanwhile may be done.
+    ///
+    /// # Errors
+    /// As [`Compute::process`].
+    fn process_with(&mut self, slot: &mut FrameSlot, _ready: &Ready) -> Result<(), PipelineError> {
+        self.process(slot)
+    }
 
     /// Gets ready for the next frame after an error.
     fn recover(&mut self);
@@ -155,6 +166,10 @@ pub trait Compute: Send {
 impl Compute for Processor {
     fn process(&mut self, slot: &mut FrameSlot) -> Result<(), PipelineError> {
         Self::process(self, slot)
+    }
+
+    fn process_with(&mut self, slot: &mut FrameSlot, ready: &Ready) -> Result<(), PipelineError> {
+        Self::process_with(self, slot, Some(ready))
     }
 
     fn recover(&mut self) {
@@ -339,7 +354,7 @@ fn compute(
         }
         slot.started = Instant::now();
         slot.counted_from = if timing.real_time { slot.captured } else { slot.started };
-        let processed = processor.process(&mut slot);
+        let processed = processor.process_with(&mut slot, ready);
         drop(turn);
         match processed {
             Ok(()) => {

@@ -19,7 +19,7 @@ use super::refine::RefineStage;
 use super::segment::{SegmentStage, SegmentStart};
 use super::slot::{FrameSlot, OnDevice};
 use super::smooth::TransitionSmoother;
-use super::{Deployment, MAX_LEVELS, Resolution, StageError, nanos_since};
+use super::{Deployment, MAX_LEVELS, Ready, Resolution, StageError, nanos_since};
 use crate::error::PipelineError;
 
 /// How segments are looked up in the prototype bank.
@@ -204,9 +204,17 @@ impl Processor {
     /// # Errors
     /// When a stage refuses the frame, or the network fails or gives numbers that are not finite.
     pub fn process(&mut self, slot: &mut FrameSlot) -> Result<(), PipelineError> {
+        self.process_with(slot, None)
+    }
+
+    /// The same; where pixels are computed on a GPU, the frame that waits in `ready` is uploaded meanwhile.
+    ///
+    /// # Errors
+    /// As [`Processor::process`].
+    pub fn process_with(&mut self, slot: &mut FrameSlot, ready: Option<&Ready>) -> Result<(), PipelineError> {
         let stages = &mut self.stages;
         self.pool
-            .install(|| stages.process(slot))
+            .install(|| stages.process(slot, ready))
             .map_err(|error| error.in_frame(&slot.output.stream, slot.output.frame.index))
     }
 
@@ -268,7 +276,7 @@ impl PixelStages {
     fn lookup(&self, deployment: &Deployment, search: Search) -> Result<Option<Lookup>, PipelineError> {
         match self {
             Self::Host(_) => Ok(None),
-            Self::Device(device) => Lookup::new(deployment, device, search),
+            Self::Device(device) => Lookup::new(deployment, &deployment.device_bank, device, search),
         }
     }
 
@@ -280,12 +288,14 @@ impl PixelStages {
         resolution: Resolution,
         mask: Option<&mut MaskStage>,
         tracking: bool,
+        ready: Option<&Ready>,
     ) -> Result<Segmented, StageError> {
         match self {
             Self::Host(host) => host.run(frame, step, resolution, mask, tracking),
             Self::Device(device) => {
                 let refine = resolution == Resolution::Refined;
-                let (start, nanos) = device.run(frame, (step.input_scale, step.max_rounds), refine, mask, tracking)?;
+                let (start, nanos) =
+                    device.run(frame, (step.input_scale, step.max_rounds), refine, mask, tracking, ready)?;
                 // The device is not asked when which of its stages ended: that would be waiting for each.
                 Ok(Segmented { start, nanos: [nanos.start, nanos.wait, 0, 0], network_nanos: 0 })
             }
@@ -304,7 +314,7 @@ impl PixelStages {
     fn on_device(&self) -> Option<OnDevice> {
         match self {
             Self::Host(_) => None,
-            Self::Device(device) => Some(OnDevice { graph: device.has_graph() }),
+            Self::Device(device) => Some(device.how()),
         }
     }
 
@@ -374,7 +384,7 @@ impl HostStages {
 }
 
 impl Stages {
-    fn process(&mut self, slot: &mut FrameSlot) -> Result<(), StageError> {
+    fn process(&mut self, slot: &mut FrameSlot, ready: Option<&Ready>) -> Result<(), StageError> {
         let output = &mut slot.output;
         output.size = output.frame.size;
         let stride = self.deployment.manifest().stride;
@@ -389,7 +399,7 @@ impl Stages {
 
         let tracking = self.spec.tracking;
         let Segmented { start, nanos: [preprocess, embed, segment, group], network_nanos } =
-            self.pixels.run(&output.frame, step, resolution, self.mask.as_mut(), tracking)?;
+            self.pixels.run(&output.frame, step, resolution, self.mask.as_mut(), tracking, ready)?;
         let SegmentStart { from_grid, cut, distance } = start;
         let index = output.frame.index;
         if cut {

@@ -74,8 +74,12 @@ pub struct Measurements {
     pub looked_up_on_device: u64,
     /// Base segments that were named.
     pub named: u64,
-    /// Frames whose pixels were computed on a GPU, and those of them that were started as a CUDA graph.
-    pub on_device: (u64, u64),
+    /// Frames whose pixels were computed on a GPU.
+    pub on_device: u64,
+    /// Those of them that were started as a CUDA graph.
+    pub graphs: u64,
+    /// Those of them that were uploaded while the frame before was worked on.
+    pub uploaded_ahead: u64,
     /// Per level, Σ segments present.
     pub segments: Vec<u64>,
     /// Frames at each step of [`super::degrade::LADDER`], and the time from the frame before to them, nanoseconds.
@@ -205,8 +209,9 @@ fn publish_all(
             measured.looked_up_on_device += slot.lookups.0 as u64;
         }
         if let Some(on_device) = slot.on_device {
-            measured.on_device.0 += 1;
-            measured.on_device.1 += u64::from(on_device.graph);
+            measured.on_device += 1;
+            measured.graphs += u64::from(on_device.graph);
+            measured.uploaded_ahead += u64::from(on_device.uploaded_ahead);
         }
         measured.segments.resize(output.levels.len(), 0);
         for (sum, level) in measured.segments.iter_mut().zip(&output.levels) {

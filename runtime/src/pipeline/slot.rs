@@ -36,6 +36,8 @@ pub struct FrameSlot {
 pub struct OnDevice {
     /// Whether frames that follow one another are started as a CUDA graph.
     pub graph: bool,
+    /// Whether its bytes were uploaded while the frame before was worked on.
+    pub uploaded_ahead: bool,
 }
 
 impl Default for FrameSlot {
@@ -78,6 +80,13 @@ impl<T> BoundedQueue<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         // No code panics while it holds the lock, so a poisoned queue is still in order.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the item that comes next, if there is one. The queue stands still meanwhile.
+    pub fn look_at_next(&self, look: impl FnOnce(&T)) {
+        if let Some(item) = self.lock().items.front() {
+            look(item);
+        }
     }
 
     /// Adds an item, waiting for a place. Returns the item when the queue is closed.

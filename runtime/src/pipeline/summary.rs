@@ -75,6 +75,8 @@ pub struct StagesOn {
     pub device_frames: u64,
     /// Those of them that were started as one CUDA graph.
     pub graph_frames: u64,
+    /// Those of them that were uploaded while the frame before was worked on.
+    pub uploaded_ahead_frames: u64,
 }
 
 /// Times of all stages.
@@ -207,7 +209,11 @@ impl Summary {
                 refine,
                 publish,
             },
-            stages_on: StagesOn { device_frames: measured.on_device.0, graph_frames: measured.on_device.1 },
+            stages_on: StagesOn {
+                device_frames: measured.on_device,
+                graph_frames: measured.graphs,
+                uploaded_ahead_frames: measured.uploaded_ahead,
+            },
             jitter_millis: measured.jitter_sum_nanos / frames.saturating_sub(1).max(1) as f64 / 1e6,
             peak_rss_bytes: peak_rss_bytes(),
             cpu_seconds: cpu_seconds(),

@@ -524,6 +524,18 @@ impl Cuda {
         unsafe { result::event::record(event.event, self.stream) }.map_err(|error| failed("record an event", error))
     }
 
+    /// Has what is started from now on wait, on the device, for what `event` stands for: work of another stream.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn wait_for(&self, event: &Event) -> Result<(), BackendError> {
+        self.context.enter()?;
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: event and stream are alive and of this context.
+        unsafe { result::stream::wait_event(self.stream, event.event, flags) }
+            .map_err(|error| failed("wait for an event", error))
+    }
+
     /// Free memory of the device, bytes.
     ///
     /// # Errors

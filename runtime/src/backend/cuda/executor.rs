@@ -217,6 +217,7 @@ impl<B, T: Pod> Memory<B, T> {
     }
 
     /// What the executor holds it in.
+    #[cfg(feature = "cuda")]
     pub(super) const fn raw(&self) -> &B {
         &self.raw
     }

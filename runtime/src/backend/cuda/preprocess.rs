@@ -67,6 +67,8 @@ pub struct Preprocess<E: Executor> {
     row_weights: Memory<E::Buffer, f32>,
     column_starts: Memory<E::Buffer, u32>,
     column_weights: Memory<E::Buffer, f32>,
+    frame_bytes: usize,
+    /// Empty where somebody else has the memory.
     frame: Memory<E::Buffer, u8>,
     /// None where somebody else has the memory.
     output: Option<Output<E::Buffer>>,
@@ -95,6 +97,7 @@ impl<E: Executor> Preprocess<E> {
                 FrameFormat::Nv12 => Kernel::PreprocessNv12Half,
             };
         }
+        made.frame = Memory::zeros(executor, made.frame_bytes)?;
         made.output = Some(match half {
             true => Output::Half(Memory::zeros(executor, len)?),
             false => Output::Float(Memory::zeros(executor, len)?),
@@ -102,7 +105,7 @@ impl<E: Executor> Preprocess<E> {
         Ok(made)
     }
 
-    /// The same, float, for an output in memory that the caller has ([`Preprocess::run_to`]).
+    /// The same, float, for a frame and an output in memory that the caller has ([`Preprocess::run_from`]).
     ///
     /// # Errors
     /// As [`Preprocess::new`].
@@ -143,7 +146,8 @@ impl<E: Executor> Preprocess<E> {
             row_weights: Memory::of(executor, same.rows().weights())?,
             column_starts: Memory::of(executor, same.columns().starts())?,
             column_weights: Memory::of(executor, same.columns().weights())?,
-            frame: Memory::zeros(executor, format.frame_bytes(source, stride))?,
+            frame_bytes: format.frame_bytes(source, stride),
+            frame: Memory::zeros(executor, 0)?,
             output: None,
         })
     }
@@ -153,6 +157,11 @@ impl<E: Executor> Preprocess<E> {
         &self.plan
     }
 
+    /// Bytes of a frame.
+    pub const fn frame_bytes(&self) -> usize {
+        self.frame_bytes
+    }
+
     /// Bytes that a run moves: the frame and the output once each.
     pub fn moved_bytes(&self) -> usize {
         let output = match &self.output {
@@ -160,7 +169,7 @@ impl<E: Executor> Preprocess<E> {
             Some(Output::Float(output)) => output.len() * 4,
             None => 3 * self.plan.padded.num_pixels() * 4,
         };
-        self.frame.len() + output
+        self.frame_bytes + output
     }
 
     /// Copies a frame to the device.
@@ -172,41 +181,47 @@ impl<E: Executor> Preprocess<E> {
         self.frame.upload(executor, frame)
     }
 
-    /// The frame on the device, to be written.
-    pub const fn frame_mut(&mut self) -> &mut Memory<E::Buffer, u8> {
-        &mut self.frame
-    }
-
     /// Starts the kernel on the frame on the device.
     ///
     /// # Errors
     /// When it cannot start, or the output is somebody else's.
     pub fn run(&mut self, executor: &E) -> Result<(), BackendError> {
         match &self.output {
-            Some(Output::Float(output)) => self.launch(executor, output.argument()),
-            Some(Output::Half(output)) => self.launch(executor, output.argument()),
+            Some(Output::Float(output)) => self.launch(executor, &self.frame, output.argument()),
+            Some(Output::Half(output)) => self.launch(executor, &self.frame, output.argument()),
             None => Err(unsupported("preprocessing has no output of its own".to_owned())),
         }
     }
 
-    /// The same, into `output`, `[3, H, W]`.
+    /// The same, from a frame elsewhere on the device into `output`, `[3, H, W]`.
     ///
     /// # Errors
-    /// When it has another length, or the kernel cannot start.
-    pub fn run_to(&mut self, executor: &E, output: &Memory<E::Buffer, f32>) -> Result<(), BackendError> {
+    /// When one of them has another length, or the kernel cannot start.
+    pub fn run_from(
+        &mut self,
+        executor: &E,
+        frame: &Memory<E::Buffer, u8>,
+        output: &Memory<E::Buffer, f32>,
+    ) -> Result<(), BackendError> {
+        expect_len("the frame", self.frame_bytes, frame.len())?;
         expect_len("the network's input", 3 * self.plan.padded.num_pixels(), output.len())?;
         if matches!(self.output, Some(Output::Half(_))) {
             return Err(unsupported("preprocessing was made for halves".to_owned()));
         }
-        self.launch(executor, output.argument())
+        self.launch(executor, frame, output.argument())
     }
 
-    fn launch(&self, executor: &E, output: Argument<'_, E::Buffer>) -> Result<(), BackendError> {
+    fn launch(
+        &self,
+        executor: &E,
+        frame: &Memory<E::Buffer, u8>,
+        output: Argument<'_, E::Buffer>,
+    ) -> Result<(), BackendError> {
         let ResizePlan { source, content, padded } = self.plan;
         let [g0, g1, g2] = self.gain.map(Argument::Float);
         let [b0, b1, b2] = self.bias.map(Argument::Float);
         let arguments = [
-            self.frame.argument(),
+            frame.argument(),
             Argument::Int(self.stride as i32),
             Argument::Int(source.height as i32),
             self.row_starts.argument(),

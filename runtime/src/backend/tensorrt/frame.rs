@@ -2,7 +2,7 @@
 //!
 //! | step | what | back to the host |
 //! |---|---|---|
-//! | upload | bytes of the frame, through page-locked memory | |
+//! | upload | bytes of the frame, through page-locked memory, on a stream of their own: those of the next frame come while this one is worked on, if it is there already | |
 //! | preprocess | `kernels/preprocess.cu` writes into the embedding engine's input | |
 //! | embed | the engine; are its features numbers? content cells row by row | index of the first that is none |
 //! | compare | warm start: distance to the last frame's prototypes | sums by block |
@@ -10,7 +10,7 @@
 //! | group | inputs of the grouping network, the engine | transitions |
 //! | refine | pixels at borders, while the host already names segments | slot of each pixel |
 //!
-//! The steps from embed to group always are the same work on the same memory when the start is warm, so from the second such
+//! The steps from embed to group are always the same work on the same memory when the start is warm, so from the second such
 //! frame on they are one CUDA graph. Where they cannot be captured (TensorRT may refuse), they are started one by one, which is
 //! said once. Nothing is allocated per frame: memory changes with the frame's size only ([`DeviceFrame::set_geometry`]).
 //!
@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use models::arch::grouping::names::transition;
 use models::manifest::Manifest;
-use segcore::image::{Frame, ImageSize, PixelFormat};
+use segcore::image::{CaptureTime, Frame, ImageSize, PixelFormat};
 use segcore::preprocess::{PreprocessSpec, ResizePlan};
 use segcore::spherical_kmeans::Start;
 
@@ -67,13 +67,30 @@ pub struct Groups<'a> {
 /// Device memory and kernels for frames of one geometry.
 struct Stages {
     plan: ResizePlan,
+    format: PixelFormat,
     preprocess: Preprocess<Cuda>,
     kmeans: Kmeans<Cuda>,
     steps: FrameSteps<Cuda>,
     refine: Refine<Cuda>,
-    frame: HostMemory<u8>,
+    uploads: [Upload; 2],
+    /// Which of them has the frame that is worked on.
+    current: usize,
     results: Results,
 }
+
+/// What tells a frame from others: index, time, and where its bytes are.
+type FrameKey = (u64, CaptureTime, *const u8);
+
+/// A frame's bytes on their way to the device.
+struct Upload {
+    host: HostMemory<u8>,
+    device: Memory<Buffer, u8>,
+    done: Event,
+    holds: Option<FrameKey>,
+}
+
+// SAFETY: the pointer in a key is compared and never followed; everything else may move between threads.
+unsafe impl Send for Upload {}
 
 /// The host's side of what comes back.
 struct Results {
@@ -130,6 +147,10 @@ pub struct DeviceFrame {
     groups_done: Event,
     max_rounds: usize,
     state: State,
+    /// Whether the frame that was begun last had been uploaded while the one before was worked on.
+    was_ahead: bool,
+    /// Uploads run beside everything else.
+    upload_stream: Cuda,
     cuda: Cuda,
 }
 
@@ -165,6 +186,8 @@ impl DeviceFrame {
             groups_done: cuda.event()?,
             max_rounds: usize::MAX,
             state: State::Idle,
+            was_ahead: false,
+            upload_stream: cuda.beside()?,
             cuda,
         })
     }
@@ -182,6 +205,7 @@ impl DeviceFrame {
         carry_over: bool,
     ) -> Result<(), BackendError> {
         self.end()?;
+        self.upload_stream.synchronize()?;
         let warm = std::mem::replace(&mut self.warm, Warm::Plain(0));
         if matches!(warm, Warm::Refused) {
             self.warm = warm;
@@ -220,10 +244,19 @@ impl DeviceFrame {
     pub fn begin(&mut self, frame: &Frame, start: Start, refine: bool) -> Result<(), BackendError> {
         self.end()?;
         self.state = State::Unknown;
-        let Self { stages, networks, cuda, warm, other_map, .. } = self;
+        let Self { stages, networks, cuda, upload_stream, was_ahead, warm, other_map, .. } = self;
         let stages = stages.as_mut().ok_or_else(|| unsupported("no size was set for frames"))?;
-        stages.upload(cuda, frame)?;
-        stages.preprocess.run_to(cuda, networks.image()?)?;
+        let next = 1 - stages.current;
+        *was_ahead = stages.uploads[next].holds == Some(key(frame));
+        if !*was_ahead {
+            stages.upload(upload_stream, next, frame)?;
+        }
+        stages.current = next;
+        let upload = &mut stages.uploads[next];
+        // Once: a frame that is given again may have other bytes by then.
+        upload.holds = None;
+        cuda.wait_for(&upload.done)?;
+        stages.preprocess.run_from(cuda, &upload.device, networks.image()?)?;
         let other_map = other_map.take();
         match (start, &mut *warm) {
             (Start::Warm, Warm::Graph(graph)) => cuda.launch_graph(graph)?,
@@ -251,6 +284,20 @@ impl DeviceFrame {
         // The other map's memory is freed here, which waits for the work that reads it.
         drop(other_map);
         self.begin_slots(refine)
+    }
+
+    /// Begins to upload the frame that comes next, while one is worked on; [`DeviceFrame::begin`] then finds it there. A frame of
+    /// another geometry waits for its turn.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn upload_ahead(&mut self, frame: &Frame) -> Result<(), BackendError> {
+        let Self { stages: Some(stages), state: State::Begun { .. }, upload_stream, .. } = self else { return Ok(()) };
+        let next = 1 - stages.current;
+        if !stages.fits(frame) || stages.uploads[next].holds == Some(key(frame)) {
+            return Ok(());
+        }
+        stages.upload(upload_stream, next, frame)
     }
 
     /// Starts clustering of the same frame again, from the grid: the last frame had nothing to do with it.
@@ -336,6 +383,11 @@ impl DeviceFrame {
         matches!(self.warm, Warm::Graph(_))
     }
 
+    /// Whether the frame that was begun last had been uploaded ahead.
+    pub const fn was_ahead(&self) -> bool {
+        self.was_ahead
+    }
+
     /// What runs it.
     pub const fn cuda(&self) -> &Cuda {
         &self.cuda
@@ -353,7 +405,8 @@ impl DeviceFrame {
 
 impl Drop for DeviceFrame {
     fn drop(&mut self) {
-        // Copies into page-locked memory must end before it goes. A lost device leaves nothing to be done.
+        // Copies from and into page-locked memory must end before it goes. A lost device leaves nothing to be done.
+        let _ = self.upload_stream.synchronize();
         let _ = self.cuda.synchronize();
     }
 }
@@ -386,7 +439,7 @@ impl Stages {
         let source = geometry.source;
         let row_bytes = format.row_bytes(source.width);
         let preprocess = Preprocess::without_output(cuda, &geometry.preprocessing, source, format, row_bytes)?;
-        let plan = *preprocess.plan();
+        let (plan, num_bytes) = (*preprocess.plan(), preprocess.frame_bytes());
         let shape = [1, 3, plan.padded.height, plan.padded.width];
         networks.embedding.set_shape(cuda, &manifest.tensors.image, &shape)?;
         let cells = plan.content_cells(stride);
@@ -414,20 +467,36 @@ impl Stages {
             kmeans,
             steps,
             refine: Refine::new(cuda, &plan, stride, dim)?,
-            frame: cuda.host_memory(format.frame_bytes(source, row_bytes))?,
+            uploads: [Upload::new(cuda, num_bytes)?, Upload::new(cuda, num_bytes)?],
+            current: 0,
+            format: geometry.format,
             results,
         })
     }
 
-    fn upload(&mut self, cuda: &Cuda, frame: &Frame) -> Result<(), BackendError> {
-        let to = self.frame.values_mut();
-        if frame.size != self.plan.source || frame.pixels.len() < to.len() {
+    /// Whether a frame has the geometry.
+    fn fits(&self, frame: &Frame) -> bool {
+        let num_bytes = self.preprocess.frame_bytes();
+        frame.size == self.plan.source && frame.format == self.format && frame.pixels.len() >= num_bytes
+    }
+
+    /// Begins to upload a frame. Nobody reads the memory of the upload that is not the current one: its frame is done.
+    fn upload(&mut self, stream: &Cuda, which: usize, frame: &Frame) -> Result<(), BackendError> {
+        if !self.fits(frame) {
             let (size, bytes) = (frame.size, frame.pixels.len());
             return Err(unsupported(&format!("the frame is {size} with {bytes} bytes, expected {}", self.plan.source)));
         }
+        let Upload { host, device, done, holds } = &mut self.uploads[which];
+        *holds = None;
+        // An upload that nobody came for.
+        done.wait()?;
+        let to = host.values_mut();
         to.copy_from_slice(&frame.pixels[..to.len()]);
-        // SAFETY: the next frame is written after this one's work has ended (`end`); `drop` waits, too.
-        unsafe { cuda.begin_write(&self.frame, self.preprocess.frame_mut()) }
+        // SAFETY: written again after waiting for `done` only; `drop` and `set_geometry` wait for the stream before it goes.
+        unsafe { stream.begin_write(host, device)? };
+        stream.record(done)?;
+        *holds = Some(key(frame));
+        Ok(())
     }
 
     /// Starts the steps from embed to group.
@@ -477,6 +546,19 @@ impl Stages {
         }
         Ok(())
     }
+}
+
+impl Upload {
+    fn new(cuda: &Cuda, num_bytes: usize) -> Result<Self, BackendError> {
+        let (host, device) = (cuda.host_memory(num_bytes)?, Memory::zeros(cuda, num_bytes)?);
+        // The upload's stream is another one than that which clears the memory.
+        cuda.synchronize()?;
+        Ok(Self { host, device, done: cuda.event()?, holds: None })
+    }
+}
+
+fn key(frame: &Frame) -> FrameKey {
+    (frame.index, frame.capture_time, frame.pixels.as_ptr())
 }
 
 fn unsupported(message: &str) -> BackendError {
