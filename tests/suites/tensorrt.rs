@@ -665,6 +665,11 @@ mod stand_ins {
             let summary: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
             (stages_on(&summary), String::from_utf8_lossy(&assert.get_output().stderr).into_owned())
         };
+        let clip = shipped_clip().display().to_string();
+        let bench_of = ["bench", &clip, "--model=tiny-model", "--precision=fp16", "--backend=tensorrt", "--frames=4"];
+        let words = predicate::str::contains("preprocess to refine on the GPU for 4 frames");
+        bench.hsg(&bench_of, &[]).code(0).stdout(words);
+        bench.trace();
         let (on, _) = json(&["--host-stages"], &[]);
         assert_eq!(on, [0, 0]);
         let (on, words) = json(&[], &[("FAKE_TENSORRT_FAIL", "capture")]);

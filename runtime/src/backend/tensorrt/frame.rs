@@ -2,7 +2,7 @@
 //!
 //! | step | what | back to the host |
 //! |---|---|---|
-//! | upload | bytes of the frame, through page-locked memory, on a stream of their own: those of the next frame come while this one is worked on, if it is there already | |
+//! | upload | bytes of the frame, through page-locked memory; of the next one, if it is there, meanwhile | |
 //! | preprocess | `kernels/preprocess.cu` writes into the embedding engine's input | |
 //! | embed | the engine; are its features numbers? content cells row by row | index of the first that is none |
 //! | compare | warm start: distance to the last frame's prototypes | sums by block |
