@@ -15,12 +15,16 @@ fn main() {
     }
 }
 
+/// Where the kernels' sources are.
+const KERNELS: &str = "../runtime/src/backend/kernels";
+/// The files of their twin.
+const KERNEL_TWIN: [&str; 6] = ["twin", "preprocess", "spherical_kmeans", "top_k", "refine", "frame"];
+
 fn compile_kernels() {
-    const KERNELS: &str = "../runtime/src/backend/kernels";
     println!("cargo:rerun-if-changed=kernel_twin");
     println!("cargo:rerun-if-changed={KERNELS}");
     let mut build = cc::Build::new();
-    for name in ["twin", "preprocess", "spherical_kmeans", "top_k", "refine"] {
+    for name in KERNEL_TWIN {
         build.file(format!("kernel_twin/{name}.cpp"));
     }
     build

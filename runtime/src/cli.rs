@@ -136,6 +136,9 @@ pub struct ComputeArgs {
     /// Name each segment by the majority of its 20 nearest prototypes alone: the paper's protocol, for comparisons.
     #[arg(long, env = "HSG_COUNT_VOTES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub count_votes: Option<bool>,
+    /// Run the stages between the networks on the CPU, also where the networks run on a GPU: to compare.
+    #[arg(long, env = "HSG_HOST_STAGES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub host_stages: Option<bool>,
 }
 
 /// Arguments of `hsg run`.

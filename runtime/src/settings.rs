@@ -11,7 +11,7 @@ use models::manifest::Precision;
 use retrieval::Storage;
 use runtime::backend::tensorrt::BuildOptions;
 use runtime::pipeline::names::Naming;
-use runtime::pipeline::{BankSearch, DeploymentSpec, ProcessorSpec, Resolution};
+use runtime::pipeline::{BankSearch, DeploymentSpec, Placement, ProcessorSpec, Resolution};
 use runtime::sink::SaveKinds;
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +56,8 @@ pub struct ConfigFile {
     bank_search: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     count_votes: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_stages: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<RunSection>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -234,6 +236,7 @@ impl Base {
             bank_search: named(args.bank_search, file.bank_search.as_deref(), "bank_search")?
                 .unwrap_or(BankSearchArg::Auto),
             count_votes: args.count_votes.or(file.count_votes).unwrap_or(false),
+            host_stages: args.host_stages.or(file.host_stages).unwrap_or(false),
         };
         ensure!(
             settings.refine || !settings.reference,
@@ -302,6 +305,7 @@ pub struct ComputeSettings {
     cluster_pixels: bool,
     bank_search: BankSearchArg,
     count_votes: bool,
+    host_stages: bool,
 }
 
 impl ComputeSettings {
@@ -333,6 +337,7 @@ impl ComputeSettings {
             BankSearchArg::Approximate => BankSearch::Approximate,
         };
         ProcessorSpec {
+            placement: if self.host_stages { Placement::Host } else { Placement::Auto },
             tracking: self.track && is_sequence,
             resolution: self.resolution(),
             bank_search,
@@ -854,6 +859,7 @@ fn common_config(model: &ModelSettings, compute: Option<ComputeSettings>) -> Con
         cluster_pixels: compute.map(|compute| compute.cluster_pixels),
         bank_search: compute.map(|compute| name_of(compute.bank_search)),
         count_votes: compute.map(|compute| compute.count_votes),
+        host_stages: compute.map(|compute| compute.host_stages),
         ..ConfigFile::default()
     }
 }
@@ -949,7 +955,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 12 + 11 + (9 + 6) + 8 + 4 + 4, "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 13 + 11 + (9 + 6) + 8 + 4 + 4, "{value}");
     }
 
     #[test]

@@ -1,6 +1,10 @@
 // Runs the kernels' source on the host: blocks one after the other, their threads as fibres. See twin.h.
+// Jumps between stacks are what is wanted here.
+#undef _FORTIFY_SOURCE
 #include "twin.h"
 
+#include <csetjmp>
+#include <memory>
 #include <mutex>
 #include <ucontext.h>
 #include <vector>
@@ -8,7 +12,7 @@
 Index threadIdx, blockIdx, blockDim, gridDim;
 u64 twin_words[1024];
 
-extern const Kernel preprocess_kernels[], kmeans_kernels[], top_k_kernels[], refine_kernels[];
+extern const Kernel preprocess_kernels[], kmeans_kernels[], top_k_kernels[], refine_kernels[], frame_kernels[];
 
 namespace {
 
@@ -27,14 +31,17 @@ struct Group {
     }
 };
 
+// Made once, runs a thread of a block again and again. Switching is a jump: swapcontext asks the kernel about signals each time.
 struct Fibre {
-    ucontext_t context;
-    std::vector<char> stack;
-    bool is_done;
+    std::unique_ptr<char[]> stack;
+    jmp_buf place;
+    bool is_begun = false;
+    bool is_done = false;
 };
 
 std::mutex one_launch;
-ucontext_t scheduler;
+jmp_buf scheduler;
+ucontext_t begin;
 std::vector<Fibre> fibres;
 Group block, warps[32];
 u32 running;
@@ -58,16 +65,40 @@ void wait(Group& group)
     group.arrived++;
     group.release_if_complete();
     while (group.generation == generation)
-        swapcontext(&fibres[me].context, &scheduler);
+        if (!_setjmp(fibres[me].place))
+            _longjmp(scheduler, 1);
 }
 
 void thread_main()
 {
-    kernel(kernel_arguments);
-    fibres[running].is_done = true;
-    has_progress = true;
-    warps[running / 32].leave();
-    block.leave();
+    for (;;) {
+        kernel(kernel_arguments);
+        const u32 me = running;
+        fibres[me].is_done = true;
+        has_progress = true;
+        warps[me / 32].leave();
+        block.leave();
+        if (!_setjmp(fibres[me].place))
+            _longjmp(scheduler, 1);
+    }
+}
+
+// Runs a fibre until it waits or is done.
+void resume(Fibre& fibre)
+{
+    if (_setjmp(scheduler))
+        return;
+    if (fibre.is_begun)
+        _longjmp(fibre.place, 1);
+    fibre.is_begun = true;
+    if (!fibre.stack)
+        fibre.stack.reset(new char[STACK_BYTES]);
+    getcontext(&begin);
+    begin.uc_stack.ss_sp = fibre.stack.get();
+    begin.uc_stack.ss_size = STACK_BYTES;
+    begin.uc_link = nullptr;
+    makecontext(&begin, thread_main, 0);
+    setcontext(&begin);
 }
 
 // False: the threads wait for each other for ever.
@@ -79,15 +110,8 @@ bool run_block(u32 num_threads, bool backwards)
         warps[w] = Group();
         warps[w].live = w * 32 >= num_threads ? 0 : num_threads - w * 32 < 32 ? num_threads - w * 32 : 32;
     }
-    for (u32 i = 0; i < num_threads; i++) {
-        Fibre& fibre = fibres[i];
-        fibre.is_done = false;
-        getcontext(&fibre.context);
-        fibre.context.uc_stack.ss_sp = fibre.stack.data();
-        fibre.context.uc_stack.ss_size = fibre.stack.size();
-        fibre.context.uc_link = &scheduler;
-        makecontext(&fibre.context, thread_main, 0);
-    }
+    for (u32 i = 0; i < num_threads; i++)
+        fibres[i].is_done = false;
     u32 num_done = 0;
     while (num_done < num_threads) {
         has_progress = false;
@@ -96,15 +120,27 @@ bool run_block(u32 num_threads, bool backwards)
             running = backwards ? num_threads - 1 - i : i;
             if (!fibres[running].is_done) {
                 threadIdx.x = running;
-                const u32 me = running;
-                swapcontext(&scheduler, &fibres[me].context);
+                resume(fibres[running]);
             }
             num_done += fibres[running].is_done;
         }
-        if (!has_progress && num_done < num_threads)
+        if (!has_progress && num_done < num_threads) {
+            // They are never gone on with.
+            for (u32 i = 0; i < num_threads; i++)
+                fibres[i].is_begun = false;
             return false;
+        }
     }
     return true;
+}
+
+const Kernel* find(const char* name)
+{
+    for (const Kernel* list : {preprocess_kernels, kmeans_kernels, top_k_kernels, refine_kernels, frame_kernels})
+        for (; list->name; list++)
+            if (!std::strcmp(list->name, name))
+                return list;
+    return nullptr;
 }
 
 } // namespace
@@ -147,24 +183,27 @@ u16 twin_float_to_half(float value)
     return sign | (u16)(((exponent + 14) << 10) + mantissa - 1024);
 }
 
+// How many arguments a kernel takes; -1: there is none of that name.
+extern "C" int hsg_twin_num_arguments(const char* name)
+{
+    const Kernel* found = find(name);
+    return found ? found->num_arguments : -1;
+}
+
 // 0: done; 1: no such kernel; 2: its threads wait for each other for ever; 3: too many threads.
 extern "C" int hsg_twin_launch(const char* name, u32 grid_x, u32 grid_y, u32 num_threads, int backwards, void** arguments)
 {
     std::lock_guard<std::mutex> guard(one_launch);
-    kernel = nullptr;
-    for (const Kernel* list : {preprocess_kernels, kmeans_kernels, top_k_kernels, refine_kernels})
-        for (; list->name; list++)
-            if (!std::strcmp(list->name, name))
-                kernel = list->call;
-    if (!kernel)
+    const Kernel* found = find(name);
+    if (!found)
         return 1;
+    kernel = found->call;
     if (num_threads > 1024)
         return 3;
     kernel_arguments = arguments;
-    if (fibres.size() < num_threads)
-        fibres.resize(num_threads);
-    for (Fibre& fibre : fibres)
-        fibre.stack.resize(STACK_BYTES);
+    // All at once: they are not moved once they have begun.
+    if (fibres.empty())
+        fibres.resize(1024);
     blockDim = {num_threads, 1, 1};
     gridDim = {grid_x, grid_y, 1};
     for (u32 y = 0; y < grid_y; y++)

@@ -85,6 +85,13 @@ template <class T> inline T atomicAdd(T* place, T value)
     return before;
 }
 
+template <class T> inline T atomicMin(T* place, T value)
+{
+    const T before = *place;
+    *place = value < before ? value : before;
+    return before;
+}
+
 inline u32 __float_as_uint(float value) { u32 bits; std::memcpy(&bits, &value, 4); return bits; }
 inline float __uint_as_float(u32 bits) { float value; std::memcpy(&value, &bits, 4); return value; }
 inline float __int_as_float(int bits) { return __uint_as_float((u32)bits); }
@@ -95,10 +102,12 @@ inline int __ffs(u32 bits) { return __builtin_ffs((int)bits); }
 struct Kernel {
     const char* name;
     void (*call)(void** arguments);
+    int num_arguments;
 };
 
 template <class F> struct Caller;
 template <class... A> struct Caller<void(A...)> {
+    static const int num_arguments = sizeof...(A);
     template <void (*kernel)(A...), size_t... I> static void spread(void** arguments, std::index_sequence<I...>)
     {
         kernel(*(A*)arguments[I]...);
@@ -109,4 +118,4 @@ template <class... A> struct Caller<void(A...)> {
     }
 };
 
-#define KERNEL(NAME) {#NAME, &Caller<decltype(NAME)>::call<NAME>}
+#define KERNEL(NAME) {#NAME, &Caller<decltype(NAME)>::call<NAME>, Caller<decltype(NAME)>::num_arguments}

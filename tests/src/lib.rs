@@ -11,6 +11,7 @@ pub mod networks;
 pub mod outputs;
 pub mod pictures;
 pub mod programs;
+pub mod stand_ins;
 #[cfg(feature = "torch")]
 pub mod torch;
 pub mod training;

@@ -1,14 +1,16 @@
 //! Running a graph of crate `models` as it is deployed: written as ONNX, executed by a backend.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use models::graph::Graph;
+use models::manifest::ModelFolder;
 use models::onnx::{Storage, write};
 use models::passes::expose_activations;
 use models::passes::quantize::{ActivationRange, Ranges, tensors_to_observe};
 use models::weights::{Tensor, Weights};
+use retrieval::BankBuilder;
 use runtime::backend::cpu::CpuEngine;
 use runtime::backend::onnxruntime::OnnxRuntimeBackend;
 use runtime::backend::{Backend, BackendError, Engine, EngineOptions, TensorBuffer};
@@ -90,4 +92,27 @@ fn run(
     session.run(&inputs, &mut outputs).unwrap_or_else(|e| panic!("{e}"));
     let names = graph.outputs.iter().map(|o| o.name.clone());
     names.zip(buffers.into_iter().map(|b| Tensor { shape: b.shape, values: b.data })).collect()
+}
+
+/// The tiny model in a folder `model` of this one, with a bank of made-up prototypes.
+///
+/// # Panics
+///
+/// If it cannot be written.
+pub fn model_with_bank(folder: &Path) -> PathBuf {
+    let model = ModelFolder::open(&crate::folders::tiny_model()).expect("the tiny model");
+    let dim = model.manifest().network.embedding_dim;
+    let space = model.label_space().clone();
+    let mut builder = BankBuilder::new(dim, model.model_hash(), &space.name);
+    for index in 0..500usize {
+        let angle = |channel: usize| ((index * 31 + channel * 17) as f32 * 0.7).sin();
+        let prototype: Vec<f32> = (0..dim).map(angle).collect();
+        let norm = prototype.iter().map(|value| value * value).sum::<f32>().sqrt();
+        let unit: Vec<f32> = prototype.iter().map(|value| value / norm).collect();
+        builder.push(&unit, (index % space.num_classes()) as u8).expect("a prototype");
+    }
+    let bank = builder.finish(retrieval::Storage::F32).expect("a bank");
+    let out = folder.join("model");
+    model.rewrite_bank(Some(&out), bank.bytes(), &space).expect("the model is written");
+    out
 }

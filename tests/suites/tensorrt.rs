@@ -1,7 +1,8 @@
 //! TensorRT up to the first call of the driver: networks as it is given them, engine files, the cache, and, in a build with
 //! the feature `tensorrt`, what `hsg` says about libraries that are missing, cut, too old, foreign, or without a driver.
 //!
-//! Nothing here runs an engine: that takes a GPU (`docs/jetson.md`, `cargo xtask board-check`).
+//! Nothing here runs a real engine: that takes a GPU (`docs/jetson.md`, `cargo xtask board-check`). A frame's way on the GPU is in
+//! `device_frame.rs`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -651,6 +652,29 @@ mod stand_ins {
         assert_eq!(summary["backend"]["name"], "tensorrt");
         assert_eq!((&summary["precision"], &summary["machine"]["gpu"]), (&"fp16".into(), &"Fake Orin".into()));
         assert_eq!(assert_whole(&bench.sandbox.path("out")), Some(4));
+        // Where the stages ran: on the GPU, from the third frame on as a graph; on the CPU when asked; step by step, which is
+        // said once, where there can be no graph.
+        let stages_on = |summary: &serde_json::Value| {
+            ["device_frames", "graph_frames"].map(|key| summary["stages_on"][key].as_u64().unwrap())
+        };
+        assert_eq!(stages_on(&summary), [4, 2]);
+        let json = |more: &[&str], variables: &[(&str, &str)]| {
+            let usual = ["--backend", "tensorrt", "--save", "none", "--json"];
+            let assert = bench.run(&[&usual, more].concat(), variables).code(0);
+            assert_in_order(&bench.trace());
+            let summary: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+            (stages_on(&summary), String::from_utf8_lossy(&assert.get_output().stderr).into_owned())
+        };
+        let clip = shipped_clip().display().to_string();
+        let bench_of = ["bench", &clip, "--model=tiny-model", "--precision=fp16", "--backend=tensorrt", "--frames=4"];
+        let words = predicate::str::contains("preprocess to refine on the GPU for 4 frames");
+        bench.hsg(&bench_of, &[]).code(0).stdout(words);
+        bench.trace();
+        let (on, _) = json(&["--host-stages"], &[]);
+        assert_eq!(on, [0, 0]);
+        let (on, words) = json(&[], &[("FAKE_TENSORRT_FAIL", "capture")]);
+        assert_eq!(on, [4, 0]);
+        assert_eq!(words.matches("no CUDA graph, frames are started step by step").count(), 1, "{words}");
         // `auto` takes what is built, and nothing else.
         bench
             .run(&["--save", "none"], &[])
@@ -665,7 +689,9 @@ mod stand_ins {
         let engine = bench.engines()[0].display().to_string();
         let here = predicate::str::contains("loads here  yes").and(predicate::str::contains("fake layer"));
         bench.hsg(&["inspect", &engine], &[]).code(0).stdout(here);
-        bench.hsg(&["doctor"], &[]).stdout(predicate::str::contains("backend tensorrt     ok       TensorRT 11"));
+        let words = predicate::str::contains("backend tensorrt     ok       TensorRT 11")
+            .and(predicate::str::contains("frames stay on the GPU"));
+        bench.hsg(&["doctor"], &[]).stdout(words);
     }
 
     /// After an update, on another GPU, damaged: the reason once, and a new engine.
@@ -742,7 +768,7 @@ mod stand_ins {
         for (variable, words) in [
             (("FAKE_TENSORRT_FAIL", "context"), &["no execution context", "memory full", "fake: out of memory"][..]),
             (("FAKE_TENSORRT_FAIL", "shape"), &["does not take the shape"]),
-            (("FAKE_TENSORRT_FAIL", "enqueue"), &["the run failed", "fake: the device has no time", "`image` [1, 3,"]),
+            (("FAKE_TENSORRT_FAIL", "enqueue"), &["the run failed", "fake: the device has no time"]),
             (("FAKE_CUDA_FAIL", "alloc"), &["could not allocate", "out of memory", "end other programs"]),
             (("FAKE_CUDA_FAIL", "copy"), &["unspecified launch failure"]),
         ] {

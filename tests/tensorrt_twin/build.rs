@@ -1,5 +1,5 @@
-//! Stand-ins for libnvinfer, libnvonnxparser and libcuda (`nvinfer.cpp`, `cuda.c`): compiled against the headers that the shim
-//! was compiled with. Their folder becomes the variable `HSG_TENSORRT_TWIN`; without headers of TensorRT 11 there are none.
+//! Stand-ins for libnvinfer, libnvonnxparser and libcuda (`nvinfer.cpp`, `cuda.cpp`): compiled against the headers that the shim
+//! was compiled with; libcuda's has the kernels (`kernel_twin/`). Their folder becomes the variable `HSG_TENSORRT_TWIN`; without headers of TensorRT 11 there are none.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -31,26 +31,25 @@ pub fn compile() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("tensorrt_twin");
     fs::create_dir_all(&out).expect("a folder for the stand-ins");
     fs::write(out.join("stubs.h"), stubs(&headers)).expect("the stubs can be written");
-    let library = |source: &str, names: &[&str], is_cpp: bool| {
+    let library = |sources: &[String], includes: &[&str], names: &[&str]| {
         let mut build = cc::Build::new();
-        build.cpp(is_cpp).opt_level(1).warnings(false).include(&out).include("../crates/tensorrt-sys/shim/stub");
-        if is_cpp {
-            build.std("c++17").flag("-isystem").flag(&headers);
-        }
+        build.cpp(true).std("c++17").opt_level(2).warnings(false).flag("-isystem").flag(&headers).include(&out);
+        // As the kernels' own twin is compiled.
+        build.flag("-ffp-contract=off").flag("-Wno-unknown-pragmas").includes(includes);
         let file = out.join(names[0]);
         let mut command = build.get_compiler().to_command();
-        command
-            .args(["-shared", "-fPIC", "-Wl,--no-undefined", "-o"])
-            .arg(&file)
-            .arg(Path::new("tensorrt_twin").join(source));
-        let status = command.status().expect("a compiler");
-        assert!(status.success(), "{source} does not compile: {command:?}");
+        command.args(["-shared", "-fPIC", "-Wl,--no-undefined", "-Wl,-Bsymbolic", "-o"]).arg(&file).args(sources);
+        let status = command.arg("-ldl").status().expect("a compiler");
+        assert!(status.success(), "{sources:?} does not compile: {command:?}");
         for name in &names[1..] {
             fs::copy(&file, out.join(name)).expect("a second name");
         }
     };
-    library("nvinfer.cpp", &["libnvinfer.so.11", "libnvonnxparser.so.11"], true);
-    library("cuda.c", &["libcuda.so"], false);
+    let nvinfer = ["tensorrt_twin/nvinfer.cpp".to_owned()];
+    library(&nvinfer, &["../crates/tensorrt-sys/shim/stub"], &["libnvinfer.so.11", "libnvonnxparser.so.11"]);
+    let kernels = super::KERNEL_TWIN.iter().map(|name| format!("kernel_twin/{name}.cpp"));
+    let cuda: Vec<String> = kernels.chain(["tensorrt_twin/cuda.cpp".to_owned()]).collect();
+    library(&cuda, &[super::KERNELS, "kernel_twin"], &["libcuda.so"]);
     println!("cargo:rustc-env=HSG_TENSORRT_TWIN={}", out.display());
 }
 

@@ -1,17 +1,22 @@
 // A stand-in for libnvinfer and libnvonnxparser, built against the same headers as the shim, so that everything on our side of
 // TensorRT's virtual tables is tested without a GPU: who makes and destroys what, in which order, shapes, addresses, errors.
-// It computes nothing: outputs are patterns. `stubs.h` is generated (tests/build.rs): every function of TensorRT's
+// What it computes is no network's output, but depends on all inputs, smoothly: features of cells by their colours, transitions by
+// features and positions. It works on streams of the stand-in for libcuda, when somebody waits for them. `stubs.h` is generated (tests/build.rs): every function of TensorRT's
 // interfaces that is not overridden here ends the process by its name.
 //
 // FAKE_TENSORRT_VERSION  what getInferLibVersion says
-// FAKE_TENSORRT_FAIL     parse, build, load, context, shape, enqueue: what goes wrong
+// FAKE_TENSORRT_FAIL     parse, build, load, context, shape, enqueue: what goes wrong; capture: runs that are captured as a graph;
+//                        nan: a feature that is no number
 // FAKE_TENSORRT_TRACE    a file that gets a line for each object made (+) and destroyed (-), and each call worth a line
 // FAKE_TENSORRT_SLOW     milliseconds that a build takes
 #include "stubs.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <dlfcn.h>
 #include <map>
 #include <memory>
 #include <string>
@@ -285,6 +290,151 @@ IHostMemory* memory(std::string const& bytes)
     return new Memory(impl);
 }
 
+// A tensor of a run.
+struct Tensor
+{
+    bool is_input = false;
+    std::vector<int64_t> dims;
+    float* values = nullptr;
+
+    size_t count() const
+    {
+        size_t count = 1;
+        for (int64_t length : dims)
+        {
+            count *= static_cast<size_t>(length);
+        }
+        return count;
+    }
+};
+
+using Tensors = std::map<std::string, Tensor>;
+
+// A number in -1 … 1 that depends on `index` alone (as in tests/src/fake_backend.rs).
+float noise(size_t index)
+{
+    uint32_t const mixed = (static_cast<uint32_t>(index) + 1) * 2654435761u;
+    return static_cast<float>(mixed >> 8) / 8388608.0f - 1.0f;
+}
+
+// [3, height, width] → a unit vector per cell of 8×8 pixels by its mean colours and its contrast.
+void embed(Tensor const& image, Tensor const& out)
+{
+    size_t const height = image.dims[2], width = image.dims[3], dim = out.dims[1], columns = out.dims[3];
+    size_t const cells = static_cast<size_t>(out.dims[2]) * columns;
+    std::vector<float> feature(dim);
+    for (size_t cell = 0; cell < cells; ++cell)
+    {
+        float looks[4] = {};
+        for (size_t channel = 0; channel < 3; ++channel)
+        {
+            for (size_t y = 0; y < 8; ++y)
+            {
+                float const* row = image.values + (channel * height + cell / columns * 8 + y) * width + cell % columns * 8;
+                for (size_t x = 0; x < 8; ++x)
+                {
+                    looks[channel] += row[x] / 64;
+                    looks[3] += x > 0 ? std::fabs(row[x] - row[x - 1]) / 64 : 0;
+                }
+            }
+        }
+        float squares = 0;
+        for (size_t channel = 0; channel < dim; ++channel)
+        {
+            float angle = 0;
+            for (size_t i = 0; i < 4; ++i)
+            {
+                angle += looks[i] * noise(channel * 5 + i);
+            }
+            feature[channel] = std::sin(2 * angle + 3 * noise(channel * 5 + 4));
+            squares += feature[channel] * feature[channel];
+        }
+        for (size_t channel = 0; channel < dim; ++channel)
+        {
+            out.values[channel * cells + cell] = feature[channel] / std::fmax(std::sqrt(squares), 1e-6f);
+        }
+    }
+    if (fails("nan"))
+    {
+        out.values[5] = NAN;
+    }
+}
+
+// [1, rows, columns]: every row's shares, which sum to one.
+template <typename Logit>
+void shares(Tensor const& out, Logit logit)
+{
+    size_t const rows = out.dims[1], columns = out.dims[2];
+    for (size_t row = 0; row < rows; ++row)
+    {
+        float* const of_row = out.values + row * columns;
+        float sum = 0;
+        for (size_t column = 0; column < columns; ++column)
+        {
+            sum += of_row[column] = std::exp(logit(row, column));
+        }
+        for (size_t column = 0; column < columns; ++column)
+        {
+            of_row[column] /= sum;
+        }
+    }
+}
+
+void compute(Tensors const& tensors)
+{
+    auto const features = tensors.find("features");
+    for (auto const& [name, tensor] : tensors)
+    {
+        if (tensor.is_input)
+        {
+            continue;
+        }
+        if (tensor.dims.size() == 4)
+        {
+            embed(tensors.at("image"), tensor);
+        }
+        else if (name == "transition_1" && features != tensors.end())
+        {
+            Tensor const &positions = tensors.at("positions"), &valid = tensors.at("valid");
+            size_t const dim = features->second.dims[1], slots = tensor.dims[1], entries = positions.dims[1];
+            shares(tensor, [&](size_t slot, size_t group) {
+                float logit = 0;
+                for (size_t d = 0; d < dim; ++d)
+                {
+                    logit += 4 * features->second.values[d * slots + slot] * noise(1000 + group * dim + d);
+                }
+                for (size_t t = 0; t < entries; ++t)
+                {
+                    logit += 2 * positions.values[t * slots + slot] * noise(5000 + group * entries + t);
+                }
+                return valid.values[slot] > 0 ? logit : 0;
+            });
+        }
+        else if (name.compare(0, 11, "transition_") == 0)
+        {
+            size_t const columns = tensor.dims[2];
+            shares(tensor, [&](size_t row, size_t column) { return 3 * noise(row * columns + column); });
+        }
+        else
+        {
+            std::memset(tensor.values, 0, tensor.count() * sizeof(float));
+        }
+    }
+}
+
+// A function of the stand-in for libcuda.
+template <typename Function>
+Function* of_cuda(char const* name)
+{
+    static void* const library = dlopen("libcuda.so", RTLD_NOW | RTLD_NOLOAD);
+    void* const function = library == nullptr ? nullptr : dlsym(library, name);
+    if (function == nullptr)
+    {
+        unexpected("no stand-in for libcuda");
+    }
+    return reinterpret_cast<Function*>(function);
+}
+
 struct ContextImpl : apiv::SExecutionContext
 {
     std::vector<TensorSpec> tensors;
@@ -378,52 +528,30 @@ struct ContextImpl : apiv::SExecutionContext
             say(ILogger::Severity::kERROR, "fake: the device has no time for this");
             return false;
         }
-        float seen = 0;
+        if (of_cuda<int(void*)>("fake_cuda_is_capturing")(stream) != 0 && fails("capture"))
+        {
+            of_cuda<void(void*)>("fake_cuda_spoil_capture")(stream);
+            say(ILogger::Severity::kERROR, "fake: this network cannot be captured");
+            return false;
+        }
+        auto* run = new Tensors;
         for (TensorSpec const& spec : tensors)
         {
-            if (addresses[spec.name] == nullptr)
+            Dims const dims = getTensorShape(spec.name.c_str());
+            void* const address = addresses[spec.name];
+            std::vector<int64_t> const lengths = from_dims(dims);
+            if (address == nullptr || dims.nbDims < 0 || std::count(lengths.begin(), lengths.end(), -1) != 0)
             {
+                say(ILogger::Severity::kERROR, ("fake: no memory or no shape for " + spec.name).c_str());
+                delete run;
                 return false;
             }
-            Dims const dims = getTensorShape(spec.name.c_str());
-            size_t count = 1;
-            for (int32_t i = 0; i < dims.nbDims; ++i)
-            {
-                if (dims.d[i] < 0)
-                {
-                    return false;
-                }
-                count *= static_cast<size_t>(dims.d[i]);
-            }
-            auto* values = static_cast<float*>(addresses[spec.name]);
-            if (spec.is_input)
-            {
-                for (size_t i = 0; i < count; ++i)
-                {
-                    seen += values[i];  // all of it must be there
-                }
-                continue;
-            }
-            // A one in each column (of channels at a cell) or row: unit vectors, and transitions that sum to one.
-            std::memset(values, 0, count * sizeof(float));
-            if (dims.nbDims == 4)
-            {
-                size_t const cells = count / static_cast<size_t>(dims.d[1]);
-                for (size_t cell = 0; cell < cells; ++cell)
-                {
-                    values[cell % static_cast<size_t>(dims.d[1]) * cells + cell] = 1;
-                }
-            }
-            else
-            {
-                size_t const width = static_cast<size_t>(dims.d[dims.nbDims - 1]);
-                for (size_t row = 0; row < count / width; ++row)
-                {
-                    values[row * width + row % width] = 1;
-                }
-            }
+            (*run)[spec.name] = {spec.is_input, lengths, static_cast<float*>(address)};
         }
-        return seen == seen;
+        of_cuda<void(void*, void (*)(void*), void*, void (*)(void*))>("fake_cuda_enqueue")(
+            stream, [](void* data) { compute(*static_cast<Tensors*>(data)); }, run,
+            [](void* data) { delete static_cast<Tensors*>(data); });
+        return true;
     }
 };
 PAIR(Context, IExecutionContext)

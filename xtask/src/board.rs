@@ -86,7 +86,7 @@ pub fn check(options: &Options) -> Result<()> {
         };
         lack = lack_of(&finding("backend tensorrt"));
         let kernels = finding("GPU kernels");
-        // `unused`: they load.
+        // `unused`: they load, in a build without TensorRT.
         gpu_lack = if kernels["standing"] == "unused" { None } else { lack_of(&kernels) };
         Ok(Outcome::Ok(report))
     });
@@ -109,29 +109,33 @@ pub fn check(options: &Options) -> Result<()> {
     });
     for precision in ["fp16", "int8"] {
         let lack = lack.clone().or_else(|| board.missing(precision));
-        board.part(&format!("bench-{precision}"), |board| match lack {
-            Some(why) => Ok(Outcome::NotRun(why)),
-            None => {
-                let clip = board.clip();
-                let arguments = [
-                    "bench",
-                    &clip,
-                    "--model",
-                    &model,
-                    "--backend",
-                    "tensorrt",
-                    "--precision",
-                    precision,
-                    "--frames",
-                    &frames,
-                    "--json",
-                    "-q",
-                    // Whatever the receipt, which is about the CPU's form, says of its accuracy: this is about time.
-                    "--allow-unverified",
-                ];
-                board.hsg(&format!("bench-{precision}"), &arguments, &[0]).map(Outcome::Ok)
-            }
-        });
+        // The whole frame on the GPU, and beside it the networks alone there.
+        for (stages, more) in [("", &[][..]), ("-host-stages", &["--host-stages"])] {
+            let name = format!("bench-{precision}{stages}");
+            board.part(&name, |board| match &lack {
+                Some(why) => Ok(Outcome::NotRun(why.clone())),
+                None => {
+                    let clip = board.clip();
+                    let usual = [
+                        "bench",
+                        &clip,
+                        "--model",
+                        &model,
+                        "--backend",
+                        "tensorrt",
+                        "--precision",
+                        precision,
+                        "--frames",
+                        &frames,
+                        "--json",
+                        "-q",
+                        // Whatever the receipt, which is about the CPU's form, says of its accuracy: this is about time.
+                        "--allow-unverified",
+                    ];
+                    board.hsg(&name, &[&usual, more].concat(), &[0]).map(Outcome::Ok)
+                }
+            });
+        }
     }
     board.close()
 }

@@ -8,7 +8,7 @@ use crate::nvrtc::Nvrtc;
 use crate::process::workspace;
 
 const FOLDER: &str = "runtime/src/backend/kernels";
-const SOURCES: [&str; 4] = ["preprocess", "spherical_kmeans", "top_k", "refine"];
+const SOURCES: [&str; 5] = ["preprocess", "spherical_kmeans", "top_k", "refine", "frame"];
 /// One PTX for Orin (8.7), Hopper (9.0) and Thor (11.0): their drivers compile it on. No contraction, as the C++ compiler
 /// of the CPU twin: where a fused multiply-add is wanted, the source says so.
 const OPTIONS: [&str; 4] = ["-arch=compute_80", "-std=c++17", "-default-device", "-fmad=false"];

@@ -459,9 +459,15 @@ impl Bank {
     }
 
     fn count_votes(&self, nearest: &Neighbours) -> Vote {
-        let mut counts = [0u8; 256];
-        for &index in nearest.indices() {
-            counts[usize::from(self.labels[index as usize])] += 1;
+        self.vote_of(nearest.indices(), nearest.similarities())
+    }
+
+    /// The vote of neighbours that somebody else found: their indices, and similarities, nearest first. Indices that are not in
+    /// the bank have no vote.
+    pub fn vote_of(&self, indices: &[u32], similarities: &[f32]) -> Vote {
+        let mut counts = [0u32; 256];
+        for label in indices.iter().filter_map(|&index| self.labels.get(index as usize)) {
+            counts[usize::from(*label)] += 1;
         }
         let (mut train_id, mut votes) = (0, 0);
         for (label, &count) in (0u8..=255).zip(&counts) {
@@ -470,8 +476,8 @@ impl Bank {
                 (train_id, votes) = (label, count);
             }
         }
-        let confidence = f32::from(votes) / nearest.len().max(1) as f32;
-        Vote { train_id, confidence, unknown_score: unknown_score(nearest.similarities()) }
+        let confidence = votes as f32 / indices.len().max(1) as f32;
+        Vote { train_id, confidence, unknown_score: unknown_score(similarities) }
     }
 
     fn check(&self, queries: &[f32], k: usize) -> Result<(), RetrievalError> {

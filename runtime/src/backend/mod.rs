@@ -236,6 +236,12 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`BackendErrorKind::Run`] when resources for it are missing.
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, BackendError>;
+
+    /// The engine itself where it runs over memory of a GPU, so that a whole frame can stay there
+    /// ([`tensorrt`], `frame.rs`); none elsewhere.
+    fn on_gpu(self: Arc<Self>) -> Option<Arc<tensorrt::TensorRtEngine>> {
+        None
+    }
 }
 
 /// Runs one network on one thread.

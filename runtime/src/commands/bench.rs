@@ -25,12 +25,13 @@ struct BenchReport {
     summary: Summary,
     /// Whether frames were tracked.
     track: bool,
-    /// Mean time inside the two networks, part of embed and group.
-    network_millis: f64,
+    /// Mean time inside the two networks, part of embed and group; null where they are links of a chain on a GPU, which
+    /// nobody interrupts to take times (also below).
+    network_millis: Option<f64>,
     /// Share of the sum of stage means outside the networks, 0–1.
-    outside_network_share: f64,
+    outside_network_share: Option<f64>,
     /// Share of the sum of stage means outside the stages embed and group, 0–1.
-    outside_network_stages_share: f64,
+    outside_network_stages_share: Option<f64>,
     /// Resident set after 10 frames.
     rss_start_bytes: u64,
     /// Resident set after the last frame.
@@ -80,11 +81,12 @@ pub fn run(settings: &BenchSettings, printer: Printer) -> anyhow::Result<Outcome
     let stages = summary.stages_millis;
     let (total, network) = (stages.total_mean(), report.measured.network.distribution().mean);
     let share = |part: f64| if total > 0.0 { part / total } else { 0.0 };
+    let is_host = summary.stages_on.device_frames == 0;
     let bench = BenchReport {
         track,
-        network_millis: network,
-        outside_network_share: share(total - network),
-        outside_network_stages_share: share(total - stages.embed.mean - stages.group.mean),
+        network_millis: is_host.then_some(network),
+        outside_network_share: is_host.then(|| share(total - network)),
+        outside_network_stages_share: is_host.then(|| share(total - stages.embed.mean - stages.group.mean)),
         rss_start_bytes: report.measured.rss_start_bytes,
         rss_end_bytes: report.measured.rss_end_bytes,
         summary,
@@ -121,9 +123,22 @@ fn text_report(bench: &BenchReport) -> String {
         row(name, distribution, format!("{:.1} %", 100.0 * share));
     }
     let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    let shares = (bench.network_millis, bench.outside_network_share, bench.outside_network_stages_share);
+    let networks = match shares {
+        (Some(network), Some(outside), Some(outside_stages)) => format!(
+            "of it networks {} ms; outside the networks {:.1} % (outside the stages embed and group {:.1} %)",
+            millis(network),
+            100.0 * outside,
+            100.0 * outside_stages
+        ),
+        _ => format!(
+            "preprocess to refine on the GPU for {} frames, {} of them as a graph, {} uploaded ahead",
+            summary.stages_on.device_frames, summary.stages_on.graph_frames, summary.stages_on.uploaded_ahead_frames
+        ),
+    };
     format!(
         "{} frames in {:.2} s: {:.2} fps; {} dropped; jitter {} ms; {} threads of {}\n{}\
-         sum of stage means {} ms, of it networks {} ms; outside the networks {:.1} % (outside the stages embed and group {:.1} %)\n\
+         sum of stage means {} ms, {networks}\n\
          resident memory {} after {} frames, {} at the end, peak {}",
         summary.frames,
         summary.seconds,
@@ -134,9 +149,6 @@ fn text_report(bench: &BenchReport) -> String {
         summary.machine.cpu,
         table(&rows),
         millis(total),
-        millis(bench.network_millis),
-        100.0 * bench.outside_network_share,
-        100.0 * bench.outside_network_stages_share,
         megabytes(bench.rss_start_bytes),
         summary.frames.min(pipeline::publish::WARM_UP_FRAMES),
         megabytes(bench.rss_end_bytes),

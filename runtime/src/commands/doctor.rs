@@ -292,10 +292,14 @@ fn kernels() -> Option<Finding> {
         info.memory_bytes as f64 / 1e9
     );
     Some(match Cuda::new() {
+        Ok(_) if cfg!(feature = "tensorrt") => Finding::ok(
+            "GPU kernels",
+            format!("load on {found}; with `--backend tensorrt` frames stay on the GPU from preprocess to refine"),
+        ),
         Ok(_) => Finding::lack(
             "GPU kernels",
             Standing::Unused,
-            format!("load on {found}; the pipeline does not use them yet"),
+            format!("load on {found}; without the cargo feature `tensorrt` frames do not use them"),
             "`gpu-kernels` checks and times them",
         ),
         Err(error) => Finding::lack("GPU kernels", Standing::Broken, format!("{found}: {error}"), "report this"),

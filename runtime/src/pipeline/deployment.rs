@@ -10,6 +10,7 @@ use retrieval::Bank;
 use segcore::label_space::LabelSpace;
 
 use super::MAX_LEVELS;
+use super::device::SharedBank;
 use super::turns::Turns;
 use crate::backend::onnxruntime::AsWritten;
 use crate::backend::switching::SwitchingEngine;
@@ -43,6 +44,8 @@ pub struct Deployment {
     pub(super) embedding: Arc<dyn Engine>,
     pub(super) grouping: Arc<dyn Engine>,
     bank: Option<Bank>,
+    /// The same on a GPU, once a stream there asks for it.
+    pub(super) device_bank: SharedBank,
     /// Segments per level, n_0 … n_L.
     sizes: Vec<usize>,
     turns: Arc<Turns>,
@@ -137,6 +140,7 @@ impl Deployment {
             embedding,
             grouping,
             bank,
+            device_bank: SharedBank::default(),
             sizes,
             turns: Arc::default(),
             _beside: None,

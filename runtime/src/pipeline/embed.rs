@@ -112,7 +112,7 @@ impl EmbedStage {
 }
 
 /// A size per side, in whole multiples of the network's stride so that no padding is computed; at least one of them.
-fn scaled(size: ImageSize, scale: f32, multiple: usize) -> ImageSize {
+pub(super) fn scaled(size: ImageSize, scale: f32, multiple: usize) -> ImageSize {
     if scale >= 1.0 {
         return size;
     }

@@ -95,7 +95,7 @@ impl GroupStage {
 
 /// Linear-interpolation positions of the rows and columns of a map in the learned position tables.
 #[derive(Clone, Debug, Default)]
-struct PositionAxes {
+pub(crate) struct PositionAxes {
     /// Per row of the map: lower table row and the weight of the next one.
     rows: Vec<(usize, f32)>,
     columns: Vec<(usize, f32)>,
@@ -104,7 +104,7 @@ struct PositionAxes {
 impl PositionAxes {
     /// Writes `[2·extent, slots]`: per segment the mean over its cells of the interpolation weights, columns first.
     /// A map of h rows reads the row table at y·(extent−1)/(h−1) (method.md §2); one row reads row 0.
-    fn weights(&mut self, segments: &SegmentMap, extent: usize, slots: usize, out: &mut Vec<f32>) {
+    pub(crate) fn weights(&mut self, segments: &SegmentMap, extent: usize, slots: usize, out: &mut Vec<f32>) {
         fill_axis(&mut self.rows, segments.height, extent);
         fill_axis(&mut self.columns, segments.width, extent);
         out.clear();
@@ -136,7 +136,8 @@ impl PositionAxes {
     }
 }
 
-fn fill_axis(axis: &mut Vec<(usize, f32)>, cells: usize, extent: usize) {
+/// Per cell of an axis the lower entry of a position table with `extent` entries, and the weight of the next one.
+pub(crate) fn fill_axis(axis: &mut Vec<(usize, f32)>, cells: usize, extent: usize) {
     axis.clear();
     axis.extend((0..cells).map(|cell| {
         if cells <= 1 || extent <= 1 {

@@ -15,6 +15,7 @@ use segcore::hierarchy::{Hierarchy, NONE};
 use segcore::spherical_kmeans::SegmentMap;
 
 use super::associate::{Continuity, MIN_PROTOTYPE_SIMILARITY};
+use super::device::Lookup;
 use super::kept_votes::KeptVotes;
 use super::names::{Naming, Pooling, VOTE_TEMPERATURE, best_class};
 use super::segment::dot;
@@ -32,6 +33,8 @@ pub struct LabelStage {
     deployment: Arc<Deployment>,
     search: Search,
     naming: Naming,
+    /// The bank on a GPU, where the stream's pixels are.
+    on_device: Option<Lookup>,
     hierarchy: Hierarchy,
     /// Prototypes of the segments that are looked up, without gaps, the slots they belong to, and what the bank says: shares
     /// of the classes, and unknown scores.
@@ -61,6 +64,7 @@ impl LabelStage {
             deployment,
             search,
             naming,
+            on_device: None,
             hierarchy: Hierarchy::new(),
             queries: Vec::new(),
             asked: Vec::new(),
@@ -74,6 +78,16 @@ impl LabelStage {
             class_areas: Vec::new(),
             class_confidences: Vec::new(),
         }
+    }
+
+    /// Looks segments up on a GPU from now on, or on the CPU again; the votes are the same.
+    pub(super) fn set_lookup(&mut self, on_device: Option<Lookup>) {
+        self.on_device = on_device;
+    }
+
+    /// Whether segments are looked up on a GPU.
+    pub(super) fn looks_up_on_device(&self) -> bool {
+        self.on_device.is_some()
     }
 
     /// Builds the hierarchy and writes parents, classes, confidences and unknown scores into `levels`.
@@ -132,7 +146,12 @@ impl LabelStage {
         };
         let queries = (&self.queries[..], NUM_VOTES);
         let answers = (&mut self.shares, &mut self.unknown_scores);
-        bank.shares_by(self.search, weighting, queries, num_classes, answers).map_err(StageError::at("label"))?;
+        match &mut self.on_device {
+            Some(lookup) => lookup.shares(bank, weighting, queries.0, num_classes, answers)?,
+            None => bank
+                .shares_by(self.search, weighting, queries, num_classes, answers)
+                .map_err(StageError::at("label"))?,
+        }
         let answers = self.shares.chunks_exact(num_classes.max(1)).zip(&self.unknown_scores);
         for ((&slot, prototype), (shares, &score)) in
             self.asked.iter().zip(self.queries.chunks_exact(bank.dim())).zip(answers)

@@ -15,6 +15,9 @@
 //! which each stage uses all; the thread that began the stream (`hsg-compute`) waits for its end. Capture of the next and
 //! publishing of the last frame go on meanwhile. No thread begins or ends with a frame.
 //!
+//! **On a GPU.** Where TensorRT runs the networks, preprocess to group and refine run there too, as one chain (`device.rs`,
+//! `backend/tensorrt/frame.rs`); label and associate go on here meanwhile.
+//!
 //! **Queues.** [`slot`]: a fixed number of slots goes round through three bounded queues (free, ready, done), so memory
 //! is bounded, and the slots' buffers and those of the stages are kept from frame to frame. What a library makes anew
 //! for every frame is let go with it: a decoded picture (image folders), the tensors of a network's run (`cpu.rs`),
@@ -41,6 +44,11 @@ pub mod associate;
 mod capture;
 pub mod degrade;
 mod deployment;
+#[cfg(feature = "tensorrt")]
+mod device;
+#[cfg(not(feature = "tensorrt"))]
+#[path = "device_absent.rs"]
+mod device;
 pub mod embed;
 pub mod group;
 mod kept_votes;
@@ -63,7 +71,7 @@ use std::time::{Duration, Instant};
 
 pub use deployment::{Deployment, DeploymentSpec};
 pub use kept_votes::MIN_KEPT_SIMILARITY;
-pub use processor::{BankSearch, Processor, ProcessorSpec};
+pub use processor::{BankSearch, Placement, Processor, ProcessorSpec};
 pub use refine::Resolution;
 
 use crate::backend::BackendError;
@@ -122,6 +130,9 @@ pub struct Progress {
     pub reconnects: AtomicU64,
 }
 
+/// The queue of frames that were captured and not begun.
+pub type Ready = BoundedQueue<Box<FrameSlot>>;
+
 /// The compute stages as the pipeline sees them: [`Processor`], or in tests something that fails on demand.
 pub trait Compute: Send {
     /// Segments the frame of a slot.
@@ -129,6 +140,14 @@ pub trait Compute: Send {
     /// # Errors
     /// When the frame is refused or the network fails.
     fn process(&mut self, slot: &mut FrameSlot) -> Result<(), PipelineError>;
+
+    /// The same, while further frames may be waiting in `ready`: what can be done for the next one meanwhile may be done.
+    ///
+    /// # Errors
+    /// As [`Compute::process`].
+    fn process_with(&mut self, slot: &mut FrameSlot, _ready: &Ready) -> Result<(), PipelineError> {
+        self.process(slot)
+    }
 
     /// Gets ready for the next frame after an error.
     fn recover(&mut self);
@@ -148,6 +167,10 @@ pub trait Compute: Send {
 impl Compute for Processor {
     fn process(&mut self, slot: &mut FrameSlot) -> Result<(), PipelineError> {
         Self::process(self, slot)
+    }
+
+    fn process_with(&mut self, slot: &mut FrameSlot, ready: &Ready) -> Result<(), PipelineError> {
+        Self::process_with(self, slot, Some(ready))
     }
 
     fn recover(&mut self) {
@@ -332,7 +355,7 @@ fn compute(
         }
         slot.started = Instant::now();
         slot.counted_from = if timing.real_time { slot.captured } else { slot.started };
-        let processed = processor.process(&mut slot);
+        let processed = processor.process_with(&mut slot, ready);
         drop(turn);
         match processed {
             Ok(()) => {

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use retrieval::{DEFAULT_PROBES, RetrievalError, Search};
+use segcore::embedding::EmbeddingMap;
 use segcore::image::Frame;
 use segcore::spherical_kmeans::{KmeansSpec, SegmentMap};
 
 use super::associate::{AssociateStage, Continuity};
 use super::degrade::{Deadline, LADDER, Step as LadderStep};
+use super::device::{DeviceStages, Lookup};
 use super::embed::EmbedStage;
 use super::group::GroupStage;
 use super::label::LabelStage;
@@ -16,9 +18,9 @@ use super::mask::{Mask, MaskStage};
 use super::names::Naming;
 use super::refine::RefineStage;
 use super::segment::{SegmentStage, SegmentStart};
-use super::slot::FrameSlot;
+use super::slot::{FrameSlot, OnDevice};
 use super::smooth::TransitionSmoother;
-use super::{Deployment, Resolution, StageError, nanos_since};
+use super::{Deployment, MAX_LEVELS, Ready, Resolution, StageError, nanos_since};
 use crate::error::PipelineError;
 
 /// How segments are looked up in the prototype bank.
@@ -51,9 +53,21 @@ impl BankSearch {
     }
 }
 
+/// Where the stages between the networks run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// On the CPU, whatever runs the networks.
+    #[default]
+    Host,
+    /// On the GPU where the networks run there and there are kernels for the model; else on the CPU.
+    Auto,
+}
+
 /// What changes how a stream is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProcessorSpec {
+    /// Where the stages run.
+    pub placement: Placement,
     /// Whether frames follow each other in time: clustering starts from the last frame, ids stay.
     pub tracking: bool,
     /// How labels get from cells to pixels.
@@ -64,7 +78,7 @@ pub struct ProcessorSpec {
     pub naming: Naming,
     /// Latency beyond which frames are computed with less care, see `degrade.rs`.
     pub deadline: Option<Duration>,
-    /// Rounds of clustering instead of the model's.
+    /// Rounds of clustering instead of the model's; on the CPU alone.
     pub rounds: Option<usize>,
 }
 
@@ -78,17 +92,38 @@ pub struct Processor {
 struct Stages {
     deployment: Arc<Deployment>,
     spec: ProcessorSpec,
-    embed: EmbedStage,
-    segment: SegmentStage,
-    group: GroupStage,
+    pixels: PixelStages,
     smoother: TransitionSmoother,
     label: LabelStage,
+    search: Search,
     associate: AssociateStage,
-    refine: RefineStage,
     mask: Option<MaskStage>,
     deadline: Option<Deadline>,
     /// Where the deadline's clock begins.
     start: Instant,
+}
+
+/// The stages that work on pixels and cells, F2 to F4 and F7. Those between them and after see segments only.
+enum PixelStages {
+    Host(Box<HostStages>),
+    Device(Box<DeviceStages>),
+}
+
+/// The stages on the CPU.
+struct HostStages {
+    embed: EmbedStage,
+    segment: SegmentStage,
+    group: GroupStage,
+    refine: RefineStage,
+}
+
+/// What [`PixelStages::run`] tells of a frame.
+struct Segmented {
+    start: SegmentStart,
+    /// Preprocess, embed, segment and group.
+    nanos: [u64; 4],
+    /// Within both networks.
+    network_nanos: u64,
 }
 
 impl Processor {
@@ -104,18 +139,15 @@ impl Processor {
             .build()
             .map_err(|error| PipelineError::Spawn { source: std::io::Error::other(error) })?;
         let search = spec.bank_search.resolve(&deployment)?;
-        let manifest = deployment.manifest();
-        let features = (manifest.network.embedding_dim, manifest.stride);
-        let kmeans = KmeansSpec { rounds: spec.rounds.unwrap_or(manifest.kmeans.rounds), ..manifest.kmeans };
+        let pixels = PixelStages::new(&deployment, spec)?;
+        let mut label = LabelStage::new(Arc::clone(&deployment), search, spec.naming);
+        label.set_lookup(pixels.lookup(&deployment, search)?);
         let stages = Stages {
-            embed: EmbedStage::new(Arc::clone(&deployment))?,
-            segment: SegmentStage::new(kmeans, features, spec.resolution, num_threads)
-                .map_err(|error| error.in_frame("", 0))?,
-            group: GroupStage::new(Arc::clone(&deployment))?,
+            pixels,
             smoother: TransitionSmoother::default(),
-            label: LabelStage::new(Arc::clone(&deployment), search, spec.naming),
+            label,
+            search,
             associate: AssociateStage::new(deployment.level_sizes().len()),
-            refine: RefineStage::default(),
             mask: None,
             deadline: spec.deadline.map(Deadline::new),
             start: Instant::now(),
@@ -128,13 +160,19 @@ impl Processor {
     /// Leaves the masked parts of all further frames out.
     pub fn set_mask(&mut self, mask: Mask) {
         self.stages.mask = Some(MaskStage::new(mask));
+        if let PixelStages::Device(device) = &mut self.stages.pixels {
+            device.forget_geometry();
+        }
     }
 
     /// Begins another stream: nothing of the frames before lives on.
     pub fn restart(&mut self, tracking: bool) {
         let stages = &mut self.stages;
         stages.spec.tracking = tracking;
-        stages.segment.restart();
+        match &mut stages.pixels {
+            PixelStages::Host(host) => host.segment.restart(),
+            PixelStages::Device(device) => device.restart(),
+        }
         stages.smoother = TransitionSmoother::default();
         stages.deadline = stages.spec.deadline.map(Deadline::new);
         stages.associate = AssociateStage::new(stages.deployment.level_sizes().len());
@@ -143,13 +181,26 @@ impl Processor {
     /// Starts afresh after an error, with new sessions where the backend has some to give.
     pub fn recover(&mut self) {
         self.restart(self.stages.spec.tracking);
-        let stages = &mut self.stages;
+        let Stages { pixels, label, search, deployment, spec, .. } = &mut self.stages;
         // Without, the next frame is tried with the old ones and says what is wrong.
-        if let Ok(embed) = EmbedStage::new(Arc::clone(&stages.deployment)) {
-            stages.embed = embed;
-        }
-        if let Ok(group) = GroupStage::new(Arc::clone(&stages.deployment)) {
-            stages.group = group;
+        match pixels {
+            PixelStages::Host(host) => {
+                if let Ok(embed) = EmbedStage::new(Arc::clone(deployment)) {
+                    host.embed = embed;
+                }
+                if let Ok(group) = GroupStage::new(Arc::clone(deployment)) {
+                    host.group = group;
+                }
+            }
+            PixelStages::Device(device) => {
+                device.forget_geometry();
+                if let Ok(Some(new)) = DeviceStages::new(deployment, spec.resolution) {
+                    **device = new;
+                    // Its memory, too; without room for it segments are looked up on the CPU.
+                    label.set_lookup(None);
+                    label.set_lookup(pixels.lookup(deployment, *search).unwrap_or_default());
+                }
+            }
         }
     }
 
@@ -158,9 +209,17 @@ impl Processor {
     /// # Errors
     /// When a stage refuses the frame, or the network fails or gives numbers that are not finite.
     pub fn process(&mut self, slot: &mut FrameSlot) -> Result<(), PipelineError> {
+        self.process_with(slot, None)
+    }
+
+    /// The same; where pixels are computed on a GPU, the frame that waits in `ready` is uploaded meanwhile.
+    ///
+    /// # Errors
+    /// As [`Processor::process`].
+    pub fn process_with(&mut self, slot: &mut FrameSlot, ready: Option<&Ready>) -> Result<(), PipelineError> {
         let stages = &mut self.stages;
         self.pool
-            .install(|| stages.process(slot))
+            .install(|| stages.process(slot, ready))
             .map_err(|error| error.in_frame(&slot.output.stream, slot.output.frame.index))
     }
 
@@ -168,16 +227,24 @@ impl Processor {
     /// a bank is built from. Tracking is not affected by `spec`: every frame stands for itself.
     ///
     /// # Errors
-    /// As [`Processor::process`].
+    /// As [`Processor::process`], and where the stages run on a GPU.
     pub fn base_segments(&mut self, frame: &Frame, slots: &mut Vec<u16>) -> Result<&SegmentMap, PipelineError> {
         let stages = &mut self.stages;
         self.pool.install(|| stages.base_segments(frame, slots)).map_err(|error| error.in_frame("", frame.index))?;
-        Ok(self.stages.segment.map())
+        Ok(self.stages.pixels.map())
     }
 
-    /// Unit features of the content cells of the last frame, before clustering.
-    pub fn features(&self) -> &segcore::embedding::EmbeddingMap {
-        self.stages.embed.map()
+    /// Unit features of the content cells of the last frame, before clustering; no cells where they stay on a GPU.
+    pub fn features(&self) -> &EmbeddingMap {
+        match &self.stages.pixels {
+            PixelStages::Host(host) => host.embed.map(),
+            PixelStages::Device(device) => device.no_features(),
+        }
+    }
+
+    /// Base segments of the last frame, and the slots of them that it re-seeded.
+    pub fn segments(&self) -> (&SegmentMap, &[u32]) {
+        (self.stages.pixels.map(), self.stages.pixels.reseeded())
     }
 
     /// The threads that frames are computed on; whoever calls [`Processor::process`] on one of them hands nothing over.
@@ -191,8 +258,140 @@ impl Processor {
     }
 }
 
+impl PixelStages {
+    fn new(deployment: &Arc<Deployment>, spec: ProcessorSpec) -> Result<Self, PipelineError> {
+        if spec.placement == Placement::Auto
+            && spec.rounds.is_none()
+            && let Some(device) = DeviceStages::new(deployment, spec.resolution)?
+        {
+            return Ok(Self::Device(Box::new(device)));
+        }
+        let manifest = deployment.manifest();
+        let features = (manifest.network.embedding_dim, manifest.stride);
+        let kmeans = KmeansSpec { rounds: spec.rounds.unwrap_or(manifest.kmeans.rounds), ..manifest.kmeans };
+        let num_threads = deployment.spec().num_threads;
+        Ok(Self::Host(Box::new(HostStages {
+            embed: EmbedStage::new(Arc::clone(deployment))?,
+            segment: SegmentStage::new(kmeans, features, spec.resolution, num_threads)
+                .map_err(|error| error.in_frame("", 0))?,
+            group: GroupStage::new(Arc::clone(deployment))?,
+            refine: RefineStage::default(),
+        })))
+    }
+
+    /// Where segments are looked up on the same GPU.
+    fn lookup(&self, deployment: &Deployment, search: Search) -> Result<Option<Lookup>, PipelineError> {
+        match self {
+            Self::Host(_) => Ok(None),
+            Self::Device(device) => Lookup::new(deployment, &deployment.device_bank, device, search),
+        }
+    }
+
+    /// F2 to F4 of a frame: its segments and their transitions.
+    fn run(
+        &mut self,
+        frame: &Frame,
+        step: LadderStep,
+        resolution: Resolution,
+        mask: Option<&mut MaskStage>,
+        tracking: bool,
+        ready: Option<&Ready>,
+    ) -> Result<Segmented, StageError> {
+        match self {
+            Self::Host(host) => host.run(frame, step, resolution, mask, tracking),
+            Self::Device(device) => {
+                let refine = resolution == Resolution::Refined;
+                let (start, nanos) =
+                    device.run(frame, (step.input_scale, step.max_rounds), refine, mask, tracking, ready)?;
+                // The device is not asked when which of its stages ended: that would be waiting for each.
+                Ok(Segmented { start, nanos: [nanos.start, nanos.wait, 0, 0], network_nanos: 0 })
+            }
+        }
+    }
+
+    /// F7: the slot of every pixel of that frame, `[h, w]`.
+    fn pixels(&mut self, resolution: Resolution, stride: usize, slots: &mut Vec<u16>) -> Result<(), StageError> {
+        match self {
+            Self::Host(host) => host.pixels(resolution, stride, slots),
+            Self::Device(device) => device.pixels(slots),
+        }
+    }
+
+    /// How the last frame was computed on a GPU; none where it was not.
+    fn on_device(&self) -> Option<OnDevice> {
+        match self {
+            Self::Host(_) => None,
+            Self::Device(device) => Some(device.how()),
+        }
+    }
+
+    fn map(&self) -> &SegmentMap {
+        match self {
+            Self::Host(host) => host.segment.map(),
+            Self::Device(device) => device.map(),
+        }
+    }
+
+    fn centroids(&self) -> &[f32] {
+        match self {
+            Self::Host(host) => host.segment.centroids(),
+            Self::Device(device) => device.centroids(),
+        }
+    }
+
+    fn reseeded(&self) -> &[u32] {
+        match self {
+            Self::Host(host) => host.segment.reseeded(),
+            Self::Device(device) => device.reseeded(),
+        }
+    }
+
+    fn transitions(&self) -> ([&[f32]; MAX_LEVELS], usize) {
+        match self {
+            Self::Host(host) => host.group.transitions(),
+            Self::Device(device) => device.transitions(),
+        }
+    }
+}
+
+impl HostStages {
+    fn run(
+        &mut self,
+        frame: &Frame,
+        step: LadderStep,
+        resolution: Resolution,
+        mask: Option<&mut MaskStage>,
+        tracking: bool,
+    ) -> Result<Segmented, StageError> {
+        self.segment.limit_rounds(step.max_rounds);
+        let embed = self.embed.run(frame, step.input_scale)?;
+        let (Some(plan), features) = (self.embed.plan(), self.embed.map()) else {
+            return Err(StageError::new("embed", "there is no resize plan"));
+        };
+
+        let clock = Instant::now();
+        let cells = resolution.cell(self.segment.stride());
+        let clustered = mask.map(|mask| mask.cells(plan, cells)).transpose()?;
+        let start = self.segment.run(features, plan, clustered, tracking)?;
+        let segment = nanos_since(clock);
+
+        let clock = Instant::now();
+        let network = self.group.run(self.segment.map())?;
+        let nanos = [embed.preprocess, embed.embed, segment, nanos_since(clock)];
+        Ok(Segmented { start, nanos, network_nanos: embed.network + network })
+    }
+
+    fn pixels(&mut self, resolution: Resolution, stride: usize, slots: &mut Vec<u16>) -> Result<(), StageError> {
+        let (Some(plan), features) = (self.embed.plan(), self.embed.map()) else {
+            return Err(StageError::new("embed", "there is no resize plan"));
+        };
+        let (segments, centroids) = (self.segment.map(), self.segment.centroids());
+        self.refine.run(resolution, plan, stride, features, segments, centroids, slots)
+    }
+}
+
 impl Stages {
-    fn process(&mut self, slot: &mut FrameSlot) -> Result<(), StageError> {
+    fn process(&mut self, slot: &mut FrameSlot, ready: Option<&Ready>) -> Result<(), StageError> {
         let output = &mut slot.output;
         output.size = output.frame.size;
         let stride = self.deployment.manifest().stride;
@@ -200,59 +399,53 @@ impl Stages {
         let at_step = self.deadline.as_ref().map_or(0, Deadline::step);
         let step = LADDER[at_step];
         output.degradation_step = at_step as u8;
-        self.segment.limit_rounds(step.max_rounds);
         let resolution = match self.spec.resolution {
             Resolution::Refined if !step.refine => Resolution::Nearest,
             resolution => resolution,
         };
 
-        let embed = self.embed.run(&output.frame, step.input_scale)?;
-        output.stage_nanos.preprocess = embed.preprocess;
-        output.stage_nanos.embed = embed.embed;
-        let (Some(plan), features) = (self.embed.plan(), self.embed.map()) else {
-            return Err(StageError::new("embed", "there is no resize plan"));
-        };
-
-        let start = Instant::now();
-        let clustered = self.mask.as_mut().map(|mask| mask.cells(plan, resolution.cell(stride))).transpose()?;
-        let SegmentStart { from_grid, cut, distance } =
-            self.segment.run(features, plan, clustered, self.spec.tracking)?;
-        output.stage_nanos.segment = nanos_since(start);
+        let tracking = self.spec.tracking;
+        let Segmented { start, nanos: [preprocess, embed, segment, group], network_nanos } =
+            self.pixels.run(&output.frame, step, resolution, self.mask.as_mut(), tracking, ready)?;
+        let SegmentStart { from_grid, cut, distance } = start;
         let index = output.frame.index;
         if cut {
             log::info!("`{}`, frame {index}: scene cut (distance {distance:?})", output.stream);
         } else {
             log::trace!("`{}`, frame {index}: distance to the last frame's prototypes {distance:?}", output.stream);
         }
-        let segments = self.segment.map();
+        slot.network_nanos = network_nanos;
+        slot.on_device = self.pixels.on_device();
 
-        let start = Instant::now();
-        let network = self.group.run(segments)?;
-        let continuity = Continuity { tracking: self.spec.tracking, from_grid, reseeded: self.segment.reseeded() };
-        let (of_frame, num_transitions) = self.group.transitions();
-        let transitions = if self.spec.tracking {
+        let clock = Instant::now();
+        let segments = self.pixels.map();
+        let continuity = Continuity { tracking, from_grid, reseeded: self.pixels.reseeded() };
+        let (of_frame, num_transitions) = self.pixels.transitions();
+        let transitions = if tracking {
             let sizes = self.deployment.level_sizes();
             self.smoother.run(&of_frame[..num_transitions], sizes, segments, continuity);
             self.smoother.averages()
         } else {
             of_frame
         };
-        output.stage_nanos.group = nanos_since(start);
-        slot.network_nanos = embed.network + network;
+        output.stage_nanos.preprocess = preprocess;
+        output.stage_nanos.embed = embed;
+        output.stage_nanos.segment = segment;
+        output.stage_nanos.group = group + nanos_since(clock);
 
         let start = Instant::now();
         self.label.run(segments, (transitions, num_transitions), continuity, &mut output.levels)?;
         output.stage_nanos.label = nanos_since(start);
         slot.lookups = self.label.lookups();
+        slot.looked_up_on_device = self.label.looks_up_on_device();
 
         let start = Instant::now();
-        let centroids = self.segment.centroids();
+        let centroids = self.pixels.centroids();
         self.associate.run(segments, centroids, self.label.hierarchy(), continuity, &mut output.levels);
         output.stage_nanos.associate = nanos_since(start);
 
         let start = Instant::now();
-        let centroids = self.segment.centroids();
-        self.refine.run(resolution, plan, stride, features, segments, centroids, &mut output.slots)?;
+        self.pixels.pixels(resolution, stride, &mut output.slots)?;
         if let Some(mask) = &self.mask {
             mask.clear(&mut output.slots);
         }
@@ -270,19 +463,20 @@ impl Stages {
     }
 
     fn base_segments(&mut self, frame: &Frame, slots: &mut Vec<u16>) -> Result<(), StageError> {
-        self.segment.limit_rounds(usize::MAX);
-        self.embed.run(frame, 1.0)?;
-        let (Some(plan), features) = (self.embed.plan(), self.embed.map()) else {
+        let PixelStages::Host(host) = &mut self.pixels else {
+            return Err(StageError::new("segment", "base segments alone are the host's work (`Placement::Host`)"));
+        };
+        host.segment.limit_rounds(usize::MAX);
+        host.embed.run(frame, 1.0)?;
+        let (Some(plan), features) = (host.embed.plan(), host.embed.map()) else {
             return Err(StageError::new("embed", "there is no resize plan"));
         };
-        self.segment.run(features, plan, None, false)?;
+        host.segment.run(features, plan, None, false)?;
         let resolution = match self.spec.resolution {
             Resolution::Refined => Resolution::Nearest,
             as_clustered => as_clustered,
         };
-        let (segments, centroids) = (self.segment.map(), self.segment.centroids());
-        let stride = self.deployment.manifest().stride;
-        self.refine.run(resolution, plan, stride, features, segments, centroids, slots)
+        host.pixels(resolution, self.deployment.manifest().stride, slots)
     }
 }
 
@@ -341,7 +535,7 @@ mod tests {
             draw(&mut slot, time);
             processor.process(&mut slot).unwrap();
         }
-        let areas = &processor.stages.segment.map().areas;
+        let areas = &processor.stages.pixels.map().areas;
         let alive = areas.iter().filter(|&&area| area > 0).count();
         assert!(alive * 100 >= 95 * areas.len(), "{alive} of {} clusters are alive", areas.len());
     }
@@ -362,7 +556,8 @@ mod tests {
         }
         assert_eq!((steps[0], steps[19]), (0, 4));
         assert!(steps.is_sorted(), "{steps:?}");
-        let plan = *processor.stages.embed.plan().unwrap();
+        let PixelStages::Host(host) = &processor.stages.pixels else { panic!("this runs on the CPU") };
+        let plan = *host.embed.plan().unwrap();
         assert_eq!((plan.padded.width, plan.padded.height), (48, 32));
         // A change of the input's size is no cut: the coarsest groups are not all born again each time.
         assert!(ids.iter().flatten().all(|&id| id < 6), "{ids:?}");

@@ -70,8 +70,16 @@ pub struct Measurements {
     pub jitter_sum_nanos: f64,
     /// Base segments that were looked up in the bank.
     pub looked_up: u64,
+    /// Those that were looked up on a GPU.
+    pub looked_up_on_device: u64,
     /// Base segments that were named.
     pub named: u64,
+    /// Frames whose pixels were computed on a GPU.
+    pub on_device: u64,
+    /// Those of them that were started as a CUDA graph.
+    pub graphs: u64,
+    /// Those of them that were uploaded while the frame before was worked on.
+    pub uploaded_ahead: u64,
     /// Per level, Σ segments present.
     pub segments: Vec<u64>,
     /// Frames at each step of [`super::degrade::LADDER`], and the time from the frame before to them, nanoseconds.
@@ -197,6 +205,14 @@ fn publish_all(
         measured.network.add(slot.network_nanos);
         measured.looked_up += slot.lookups.0 as u64;
         measured.named += slot.lookups.1 as u64;
+        if slot.looked_up_on_device {
+            measured.looked_up_on_device += slot.lookups.0 as u64;
+        }
+        if let Some(on_device) = slot.on_device {
+            measured.on_device += 1;
+            measured.graphs += u64::from(on_device.graph);
+            measured.uploaded_ahead += u64::from(on_device.uploaded_ahead);
+        }
         measured.segments.resize(output.levels.len(), 0);
         for (sum, level) in measured.segments.iter_mut().zip(&output.levels) {
             *sum += level.segments.iter().filter(|segment| segment.present).count() as u64;

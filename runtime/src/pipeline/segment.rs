@@ -36,8 +36,30 @@ pub struct SegmentStage {
     upsampled: EmbeddingMap,
     /// Size of the last frame, and of its feature map; none before the first.
     previous_size: Option<(ImageSize, (usize, usize))>,
+    cuts: SceneCuts,
+}
+
+/// What tells a scene cut: a jump of the distance to the last frame's prototypes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SceneCuts {
     /// Running mean of the distance of warm frames.
     usual_distance: f32,
+}
+
+impl SceneCuts {
+    /// Whether a frame at this distance from the last one's prototypes is of another scene.
+    pub(super) fn is_cut(&self, distance: f32) -> bool {
+        is_cut(distance, self.usual_distance)
+    }
+
+    /// Takes note of a frame: its distance when it went on from the last one. The first frame after a start sets the scale by
+    /// `own`, the distance of cells to their own segments; the next frame will hardly be closer than that.
+    pub(super) fn observe(&mut self, distance: Option<f32>, own: impl FnOnce() -> f32) {
+        match distance {
+            Some(distance) => self.usual_distance += RUNNING_WEIGHT * (distance - self.usual_distance),
+            None => self.usual_distance = own(),
+        }
+    }
 }
 
 /// How a frame was clustered.
@@ -74,7 +96,7 @@ impl SegmentStage {
             resolution,
             upsampled: EmbeddingMap::default(),
             previous_size: None,
-            usual_distance: 0.0,
+            cuts: SceneCuts::default(),
         })
     }
 
@@ -99,7 +121,7 @@ impl SegmentStage {
             self.kmeans.carry_over(cells.0, cells.1);
         }
         let distance = comparable.then(|| distance_to_segments(embedding, &self.map));
-        let cut = distance.is_some_and(|distance| is_cut(distance, self.usual_distance));
+        let cut = distance.is_some_and(|distance| self.cuts.is_cut(distance));
         let from_grid = cut || !comparable;
         let start = if from_grid { Start::Grid } else { Start::Warm };
         let Self { kmeans, pixel_kmeans, upsampled, map, stride, .. } = self;
@@ -112,13 +134,13 @@ impl SegmentStage {
         }
         .map_err(StageError::at("segment"))?;
         self.previous_size = Some((plan.source, cells));
-        self.usual_distance = match distance {
-            Some(distance) if !cut => self.usual_distance + RUNNING_WEIGHT * (distance - self.usual_distance),
-            // The first frame after a start sets the scale: the distance of cells to their own segments. The next
-            // frame will hardly be closer than that.
-            _ => distance_to_segments(embedding, &self.map),
-        };
+        self.cuts.observe(distance.filter(|_| !cut), || distance_to_segments(embedding, &self.map));
         Ok(SegmentStart { from_grid, cut, distance })
+    }
+
+    /// Pixels of the resized frame per cell.
+    pub fn stride(&self) -> usize {
+        self.stride
     }
 
     /// Makes at most this many rounds from now on.
@@ -152,7 +174,7 @@ impl SegmentStage {
 
 /// Mean of 1 − cos(feature, prototype of the segment at the cell's place) over the cells that have one. The segments
 /// may be of another resolution (pixels): cells then look at the pixel in their middle.
-fn distance_to_segments(embedding: &EmbeddingMap, segments: &SegmentMap) -> f32 {
+pub(crate) fn distance_to_segments(embedding: &EmbeddingMap, segments: &SegmentMap) -> f32 {
     let dim = embedding.dim.max(1);
     let (mut sum, mut count) = (0.0f64, 0u32);
     for (index, feature) in embedding.data.chunks_exact(dim).enumerate() {

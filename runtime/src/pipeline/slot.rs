@@ -25,6 +25,19 @@ pub struct FrameSlot {
     pub network_nanos: u64,
     /// Segments that were looked up in the bank, and those that were named.
     pub lookups: (usize, usize),
+    /// Whether they were looked up on a GPU.
+    pub looked_up_on_device: bool,
+    /// How its pixels were computed on a GPU; none on the CPU.
+    pub on_device: Option<OnDevice>,
+}
+
+/// How a frame was computed on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnDevice {
+    /// Whether frames that follow one another are started as a CUDA graph.
+    pub graph: bool,
+    /// Whether its bytes were uploaded while the frame before was worked on.
+    pub uploaded_ahead: bool,
 }
 
 impl Default for FrameSlot {
@@ -37,6 +50,8 @@ impl Default for FrameSlot {
             counted_from: now,
             network_nanos: 0,
             lookups: (0, 0),
+            looked_up_on_device: false,
+            on_device: None,
         }
     }
 }
@@ -65,6 +80,13 @@ impl<T> BoundedQueue<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         // No code panics while it holds the lock, so a poisoned queue is still in order.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the item that comes next, if there is one. The queue stands still meanwhile.
+    pub fn look_at_next(&self, look: impl FnOnce(&T)) {
+        if let Some(item) = self.lock().items.front() {
+            look(item);
+        }
     }
 
     /// Adds an item, waiting for a place. Returns the item when the queue is closed.

@@ -35,8 +35,11 @@ pub struct Summary {
     /// In real time: from "frame complete in memory" to "published", waiting included. Files wait for us, so for them:
     /// reading, plus "computing begins" to "published"; the wait between reading and computing is not counted.
     pub latency_millis: Distribution,
-    /// Per stage; stages that did not run have zeros.
+    /// Per stage; stages that did not run have zeros. Where pixels are computed on a GPU, `preprocess` is until all work is
+    /// started, `embed` until segments and their transitions are there, and `refine` what is left to wait for pixels.
     pub stages_millis: StagesMillis,
+    /// What was computed on a GPU beside the networks.
+    pub stages_on: StagesOn,
     /// Mean absolute difference between the latencies of successive frames.
     pub jitter_millis: f64,
     /// Largest resident set of the process (all sources together).
@@ -63,6 +66,17 @@ pub struct BackendSummary {
     pub version: String,
     /// Why it was chosen.
     pub reason: String,
+}
+
+/// Where preprocess, embed, segment, group and refine ran.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct StagesOn {
+    /// Frames for which these ran on a GPU; the others' ran on the CPU, but for what the backend does.
+    pub device_frames: u64,
+    /// Those of them that were started as one CUDA graph.
+    pub graph_frames: u64,
+    /// Those of them that were uploaded while the frame before was worked on.
+    pub uploaded_ahead_frames: u64,
 }
 
 /// Times of all stages.
@@ -133,6 +147,8 @@ pub struct RetrievalSummary {
     pub named: u64,
     /// Those of them that were looked up; the others kept the name of an earlier frame.
     pub looked_up: u64,
+    /// Those that were looked up on a GPU.
+    pub looked_up_on_device: u64,
 }
 
 /// The machine a run was made on.
@@ -193,6 +209,11 @@ impl Summary {
                 refine,
                 publish,
             },
+            stages_on: StagesOn {
+                device_frames: measured.on_device,
+                graph_frames: measured.graphs,
+                uploaded_ahead_frames: measured.uploaded_ahead,
+            },
             jitter_millis: measured.jitter_sum_nanos / frames.saturating_sub(1).max(1) as f64 / 1e6,
             peak_rss_bytes: peak_rss_bytes(),
             cpu_seconds: cpu_seconds(),
@@ -218,6 +239,7 @@ impl Summary {
                 prototypes: bank.len(),
                 named: measured.named,
                 looked_up: measured.looked_up,
+                looked_up_on_device: measured.looked_up_on_device,
             }),
             machine: Machine::of(deployment),
         }

@@ -13,8 +13,13 @@ use segcore::refine::{Refiner, refine_plain};
 use segcore::spherical_kmeans::{KmeansSpec, SegmentMap, SphericalKmeans, Start, scalar};
 
 use super::executor::{Executor, Memory};
-use super::{Found, FrameFormat, Kmeans, NO_NEIGHBOUR, Preprocess, Refine, TopK, yuv_to_rgb};
+use super::{
+    Found, FrameFormat, FrameSteps, Kmeans, LastSegments, MapAxes, NO_NEIGHBOUR, NONE_NOT_FINITE, Preprocess, Refine,
+    TopK, yuv_to_rgb,
+};
 use crate::backend::BackendError;
+use crate::pipeline::group::{PositionAxes, fill_axis};
+use crate::pipeline::segment::distance_to_segments;
 
 /// Differences of similarities that another order of sums makes.
 pub const TIE: f64 = 1e-5;
@@ -276,6 +281,8 @@ pub fn cluster<E: Executor>(executor: &E, scene: &Scene, numbers: &mut Numbers) 
         detail: format!("{reseeded:?}, expected {:?}", oracle.reseeded()),
     });
 
+    outcomes.extend(frame_steps(executor, &kmeans, &next, &map, &warm_name)?);
+
     // Refinement of what is on the device now.
     let mut refine = Refine::new(executor, &plan, STRIDE, dim)?;
     refine.poison(executor)?;
@@ -305,6 +312,126 @@ pub fn cluster<E: Executor>(executor: &E, scene: &Scene, numbers: &mut Numbers) 
         passed: num_wrong == 0 && num_chosen > 0 && num_close * 1000 <= num_chosen,
         largest_difference: 0.0,
         detail: format!("{num_chosen} pixels had a choice: {num_wrong} differ, {num_close} more hang on rounding"),
+    });
+    Ok(outcomes)
+}
+
+/// Entries of a position table.
+const EXTENT: usize = 14;
+
+/// What lies between the stages, after a run of `kmeans` on `features`: against the pipeline's own code. `other`: features of the
+/// same size that are not finite everywhere.
+fn frame_steps<E: Executor>(
+    executor: &E,
+    kmeans: &Kmeans<E>,
+    features: &EmbeddingMap,
+    other: &EmbeddingMap,
+    name: &str,
+) -> Result<Vec<Outcome>, BackendError> {
+    let (height, width, dim) = (features.height, features.width, features.dim);
+    let areas = kmeans.read_areas(executor)?;
+    let num_slots = areas.len();
+    let segments = SegmentMap {
+        height,
+        width,
+        num_slots,
+        labels: kmeans.read_labels(executor)?,
+        areas,
+        prototypes: kmeans.read_prototypes(executor)?,
+    };
+    let (mut rows, mut columns) = (Vec::new(), Vec::new());
+    fill_axis(&mut rows, height, EXTENT);
+    fill_axis(&mut columns, width, EXTENT);
+    let mut steps = FrameSteps::new(executor, MapAxes { rows: &rows, columns: &columns }, (dim, num_slots, EXTENT))?;
+    let mut outcomes = Vec::new();
+
+    // Finite or not: features have a cell of NaN now and then.
+    let mut wrong = 0;
+    let mut repaired = other.data.clone();
+    repaired.iter_mut().for_each(|value| *value = if value.is_finite() { *value } else { 0.0 });
+    let mut late = repaired.clone();
+    let last = late.len() - 1;
+    late[last] = f32::NEG_INFINITY;
+    for values in [&other.data, &repaired, &late] {
+        let memory = Memory::of(executor, values)?;
+        steps.check_finite(executor, &memory)?;
+        let found = steps.first_not_finite().to_vec(executor, 1)?[0];
+        let expected = crate::backend::first_not_finite(values).map_or(NONE_NOT_FINITE, |index| index as u32);
+        wrong += usize::from(found != expected);
+    }
+    outcomes.push(Outcome {
+        name: format!("{name}: first value that is none"),
+        passed: wrong == 0,
+        largest_difference: 0.0,
+        detail: format!("{wrong} of 3 lists differ"),
+    });
+
+    // Distances: to the own segments, and to those of a map of another size.
+    let (other_height, other_width) = (height.div_ceil(2), width + 3);
+    let labels: Vec<u16> =
+        (0..other_height * other_width).map(|i| if i % 5 == 0 { NONE } else { (i * 7 % num_slots) as u16 }).collect();
+    let last_map = SegmentMap {
+        height: other_height,
+        width: other_width,
+        num_slots,
+        labels,
+        areas: Vec::new(),
+        prototypes: segments.prototypes.clone(),
+    };
+    let other_segments = LastSegments {
+        labels: Memory::of(executor, &last_map.labels)?,
+        size: (other_height, other_width),
+        prototypes: Memory::of(executor, &last_map.prototypes)?,
+    };
+    let mut largest = 0.0f64;
+    for is_own in [true, false] {
+        steps.compare(executor, kmeans, (!is_own).then_some(&other_segments))?;
+        let sums = steps.sums().to_vec(executor, steps.sums().len())?;
+        let expected = distance_to_segments(features, if is_own { &segments } else { &last_map });
+        let difference = f64::from((FrameSteps::<E>::mean_distance(&sums) - expected).abs());
+        // Features that are not finite make both NaN.
+        let both = expected.is_nan() && FrameSteps::<E>::mean_distance(&sums).is_nan();
+        largest = largest.max(if both {
+            0.0
+        } else if difference.is_nan() {
+            f64::INFINITY
+        } else {
+            difference
+        });
+    }
+    outcomes.push(Outcome {
+        name: format!("{name}: distances"),
+        passed: largest < TIE,
+        largest_difference: largest,
+        detail: "mean distances to own and other segments".to_owned(),
+    });
+
+    // What the grouping network is given.
+    let mut positions = Vec::new();
+    PositionAxes::default().weights(&segments, EXTENT, num_slots, &mut positions);
+    let outputs = [
+        Memory::of(executor, &vec![f32::NAN; dim * num_slots])?,
+        Memory::of(executor, &vec![f32::NAN; 2 * EXTENT * num_slots])?,
+        Memory::of(executor, &vec![f32::NAN; num_slots])?,
+    ];
+    steps.grouping_inputs(executor, kmeans, &outputs[0], &outputs[1], &outputs[2])?;
+    let got = outputs[0].to_vec(executor, dim * num_slots)?;
+    let transposed = got
+        .iter()
+        .enumerate()
+        .all(|(i, value)| value.to_bits() == segments.prototypes[i % num_slots * dim + i / num_slots].to_bits());
+    let valid = outputs[2].to_vec(executor, num_slots)?;
+    let valid_right = valid.iter().zip(&segments.areas).all(|(&valid, &area)| valid == f32::from(u8::from(area > 0)));
+    let mut largest = 0.0f64;
+    for (got, expected) in outputs[1].to_vec(executor, positions.len())?.iter().zip(&positions) {
+        let difference = f64::from((got - expected).abs());
+        largest = if difference.is_nan() { f64::INFINITY } else { largest.max(difference) };
+    }
+    outcomes.push(Outcome {
+        name: format!("{name}: inputs of the grouping network"),
+        passed: transposed && valid_right && largest < TIE,
+        largest_difference: largest,
+        detail: format!("features {transposed}, mask {valid_right}"),
     });
     Ok(outcomes)
 }

@@ -1,14 +1,16 @@
 //! The CUDA driver: what device there is, and kernels run by it.
 
 use std::ffi::{CString, c_void};
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use bytemuck::Pod;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use super::executor::{Argument, Executor, Kernel, MAX_ARGUMENTS, MODULES};
+use super::executor::{Argument, Executor, Kernel, MAX_ARGUMENTS, MODULES, Memory};
 use crate::backend::{BackendError, BackendErrorKind};
 
 /// The kernels' PTX is of CUDA 12.2 (JetPack 6.0).
@@ -40,6 +42,15 @@ fn missing(kind: BackendErrorKind, message: impl Into<String>) -> BackendError {
 fn failed(what: &str, error: DriverError) -> BackendError {
     let hint = match error.0 {
         sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => "; the GPU's memory is full: end other programs on it",
+        // CUDA keeps these for the process: nothing that it starts afterwards runs.
+        sys::CUresult::CUDA_ERROR_LAUNCH_FAILED
+        | sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+        | sys::CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
+        | sys::CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
+        | sys::CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE
+        | sys::CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR => {
+            "; the GPU is lost to this process: start hsg again, and see `dmesg` for what the driver says"
+        }
         _ => "",
     };
     BackendError::new(BackendErrorKind::Run, format!("CUDA could not {what}: {}{hint}", words(error)))
@@ -165,6 +176,20 @@ pub struct Buffer {
     num_bytes: usize,
 }
 
+impl Buffer {
+    /// Its address on the device.
+    pub const fn address(&self) -> u64 {
+        self.pointer
+    }
+}
+
+impl<T: Pod> Memory<Buffer, T> {
+    /// Its address on the device, for calls of other libraries; valid as long as this lives.
+    pub const fn address(&self) -> u64 {
+        self.raw().address()
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.context.enter().is_ok() {
@@ -187,7 +212,7 @@ unsafe impl Send for StagedBuffer {}
 impl StagedBuffer {
     /// Its address on the device.
     pub const fn address(&self) -> u64 {
-        self.device.pointer
+        self.device.address()
     }
 
     /// The host's side.
@@ -212,18 +237,109 @@ impl Drop for StagedBuffer {
     }
 }
 
+/// Page-locked memory of the host for `len` numbers: copies between it and the device do not wait.
+#[derive(Debug)]
+pub struct HostMemory<T> {
+    context: Arc<Context>,
+    pointer: NonNull<T>,
+    len: usize,
+    kind: PhantomData<T>,
+}
+
+// SAFETY: the memory belongs to this value alone, and numbers may move between threads; it is freed in the device's context,
+// which any thread may enter.
+unsafe impl<T: Pod + Send> Send for HostMemory<T> {}
+
+impl<T: Pod> HostMemory<T> {
+    /// The numbers.
+    pub fn values(&self) -> &[T] {
+        // SAFETY: allocated with this length, zeroed, freed in `drop`; who begins a copy promises not to look meanwhile.
+        unsafe { std::slice::from_raw_parts(self.pointer.as_ptr(), self.len) }
+    }
+
+    /// The numbers, to be written.
+    pub fn values_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `values`, and borrowed by nobody else.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer.as_ptr(), self.len) }
+    }
+}
+
+impl<T> Drop for HostMemory<T> {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: allocated in `host_memory`, freed once; copies have ended, as who began them promised.
+            let _ = unsafe { result::free_host(self.pointer.as_ptr().cast()) };
+        }
+    }
+}
+
+/// A place in a stream's work, to wait for.
+#[derive(Debug)]
+pub struct Event {
+    context: Arc<Context>,
+    event: sys::CUevent,
+}
+
+// SAFETY: events belong to a context that is made current before every use, on any thread.
+unsafe impl Send for Event {}
+
+impl Event {
+    /// Waits until the work before the last [`Cuda::record`] has ended; returns at once when there was none.
+    ///
+    /// # Errors
+    /// When that work failed: CUDA tells here.
+    pub fn wait(&self) -> Result<(), BackendError> {
+        self.context.enter()?;
+        // SAFETY: the event lives until `drop`.
+        unsafe { result::event::synchronize(self.event) }.map_err(|error| failed("finish its work", error))
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: made in `Cuda::event`, destroyed once; CUDA keeps what is under way.
+            let _ = unsafe { result::event::destroy(self.event) };
+        }
+    }
+}
+
 /// The first GPU, the kernels loaded, and a stream that runs them in order.
 #[derive(Debug)]
 pub struct Cuda {
     info: DeviceInfo,
-    functions: Vec<sys::CUfunction>,
-    modules: Vec<sys::CUmodule>,
+    kernels: Arc<Kernels>,
     stream: sys::CUstream,
     context: Arc<Context>,
 }
 
-// SAFETY: functions, modules and streams belong to a context that is made current before every use, on any thread.
+// SAFETY: streams belong to a context that is made current before every use, on any thread.
 unsafe impl Send for Cuda {}
+
+/// The kernels that were loaded, for the streams that share them.
+#[derive(Debug)]
+struct Kernels {
+    functions: Vec<sys::CUfunction>,
+    modules: Vec<sys::CUmodule>,
+    context: Arc<Context>,
+}
+
+// SAFETY: functions and modules belong to a context that is made current before every use, on any thread.
+unsafe impl Send for Kernels {}
+// SAFETY: as above; nothing of them changes once they are loaded.
+unsafe impl Sync for Kernels {}
+
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        if self.context.enter().is_err() {
+            return;
+        }
+        for &module in &self.modules {
+            // SAFETY: loaded in `Cuda::new`, unloaded once; streams that ran its kernels held this and have ended.
+            let _ = unsafe { result::module::unload(module) };
+        }
+    }
+}
 
 impl Cuda {
     /// Opens the first device and loads the kernels: the driver compiles them for it (and remembers that).
@@ -232,6 +348,7 @@ impl Cuda {
     /// As [`look`], or when the driver does not take the kernels.
     pub fn new() -> Result<Self, BackendError> {
         let mut cuda = Self::without_kernels()?;
+        let mut kernels = Kernels { functions: Vec::new(), modules: Vec::new(), context: Arc::clone(&cuda.context) };
         for (name, ptx) in MODULES {
             let text = CString::new(ptx).map_err(|_| {
                 missing(BackendErrorKind::Load, format!("{name}.ptx holds a zero byte; run `cargo xtask kernels`"))
@@ -239,16 +356,29 @@ impl Cuda {
             // SAFETY: the image is a string that ends with zero and outlives the call.
             let module = unsafe { result::module::load_data(text.as_ptr().cast()) }
                 .map_err(|error| failed(&format!("load the kernels of {name}"), error))?;
-            cuda.modules.push(module);
+            kernels.modules.push(module);
         }
         for kernel in Kernel::ALL {
             let name = CString::new(kernel.name()).unwrap_or_default();
             // SAFETY: the module was just loaded and is unloaded by `drop` only.
-            let function = unsafe { result::module::get_function(cuda.modules[kernel.module()], name) }
+            let function = unsafe { result::module::get_function(kernels.modules[kernel.module()], name) }
                 .map_err(|error| failed(&format!("find the kernel {}", kernel.name()), error))?;
-            cuda.functions.push(function);
+            kernels.functions.push(function);
         }
+        cuda.kernels = Arc::new(kernels);
         Ok(cuda)
+    }
+
+    /// Another stream on the same device, with the same kernels.
+    ///
+    /// # Errors
+    /// When the driver has none.
+    pub fn beside(&self) -> Result<Self, BackendError> {
+        self.context.enter()?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(|error| failed("make a stream", error))?;
+        let (kernels, context) = (Arc::clone(&self.kernels), Arc::clone(&self.context));
+        Ok(Self { info: self.info.clone(), kernels, stream, context })
     }
 
     /// Opens the first device with a stream and without kernels: launching one fails.
@@ -263,7 +393,8 @@ impl Cuda {
         context.enter()?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(|error| failed("make a stream", error))?;
-        Ok(Self { info, functions: Vec::new(), modules: Vec::new(), stream, context })
+        let kernels = Kernels { functions: Vec::new(), modules: Vec::new(), context: Arc::clone(&context) };
+        Ok(Self { info, kernels: Arc::new(kernels), stream, context })
     }
 
     /// Memory on both sides, at least a byte.
@@ -315,6 +446,105 @@ impl Cuda {
             .map_err(|error| failed("copy from the GPU", error))
     }
 
+    /// Page-locked memory of the host for `len` numbers, all zero.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn host_memory<T: Pod>(&self, len: usize) -> Result<HostMemory<T>, BackendError> {
+        self.context.enter()?;
+        let num_bytes = (len * size_of::<T>()).max(1);
+        // SAFETY: the context is current; `HostMemory` frees it.
+        let pointer = unsafe { result::malloc_host(num_bytes, 0) }
+            .map_err(|error| failed(&format!("allocate {num_bytes} page-locked bytes"), error))?;
+        let Some(pointer) = NonNull::new(pointer.cast::<T>()) else {
+            return Err(missing(BackendErrorKind::Run, "CUDA gave page-locked memory at address 0"));
+        };
+        // SAFETY: just allocated with this length; CUDA aligns to pages, and zeros are numbers of every kind (`Pod`).
+        unsafe { pointer.as_ptr().cast::<u8>().write_bytes(0, num_bytes) }
+        Ok(HostMemory { context: Arc::clone(&self.context), pointer, len, kind: PhantomData })
+    }
+
+    /// Begins to copy all of `from` to the start of `to`.
+    ///
+    /// # Safety
+    /// Until the stream has come this far (an event, [`Cuda::synchronize`]), also in every launch of a graph that captured
+    /// this, `from` must neither be written nor dropped.
+    ///
+    /// # Errors
+    /// When `to` is shorter, or the device is lost.
+    pub unsafe fn begin_write<T: Pod>(
+        &self,
+        from: &HostMemory<T>,
+        to: &mut Memory<Buffer, T>,
+    ) -> Result<(), BackendError> {
+        expect_room(to.raw(), from.len * size_of::<T>())?;
+        self.context.enter()?;
+        // SAFETY: both sides are that long; the caller keeps them as they are.
+        unsafe { result::memcpy_htod_async(to.raw().pointer, from.values(), self.stream) }
+            .map_err(|error| failed("copy to the GPU", error))
+    }
+
+    /// Begins to copy the start of `from` to all of `to`.
+    ///
+    /// # Safety
+    /// As [`Cuda::begin_write`]; `to` must not be looked at either.
+    ///
+    /// # Errors
+    /// When `from` is shorter, or the device is lost.
+    pub unsafe fn begin_read<T: Pod>(
+        &self,
+        from: &Memory<Buffer, T>,
+        to: &mut HostMemory<T>,
+    ) -> Result<(), BackendError> {
+        expect_room(from.raw(), to.len * size_of::<T>())?;
+        self.context.enter()?;
+        // SAFETY: both sides are that long; the caller keeps them as they are.
+        unsafe { result::memcpy_dtoh_async(to.values_mut(), from.raw().pointer, self.stream) }
+            .map_err(|error| failed("copy from the GPU", error))
+    }
+
+    /// An event, not recorded yet.
+    ///
+    /// # Errors
+    /// When the driver has none.
+    pub fn event(&self) -> Result<Event, BackendError> {
+        self.context.enter()?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+            .map_err(|error| failed("make an event", error))?;
+        Ok(Event { context: Arc::clone(&self.context), event })
+    }
+
+    /// Has `event` stand for all work that was started so far.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn record(&self, event: &Event) -> Result<(), BackendError> {
+        self.context.enter()?;
+        // SAFETY: event and stream are alive and of this context.
+        unsafe { result::event::record(event.event, self.stream) }.map_err(|error| failed("record an event", error))
+    }
+
+    /// Has what is started from now on wait, on the device, for what `event` stands for: work of another stream.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn wait_for(&self, event: &Event) -> Result<(), BackendError> {
+        self.context.enter()?;
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: event and stream are alive and of this context.
+        unsafe { result::stream::wait_event(self.stream, event.event, flags) }
+            .map_err(|error| failed("wait for an event", error))
+    }
+
+    /// Free memory of the device, bytes.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn free_bytes(&self) -> Result<usize, BackendError> {
+        self.context.enter()?;
+        result::mem_get_info().map(|(free, _)| free).map_err(|error| failed("tell its free memory", error))
+    }
+
     /// Makes the device's context current on this thread, for calls of other libraries.
     ///
     /// # Errors
@@ -354,7 +584,8 @@ impl Cuda {
         unsafe { result::stream::synchronize(self.stream) }.map_err(|error| failed("finish its work", error))
     }
 
-    /// Captures what `work` starts as a graph; it does not run yet. `work` must not copy to or from the host.
+    /// Captures what `work` starts as a graph; it does not run yet. `work` must wait for nothing: of copies to and from the
+    /// host only those of [`Cuda::begin_write`] and [`Cuda::begin_read`].
     ///
     /// # Errors
     /// When something in it cannot be captured.
@@ -436,13 +667,10 @@ impl Drop for Cuda {
         if self.context.enter().is_err() {
             return;
         }
-        // SAFETY: all were made in `new` and are dropped once; nothing of them is used after the stream has ended. Failures
-        // leave nothing to be done.
+        // SAFETY: made with this value and dropped once; nothing uses the stream after its work has ended. Failures leave
+        // nothing to be done.
         unsafe {
             let _ = result::stream::synchronize(self.stream);
-            for &module in &self.modules {
-                let _ = result::module::unload(module);
-            }
             let _ = result::stream::destroy(self.stream);
         }
     }
@@ -454,6 +682,9 @@ pub struct Graph {
     context: Arc<Context>,
     instance: sys::CUgraphExec,
 }
+
+// SAFETY: as `Cuda`.
+unsafe impl Send for Graph {}
 
 impl Drop for Graph {
     fn drop(&mut self) {
@@ -545,7 +776,7 @@ impl Executor for Cuda {
             }
             *pointer = place.cast();
         }
-        let Some(&function) = self.functions.get(kernel as usize) else {
+        let Some(&function) = self.kernels.functions.get(kernel as usize) else {
             return Err(missing(BackendErrorKind::Run, "kernels were not loaded here"));
         };
         let (grid, block) = ((grid[0], grid[1], 1), (num_threads, 1, 1));

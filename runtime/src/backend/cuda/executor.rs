@@ -8,11 +8,12 @@ use crate::backend::{BackendError, BackendErrorKind};
 
 /// The modules: name, and the PTX that `cargo xtask kernels` made of `../kernels/<name>.cu`.
 #[cfg(feature = "cuda")]
-pub(super) const MODULES: [(&str, &str); 4] = [
+pub(super) const MODULES: [(&str, &str); 5] = [
     ("preprocess", include_str!("../kernels/preprocess.ptx")),
     ("spherical_kmeans", include_str!("../kernels/spherical_kmeans.ptx")),
     ("top_k", include_str!("../kernels/top_k.ptx")),
     ("refine", include_str!("../kernels/refine.ptx")),
+    ("frame", include_str!("../kernels/frame.ptx")),
 ];
 
 macro_rules! kernels {
@@ -66,6 +67,9 @@ kernels! {
     TopKDecide "top_k_decide" 2 13,
     TopKDecideHalf "top_k_decide_half" 2 13,
     RefineLabels "refine_labels" 3 16,
+    FrameFirstNotFinite "frame_first_not_finite" 4 3,
+    FrameDistances "frame_distances" 4 10,
+    FrameGroupingInputs "frame_grouping_inputs" 4 15,
 }
 
 /// Most arguments of a kernel.
@@ -210,6 +214,12 @@ impl<B, T: Pod> Memory<B, T> {
     /// As [`Executor::fill`].
     pub fn fill<E: Executor<Buffer = B>>(&mut self, executor: &E, byte: u8) -> Result<(), BackendError> {
         executor.fill(byte, &mut self.raw)
+    }
+
+    /// What the executor holds it in.
+    #[cfg(feature = "cuda")]
+    pub(super) const fn raw(&self) -> &B {
+        &self.raw
     }
 
     pub(super) fn argument(&self) -> Argument<'_, B> {

@@ -14,11 +14,22 @@ pub(super) const MAX_DIM: usize = 256;
 /// Labels that `kmeans_centroids` reads at a time.
 const LISTED: usize = 2048;
 
+/// Segments of a map of another size.
+pub struct LastSegments<B> {
+    /// Slot of each cell, and "none" beyond.
+    pub labels: Memory<B, u16>,
+    /// Rows and columns.
+    pub size: (usize, usize),
+    /// `[slots, dim]`.
+    pub prototypes: Memory<B, f32>,
+}
+
 /// Clusters maps of one size; features, labels and centroids stay on the device.
 pub struct Kmeans<E: Executor> {
     spec: KmeansSpec,
     dim: usize,
     size: (usize, usize),
+    max_rounds: usize,
     has_run: bool,
     last_warm: bool,
     row_places: Memory<E::Buffer, f32>,
@@ -71,6 +82,7 @@ impl<E: Executor> Kmeans<E> {
             spec,
             dim,
             size,
+            max_rounds: usize::MAX,
             has_run: false,
             last_warm: false,
             row_places: Memory::of(executor, &location.rows)?,
@@ -90,6 +102,16 @@ impl<E: Executor> Kmeans<E> {
             centroid_columns: Memory::zeros(executor, num_slots.next_multiple_of(CLUSTER_TILE) * (dim + 2))?,
             prototypes: Memory::zeros(executor, num_slots * dim)?,
         })
+    }
+
+    /// Makes at most this many rounds from now on; never more than the specification, never less than one.
+    pub fn limit_rounds(&mut self, max_rounds: usize) {
+        self.max_rounds = max_rounds.max(1);
+    }
+
+    /// Rounds of a start from the grid.
+    fn rounds(&self) -> usize {
+        self.spec.rounds.min(self.max_rounds)
     }
 
     /// Copies features `[cell, dim]` to the device.
@@ -137,13 +159,13 @@ impl<E: Executor> Kmeans<E> {
         self.prepare(executor, warm)?;
         if warm {
             self.assign(executor, 0)?;
-            for round in 1..=(self.spec.rounds - 1).max(1) {
+            for round in 1..=(self.rounds() - 1).max(1) {
                 self.reseed(executor, round)?;
                 self.update(executor, round)?;
                 self.assign(executor, round)?;
             }
         } else {
-            for round in 0..self.spec.rounds {
+            for round in 0..self.rounds() {
                 self.update(executor, round)?;
                 self.assign(executor, round)?;
             }
@@ -308,6 +330,21 @@ impl<E: Executor> Kmeans<E> {
         Ok(())
     }
 
+    /// Goes on where `last` ended, whose map had another size: centroids are features and relative places, which mean the
+    /// same in a finer or coarser map of the same view. Returns the segments of its last run.
+    ///
+    /// # Errors
+    /// When it has other clusters or features.
+    pub fn carry_over(&mut self, last: Self) -> Result<LastSegments<E::Buffer>, BackendError> {
+        super::executor::expect_len("the last centroids", self.centroids.len(), last.centroids.len())?;
+        super::executor::expect_len("the last clusters", self.areas.len(), last.areas.len())?;
+        self.centroids = last.centroids;
+        self.places = last.places;
+        self.centroid_columns = last.centroid_columns;
+        self.has_run = last.has_run;
+        Ok(LastSegments { labels: last.labels, size: last.size, prototypes: last.prototypes })
+    }
+
     /// Reads the slot of each cell.
     ///
     /// # Errors
@@ -357,9 +394,19 @@ impl<E: Executor> Kmeans<E> {
     /// # Errors
     /// As above.
     pub fn read_rounds(&self, executor: &E) -> Result<usize, BackendError> {
-        let made = if self.last_warm { (self.spec.rounds - 1).max(1) + 1 } else { self.spec.rounds };
+        let made = if self.last_warm { (self.rounds() - 1).max(1) + 1 } else { self.rounds() };
         let changed = self.changed.to_vec(executor, made)?;
         Ok(changed.iter().position(|&number| number == 0).map_or(made, |last| last + 1))
+    }
+
+    /// Cells per slot on the device.
+    pub const fn areas(&self) -> &Memory<E::Buffer, u32> {
+        &self.areas
+    }
+
+    /// Per slot on the device whether the last run re-seeded it, 0 or 1.
+    pub const fn reseeded(&self) -> &Memory<E::Buffer, u32> {
+        &self.reseeded
     }
 
     /// Features on the device, `[cell, dim]`.

@@ -2,8 +2,8 @@
 //!
 //! [`Executor`] is what runs kernels: `Cuda`, the driver (cargo feature `cuda`; libcuda is opened at run time, nothing is
 //! linked), or the CPU twin of `tests/kernel_twin`, which compiles the same sources for the host. [`Preprocess`],
-//! [`Kmeans`], [`TopK`] and [`Refine`] own their memory on the device and start kernels; nothing is allocated once they are
-//! made, so a chain of them can be captured as a CUDA graph. [`checks`] compares them with the Rust code that they must
+//! [`Kmeans`], [`TopK`], [`Refine`] and [`FrameSteps`] own their memory on the device and start kernels; nothing is allocated
+//! once they are made, so a chain of them can be captured as a CUDA graph. `../tensorrt/frame.rs` is that chain. [`checks`] compares them with the Rust code that they must
 //! equal, on either executor.
 //!
 //! This folder holds the crate's only unsafe code: calls of the driver and of kernels.
@@ -12,17 +12,23 @@
 #[cfg(feature = "cuda")]
 mod driver;
 mod executor;
+mod frame_steps;
 mod kmeans;
 mod preprocess;
 mod refine;
+#[cfg(feature = "cuda")]
+mod search;
 mod top_k;
 
 pub mod checks;
 
 #[cfg(feature = "cuda")]
-pub use driver::{Cuda, DeviceInfo, Graph, StagedBuffer, look};
+pub use driver::{Buffer, Cuda, DeviceInfo, Event, Graph, HostMemory, StagedBuffer, look};
 pub use executor::{Argument, Executor, Kernel, MAX_ARGUMENTS, Memory};
-pub use kmeans::Kmeans;
+pub use frame_steps::{FrameSteps, MapAxes, NONE_NOT_FINITE};
+pub use kmeans::{Kmeans, LastSegments};
 pub use preprocess::{FrameFormat, Preprocess, yuv_to_rgb};
 pub use refine::Refine;
-pub use top_k::{Found, MAX_K, NO_NEIGHBOUR, TopK};
+#[cfg(feature = "cuda")]
+pub use search::{DeviceSearch, Nearest};
+pub use top_k::{DeviceBank, Found, MAX_K, NO_NEIGHBOUR, TopK};

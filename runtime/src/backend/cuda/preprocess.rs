@@ -67,8 +67,11 @@ pub struct Preprocess<E: Executor> {
     row_weights: Memory<E::Buffer, f32>,
     column_starts: Memory<E::Buffer, u32>,
     column_weights: Memory<E::Buffer, f32>,
+    frame_bytes: usize,
+    /// Empty where somebody else has the memory.
     frame: Memory<E::Buffer, u8>,
-    output: Output<E::Buffer>,
+    /// None where somebody else has the memory.
+    output: Option<Output<E::Buffer>>,
 }
 
 impl<E: Executor> Preprocess<E> {
@@ -84,6 +87,35 @@ impl<E: Executor> Preprocess<E> {
         stride: usize,
         half: bool,
     ) -> Result<Self, BackendError> {
+        let mut made = Self::without_output(executor, spec, source, format, stride)?;
+        let len = 3 * made.plan.padded.num_pixels();
+        if half {
+            made.kernel = match format {
+                FrameFormat::Gray8 => Kernel::PreprocessGrayHalf,
+                FrameFormat::Rgb8 => Kernel::PreprocessRgbHalf,
+                FrameFormat::Yuyv => Kernel::PreprocessYuyvHalf,
+                FrameFormat::Nv12 => Kernel::PreprocessNv12Half,
+            };
+        }
+        made.frame = Memory::zeros(executor, made.frame_bytes)?;
+        made.output = Some(match half {
+            true => Output::Half(Memory::zeros(executor, len)?),
+            false => Output::Float(Memory::zeros(executor, len)?),
+        });
+        Ok(made)
+    }
+
+    /// The same, float, for a frame and an output in memory that the caller has ([`Preprocess::run_from`]).
+    ///
+    /// # Errors
+    /// As [`Preprocess::new`].
+    pub fn without_output(
+        executor: &E,
+        spec: &PreprocessSpec,
+        source: ImageSize,
+        format: FrameFormat,
+        stride: usize,
+    ) -> Result<Self, BackendError> {
         let same = Preprocessor::new(spec, source)
             .map_err(|error| BackendError::new(BackendErrorKind::Run, error.to_string()))?;
         let plan = *same.plan();
@@ -97,15 +129,11 @@ impl<E: Executor> Preprocess<E> {
         int("bytes of a frame", format.frame_bytes(source, stride))?;
         int("values of the output", same.output_len())?;
         let (gain, bias) = same.gain_and_bias();
-        let kernel = match (format, half) {
-            (FrameFormat::Gray8, false) => Kernel::PreprocessGray,
-            (FrameFormat::Rgb8, false) => Kernel::PreprocessRgb,
-            (FrameFormat::Yuyv, false) => Kernel::PreprocessYuyv,
-            (FrameFormat::Nv12, false) => Kernel::PreprocessNv12,
-            (FrameFormat::Gray8, true) => Kernel::PreprocessGrayHalf,
-            (FrameFormat::Rgb8, true) => Kernel::PreprocessRgbHalf,
-            (FrameFormat::Yuyv, true) => Kernel::PreprocessYuyvHalf,
-            (FrameFormat::Nv12, true) => Kernel::PreprocessNv12Half,
+        let kernel = match format {
+            FrameFormat::Gray8 => Kernel::PreprocessGray,
+            FrameFormat::Rgb8 => Kernel::PreprocessRgb,
+            FrameFormat::Yuyv => Kernel::PreprocessYuyv,
+            FrameFormat::Nv12 => Kernel::PreprocessNv12,
         };
         Ok(Self {
             plan,
@@ -118,12 +146,9 @@ impl<E: Executor> Preprocess<E> {
             row_weights: Memory::of(executor, same.rows().weights())?,
             column_starts: Memory::of(executor, same.columns().starts())?,
             column_weights: Memory::of(executor, same.columns().weights())?,
-            frame: Memory::zeros(executor, format.frame_bytes(source, stride))?,
-            output: if half {
-                Output::Half(Memory::zeros(executor, same.output_len())?)
-            } else {
-                Output::Float(Memory::zeros(executor, same.output_len())?)
-            },
+            frame_bytes: format.frame_bytes(source, stride),
+            frame: Memory::zeros(executor, 0)?,
+            output: None,
         })
     }
 
@@ -132,13 +157,19 @@ impl<E: Executor> Preprocess<E> {
         &self.plan
     }
 
+    /// Bytes of a frame.
+    pub const fn frame_bytes(&self) -> usize {
+        self.frame_bytes
+    }
+
     /// Bytes that a run moves: the frame and the output once each.
     pub fn moved_bytes(&self) -> usize {
         let output = match &self.output {
-            Output::Float(output) => output.len() * 4,
-            Output::Half(output) => output.len() * 2,
+            Some(Output::Half(output)) => output.len() * 2,
+            Some(Output::Float(output)) => output.len() * 4,
+            None => 3 * self.plan.padded.num_pixels() * 4,
         };
-        self.frame.len() + output
+        self.frame_bytes + output
     }
 
     /// Copies a frame to the device.
@@ -153,13 +184,44 @@ impl<E: Executor> Preprocess<E> {
     /// Starts the kernel on the frame on the device.
     ///
     /// # Errors
-    /// When it cannot start.
+    /// When it cannot start, or the output is somebody else's.
     pub fn run(&mut self, executor: &E) -> Result<(), BackendError> {
+        match &self.output {
+            Some(Output::Float(output)) => self.launch(executor, &self.frame, output.argument()),
+            Some(Output::Half(output)) => self.launch(executor, &self.frame, output.argument()),
+            None => Err(unsupported("preprocessing has no output of its own".to_owned())),
+        }
+    }
+
+    /// The same, from a frame elsewhere on the device into `output`, `[3, H, W]`.
+    ///
+    /// # Errors
+    /// When one of them has another length, or the kernel cannot start.
+    pub fn run_from(
+        &mut self,
+        executor: &E,
+        frame: &Memory<E::Buffer, u8>,
+        output: &Memory<E::Buffer, f32>,
+    ) -> Result<(), BackendError> {
+        expect_len("the frame", self.frame_bytes, frame.len())?;
+        expect_len("the network's input", 3 * self.plan.padded.num_pixels(), output.len())?;
+        if matches!(self.output, Some(Output::Half(_))) {
+            return Err(unsupported("preprocessing was made for halves".to_owned()));
+        }
+        self.launch(executor, frame, output.argument())
+    }
+
+    fn launch(
+        &self,
+        executor: &E,
+        frame: &Memory<E::Buffer, u8>,
+        output: Argument<'_, E::Buffer>,
+    ) -> Result<(), BackendError> {
         let ResizePlan { source, content, padded } = self.plan;
         let [g0, g1, g2] = self.gain.map(Argument::Float);
         let [b0, b1, b2] = self.bias.map(Argument::Float);
         let arguments = [
-            self.frame.argument(),
+            frame.argument(),
             Argument::Int(self.stride as i32),
             Argument::Int(source.height as i32),
             self.row_starts.argument(),
@@ -178,14 +240,11 @@ impl<E: Executor> Preprocess<E> {
             b0,
             b1,
             b2,
-            match &self.output {
-                Output::Float(output) => output.argument(),
-                Output::Half(output) => output.argument(),
-            },
+            output,
         ];
         let num_threads = padded.num_pixels() / 4;
-        // SAFETY: the arguments are those of `preprocess_*`; `new` made frame, tables and output of the lengths that these
-        // sizes say, and taps end within the frame (`Axis`).
+        // SAFETY: the arguments are those of `preprocess_*`; frame and tables have the lengths that these sizes say, the
+        // output has room for `padded`, and taps end within the frame (`Axis`).
         unsafe { executor.launch(self.kernel, [num_threads.div_ceil(128) as u32, 1], 128, &arguments) }
     }
 
@@ -195,19 +254,23 @@ impl<E: Executor> Preprocess<E> {
     /// When the device is lost.
     pub fn poison(&mut self, executor: &E) -> Result<(), BackendError> {
         match &mut self.output {
-            Output::Float(output) => output.fill(executor, 0xff),
-            Output::Half(output) => output.fill(executor, 0xff),
+            Some(Output::Float(output)) => output.fill(executor, 0xff),
+            Some(Output::Half(output)) => output.fill(executor, 0xff),
+            None => Ok(()),
         }
     }
 
-    /// Reads the output, `[3, H, W]`.
+    /// Reads the output, `[3, H, W]`; empty where it is somebody else's.
     ///
     /// # Errors
     /// When a kernel failed.
     pub fn download(&self, executor: &E) -> Result<Vec<f32>, BackendError> {
         Ok(match &self.output {
-            Output::Float(output) => output.to_vec(executor, output.len())?,
-            Output::Half(output) => output.to_vec(executor, output.len())?.iter().map(|value| value.to_f32()).collect(),
+            Some(Output::Float(output)) => output.to_vec(executor, output.len())?,
+            Some(Output::Half(output)) => {
+                output.to_vec(executor, output.len())?.iter().map(|value| value.to_f32()).collect()
+            }
+            None => Vec::new(),
         })
     }
 }

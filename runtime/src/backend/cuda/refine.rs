@@ -78,6 +78,11 @@ impl<E: Executor> Refine<E> {
         unsafe { executor.launch(Kernel::RefineLabels, [(height * width) as u32, 1], 128, &arguments) }
     }
 
+    /// Slots of the source's pixels on the device, `[h, w]`.
+    pub const fn slots(&self) -> &Memory<E::Buffer, u16> {
+        &self.out
+    }
+
     /// Sets all bytes of the output: a check sees what was not written.
     ///
     /// # Errors

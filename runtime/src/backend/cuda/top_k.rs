@@ -1,5 +1,7 @@
 //! \[F5\] The nearest prototypes of every segment, on the device.
 
+use std::sync::Arc;
+
 use half::f16;
 use retrieval::Bank;
 
@@ -25,42 +27,38 @@ enum Stored<B> {
     Half(Memory<B, f16>),
 }
 
-/// A bank on the device and the memory of a search.
-pub struct TopK<E: Executor> {
+/// A bank on the device, which searches on several streams may share.
+pub struct DeviceBank<B> {
     num_prototypes: usize,
     dim: usize,
-    max_queries: usize,
-    k: usize,
-    num_parts: usize,
-    panels_per_part: usize,
-    bank: Stored<E::Buffer>,
-    inverse_norms: Memory<E::Buffer, f32>,
-    tiles: Memory<E::Buffer, f32>,
-    kinds: Memory<E::Buffer, u32>,
-    candidates: Memory<E::Buffer, u64>,
-    indices: Memory<E::Buffer, u32>,
-    similarities: Memory<E::Buffer, f32>,
-    doubtful: Memory<E::Buffer, u32>,
+    stored: Stored<B>,
+    inverse_norms: Memory<B, f32>,
 }
 
-impl<E: Executor> TopK<E> {
-    /// Puts a bank on the device, for up to `max_queries` queries with `k` neighbours each. Banks of halves and of 8-bit
-    /// integers are kept as halves (which hold such integers exactly).
+impl<B> DeviceBank<B> {
+    /// Why a bank has no kernel; none if it has.
+    pub fn lack(bank: &Bank) -> Option<String> {
+        let dim = bank.dim();
+        (dim == 0 || !dim.is_multiple_of(STEP) || dim > MAX_DIM)
+            .then(|| format!("the bank's dimension is {dim}, expected a multiple of {STEP} up to {MAX_DIM}"))
+    }
+
+    /// Bytes of the device that a bank takes.
+    pub fn needed_bytes(bank: &Bank) -> usize {
+        let bytes = if bank.storage() == retrieval::Storage::F32 { 4 } else { 2 };
+        bank.len().next_multiple_of(PANEL) * (bank.dim() * bytes + 4)
+    }
+
+    /// Puts a bank on the device. Banks of halves and of 8-bit integers are kept as halves (which hold such integers exactly).
     ///
     /// # Errors
-    /// When the bank's dimension or `k` does not fit the kernels, or memory runs out.
-    pub fn new(executor: &E, bank: &Bank, max_queries: usize, k: usize) -> Result<Self, BackendError> {
+    /// When the bank's dimension does not fit the kernels, or memory runs out.
+    pub fn new<E: Executor<Buffer = B>>(executor: &E, bank: &Bank) -> Result<Self, BackendError> {
+        if let Some(lack) = Self::lack(bank) {
+            return Err(unsupported(lack));
+        }
         let (dim, num_prototypes) = (bank.dim(), bank.len());
-        if dim == 0 || !dim.is_multiple_of(STEP) || dim > MAX_DIM {
-            return Err(unsupported(format!(
-                "the bank's dimension is {dim}, expected a multiple of {STEP} up to {MAX_DIM}"
-            )));
-        }
-        if k == 0 || k > MAX_K || max_queries == 0 {
-            return Err(unsupported(format!("{k} neighbours of {max_queries} queries; at most {MAX_K}, at least 1")));
-        }
         int("prototypes", num_prototypes.next_multiple_of(PANEL))?;
-        int("results", max_queries * k)?;
         let num_panels = num_prototypes.div_ceil(PANEL);
         let mut inverse_norms = vec![0.0f32; num_panels * PANEL];
         let place = |index: usize, d: usize| (index / PANEL * dim + d) * PANEL + index % PANEL;
@@ -83,19 +81,59 @@ impl<E: Executor> TopK<E> {
             });
             Stored::Half(Memory::of(executor, &panels)?)
         };
+        Ok(Self { num_prototypes, dim, stored, inverse_norms: Memory::of(executor, &inverse_norms)? })
+    }
+}
+
+/// A bank on the device and the memory of a search.
+pub struct TopK<E: Executor> {
+    max_queries: usize,
+    k: usize,
+    num_parts: usize,
+    panels_per_part: usize,
+    bank: Arc<DeviceBank<E::Buffer>>,
+    tiles: Memory<E::Buffer, f32>,
+    kinds: Memory<E::Buffer, u32>,
+    candidates: Memory<E::Buffer, u64>,
+    indices: Memory<E::Buffer, u32>,
+    similarities: Memory<E::Buffer, f32>,
+    doubtful: Memory<E::Buffer, u32>,
+}
+
+impl<E: Executor> TopK<E> {
+    /// Puts a bank on the device, for up to `max_queries` queries with `k` neighbours each.
+    ///
+    /// # Errors
+    /// When the bank's dimension or `k` does not fit the kernels, or memory runs out.
+    pub fn new(executor: &E, bank: &Bank, max_queries: usize, k: usize) -> Result<Self, BackendError> {
+        Self::in_bank(executor, Arc::new(DeviceBank::new(executor, bank)?), max_queries, k)
+    }
+
+    /// The same in a bank that is there already.
+    ///
+    /// # Errors
+    /// When `k` does not fit the kernels, or memory runs out.
+    pub fn in_bank(
+        executor: &E,
+        bank: Arc<DeviceBank<E::Buffer>>,
+        max_queries: usize,
+        k: usize,
+    ) -> Result<Self, BackendError> {
+        if k == 0 || k > MAX_K || max_queries == 0 {
+            return Err(unsupported(format!("{k} neighbours of {max_queries} queries; at most {MAX_K}, at least 1")));
+        }
+        int("results", max_queries * k)?;
+        let (dim, num_panels) = (bank.dim, bank.num_prototypes.div_ceil(PANEL));
         let num_tiles = max_queries.div_ceil(QUERY_TILE);
         let wanted = (executor.num_multiprocessors() * BLOCKS_PER_MULTIPROCESSOR / num_tiles).clamp(1, num_panels);
         let panels_per_part = num_panels.div_ceil(wanted);
         let num_parts = num_panels.div_ceil(panels_per_part);
         Ok(Self {
-            num_prototypes,
-            dim,
             max_queries,
             k,
             num_parts,
             panels_per_part,
-            bank: stored,
-            inverse_norms: Memory::of(executor, &inverse_norms)?,
+            bank,
             tiles: Memory::zeros(executor, num_tiles * QUERY_TILE * dim)?,
             kinds: Memory::zeros(executor, max_queries)?,
             candidates: Memory::zeros(executor, num_parts * num_tiles * QUERY_TILE * CANDIDATES)?,
@@ -107,7 +145,7 @@ impl<E: Executor> TopK<E> {
 
     /// Bytes of the stored bank, read at least once.
     pub fn bank_bytes(&self) -> usize {
-        match &self.bank {
+        match &self.bank.stored {
             Stored::Float(bank) => bank.len() * 4,
             Stored::Half(bank) => bank.len() * 2,
         }
@@ -123,13 +161,14 @@ impl<E: Executor> TopK<E> {
         queries: &Memory<E::Buffer, f32>,
         num_queries: usize,
     ) -> Result<(), BackendError> {
-        if num_queries == 0 || num_queries > self.max_queries || queries.len() < num_queries * self.dim {
-            expect_len("the queries", self.max_queries * self.dim, num_queries * self.dim)?;
-            expect_len("the queries", num_queries * self.dim, queries.len())?;
+        let dim = self.bank.dim;
+        if num_queries == 0 || num_queries > self.max_queries || queries.len() < num_queries * dim {
+            expect_len("the queries", self.max_queries * dim, num_queries * dim)?;
+            expect_len("the queries", num_queries * dim, queries.len())?;
         }
         let num_tiles = num_queries.div_ceil(QUERY_TILE);
-        let (count, prototypes) = (num_queries as i32, self.num_prototypes as i32);
-        let (dim, k) = (self.dim as i32, self.k as i32);
+        let (count, prototypes) = (num_queries as i32, self.bank.num_prototypes as i32);
+        let (dim, k) = (dim as i32, self.k as i32);
         let arguments = [
             queries.argument(),
             Argument::Int(count),
@@ -139,14 +178,14 @@ impl<E: Executor> TopK<E> {
         ];
         // SAFETY: the arguments are those of `top_k_queries`; the tiles have room for whole tiles of the queries.
         unsafe { executor.launch(Kernel::TopKQueries, [(num_tiles * QUERY_TILE / 32) as u32, 1], 32, &arguments)? };
-        let (scan, decide, bank) = match &self.bank {
+        let (scan, decide, bank) = match &self.bank.stored {
             Stored::Float(bank) => (Kernel::TopKScan, Kernel::TopKDecide, bank.argument()),
             Stored::Half(bank) => (Kernel::TopKScanHalf, Kernel::TopKDecideHalf, bank.argument()),
         };
         let arguments = [
             self.tiles.argument(),
             bank,
-            self.inverse_norms.argument(),
+            self.bank.inverse_norms.argument(),
             Argument::Int(count),
             Argument::Int(prototypes),
             Argument::Int(dim),
@@ -156,7 +195,7 @@ impl<E: Executor> TopK<E> {
         // SAFETY: the arguments are those of `top_k_scan`; bank and norms are whole panels, candidates have room for every
         // part and tile.
         unsafe { executor.launch(scan, [num_tiles as u32, self.num_parts as u32], 128, &arguments)? };
-        let bank = match &self.bank {
+        let bank = match &self.bank.stored {
             Stored::Float(bank) => bank.argument(),
             Stored::Half(bank) => bank.argument(),
         };
@@ -171,7 +210,7 @@ impl<E: Executor> TopK<E> {
             Argument::Int(self.num_parts as i32),
             Argument::Int(k),
             // As in retrieval::nearest: twice what rounding can do to a product.
-            Argument::Float((self.dim + 8) as f32 * f32::EPSILON),
+            Argument::Float((self.bank.dim + 8) as f32 * f32::EPSILON),
             self.indices.argument(),
             self.similarities.argument(),
             self.doubtful.argument(),
@@ -179,6 +218,12 @@ impl<E: Executor> TopK<E> {
         // SAFETY: the arguments are those of `top_k_decide`; `k` is at most what it keeps, results have room for all
         // queries.
         unsafe { executor.launch(decide, [num_queries as u32, 1], 32, &arguments) }
+    }
+
+    /// Results on the device.
+    #[cfg(feature = "cuda")]
+    pub(super) const fn results(&self) -> FoundOnDevice<'_, E::Buffer> {
+        FoundOnDevice { indices: &self.indices, similarities: &self.similarities, doubtful: &self.doubtful }
     }
 
     /// Sets all bytes of the results: a check sees what was not written.
@@ -205,6 +250,14 @@ impl<E: Executor> TopK<E> {
             doubtful: self.doubtful.to_vec(executor, num_queries)?.iter().map(|&doubt| doubt != 0).collect(),
         })
     }
+}
+
+/// [`Found`], still on the device.
+#[cfg(feature = "cuda")]
+pub(super) struct FoundOnDevice<'a, B> {
+    pub(super) indices: &'a Memory<B, u32>,
+    pub(super) similarities: &'a Memory<B, f32>,
+    pub(super) doubtful: &'a Memory<B, u32>,
 }
 
 /// What a search found.

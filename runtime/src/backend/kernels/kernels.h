@@ -28,6 +28,8 @@ typedef unsigned long long u64;
 #define CLUSTER_TILE 64
 // Longest feature vector that the clustering and refinement kernels take.
 #define MAX_DIM 256
+// Most rows and columns of a map whose grouping network is given its inputs on the device.
+#define MAX_SIDE 1024
 // Prototypes per panel of a bank on the device, queries per tile.
 #define BANK_PANEL 64
 #define QUERY_TILE 64

@@ -42,6 +42,10 @@ impl Backend for TensorRtBackend {
     }
 }
 
+/// An engine that there cannot be.
+#[derive(Clone, Copy, Debug)]
+pub enum TensorRtEngine {}
+
 /// Loads nothing.
 ///
 /// # Errors

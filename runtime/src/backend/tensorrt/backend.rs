@@ -298,11 +298,11 @@ fn write_timing_cache(path: &Path, bytes: &[u8]) -> Result<(), String> {
 }
 
 /// A loaded engine.
-struct TensorRtEngine {
-    path: PathBuf,
-    object: Arc<TensorRtObject>,
-    tensors: Vec<tensorrt_sys::Tensor>,
-    inputs: Vec<TensorInfo>,
+pub struct TensorRtEngine {
+    pub(super) path: PathBuf,
+    pub(super) object: Arc<TensorRtObject>,
+    pub(super) tensors: Vec<tensorrt_sys::Tensor>,
+    pub(super) inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
     /// Keeps the device's context, in which the weights are; ends after them.
     _cuda: Mutex<Cuda>,
@@ -341,6 +341,10 @@ impl Engine for TensorRtEngine {
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, BackendError> {
         TensorRtSession::new(self).map(|session| Box::new(session) as Box<dyn Session>)
+    }
+
+    fn on_gpu(self: Arc<Self>) -> Option<Arc<TensorRtEngine>> {
+        Some(self)
     }
 }
 
@@ -492,7 +496,7 @@ impl TensorRtSession {
 }
 
 /// Refuses a shape that the engine was not built for.
-fn check_profile(
+pub(super) fn check_profile(
     path: &Path,
     name: &str,
     shape: &[usize],

@@ -6,11 +6,13 @@
 //! | [`engine_file`] | an engine with its manifest in one file; whether it is the one that is wanted |
 //! | [`cache`] | where engines are kept; built once, whoever asks |
 //! | `found`, `backend` | the library, the driver and the backend itself: cargo feature `tensorrt` |
+//! | `device_network` | an engine over device memory, on a stream of the caller's |
+//! | [`frame`] | a frame's whole way on the GPU: read it to follow one |
 //! | `absent` | the same functions in a program without that feature: they say so |
 //!
 //! Everything up to the first call of the driver is tested without a GPU, and the rest against stand-ins for the libraries
 //! (`tests/suites/tensorrt.rs`); real engines have not run yet. The unsafe code of this folder are the calls that hand device
-//! memory or an engine's bytes to TensorRT.
+//! memory or an engine's bytes to TensorRT, and copies that do not wait.
 #![allow(unsafe_code)]
 
 pub mod cache;
@@ -22,7 +24,11 @@ mod absent;
 #[cfg(feature = "tensorrt")]
 mod backend;
 #[cfg(feature = "tensorrt")]
+mod device_network;
+#[cfg(feature = "tensorrt")]
 mod found;
+#[cfg(feature = "tensorrt")]
+pub mod frame;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,9 +40,9 @@ pub use engine_file::{EngineManifest, Identity};
 pub use network::{PreparedNetwork, prepare};
 
 #[cfg(not(feature = "tensorrt"))]
-pub use absent::{TensorRtBackend, build, layers, load_watched, look};
+pub use absent::{TensorRtBackend, TensorRtEngine, build, layers, load_watched, look};
 #[cfg(feature = "tensorrt")]
-pub use backend::{TensorRtBackend, build, layers, load_watched};
+pub use backend::{TensorRtBackend, TensorRtEngine, build, layers, load_watched};
 #[cfg(feature = "tensorrt")]
 pub use found::look;
 

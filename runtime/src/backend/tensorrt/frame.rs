@@ -1,0 +1,566 @@
+//! \[F2\]–\[F7\] A frame's way on the GPU, from the camera's bytes to the slot of every pixel: one chain on one stream.
+//!
+//! | step | what | back to the host |
+//! |---|---|---|
+//! | upload | bytes of the frame, through page-locked memory; of the next one, if it is there, meanwhile | |
+//! | preprocess | `kernels/preprocess.cu` writes into the embedding engine's input | |
+//! | embed | the engine; are its features numbers? content cells row by row | index of the first that is none |
+//! | compare | warm start: distance to the last frame's prototypes | sums by block |
+//! | segment | spherical k-means; from the grid: distance to the own prototypes | labels, areas, prototypes, centroids, re-seeded slots |
+//! | group | inputs of the grouping network, the engine | transitions |
+//! | refine | pixels at borders, while the host already names segments | slot of each pixel |
+//!
+//! The steps from embed to group are always the same work on the same memory when the start is warm, so from the second such
+//! frame on they are one CUDA graph. Where they cannot be captured (TensorRT may refuse), they are started one by one, which is
+//! said once. Nothing is allocated per frame: memory changes with the frame's size only ([`DeviceFrame::set_geometry`]).
+//!
+//! [`DeviceFrame::begin`] starts everything, [`DeviceFrame::wait`] waits for all but the slots, [`DeviceFrame::slots`] for those.
+//! Page-locked memory is private to this file and looked at after waiting only, which is what its copies ask for.
+
+use std::sync::Arc;
+
+use models::arch::grouping::names::transition;
+use models::manifest::Manifest;
+use segcore::image::{CaptureTime, Frame, ImageSize, PixelFormat};
+use segcore::preprocess::{PreprocessSpec, ResizePlan};
+use segcore::spherical_kmeans::Start;
+
+use super::backend::TensorRtEngine;
+use super::device_network::DeviceNetwork;
+use crate::backend::cuda::{
+    Buffer, Cuda, Event, FrameFormat, FrameSteps, Graph, HostMemory, Kmeans, LastSegments, MapAxes, Memory,
+    NONE_NOT_FINITE, Preprocess, Refine,
+};
+use crate::backend::{BackendError, BackendErrorKind, check_finite};
+
+/// The frames that a [`DeviceFrame`] is set up for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FrameGeometry {
+    /// Preprocessing with the size of the network's input at present.
+    pub preprocessing: PreprocessSpec,
+    /// Size of the frames.
+    pub source: ImageSize,
+    /// Layout of their pixels.
+    pub format: PixelFormat,
+}
+
+/// What a frame gave, but for its pixels; in page-locked memory.
+pub struct Groups<'a> {
+    /// Slot of each cell.
+    pub labels: &'a [u16],
+    /// Cells per slot.
+    pub areas: &'a [u32],
+    /// Per slot: 1 when it was re-seeded.
+    pub reseeded: &'a [u32],
+    /// Unit mean features `[slots, dim]`.
+    pub prototypes: &'a [f32],
+    /// Centroids' features `[slots, dim]`.
+    pub centroids: &'a [f32],
+    /// Centroids' places (y, x), `[slots, 2]`.
+    pub places: &'a [f32],
+    /// Transition matrices `[n_l, n_{l+1}]`, fine to coarse.
+    pub transitions: &'a [HostMemory<f32>],
+    /// Mean distance 1 − cos of the features: to the last frame's prototypes when the start was warm, else to their own.
+    pub distance: f32,
+}
+
+/// Device memory and kernels for frames of one geometry.
+struct Stages {
+    plan: ResizePlan,
+    format: PixelFormat,
+    preprocess: Preprocess<Cuda>,
+    kmeans: Kmeans<Cuda>,
+    steps: FrameSteps<Cuda>,
+    refine: Refine<Cuda>,
+    uploads: [Upload; 2],
+    /// Which of them has the frame that is worked on.
+    current: usize,
+    results: Results,
+}
+
+/// What tells a frame from others: index, time, and where its bytes are.
+type FrameKey = (u64, CaptureTime, *const u8);
+
+/// A frame's bytes on their way to the device.
+struct Upload {
+    host: HostMemory<u8>,
+    device: Memory<Buffer, u8>,
+    done: Event,
+    holds: Option<FrameKey>,
+}
+
+// SAFETY: the pointer in a key is compared and never followed; everything else may move between threads.
+unsafe impl Send for Upload {}
+
+/// The host's side of what comes back.
+struct Results {
+    labels: HostMemory<u16>,
+    areas: HostMemory<u32>,
+    reseeded: HostMemory<u32>,
+    prototypes: HostMemory<f32>,
+    centroids: HostMemory<f32>,
+    places: HostMemory<f32>,
+    transitions: Vec<HostMemory<f32>>,
+    first_not_finite: HostMemory<u32>,
+    sums: HostMemory<f64>,
+    slots: HostMemory<u16>,
+}
+
+/// How warm frames are started.
+enum Warm {
+    /// One by one; this many were since the last change of memory or rounds. TensorRT wants to have run once on its shapes.
+    Plain(usize),
+    /// As a graph.
+    Graph(Graph),
+    /// One by one for ever: a graph cannot be had.
+    Refused,
+}
+
+/// What is under way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Idle,
+    /// A frame was begun and not to its end.
+    Unknown,
+    Begun {
+        refine: bool,
+    },
+}
+
+/// Both networks, and what they are called.
+struct Networks {
+    manifest: Manifest,
+    transitions: Vec<String>,
+    embedding: DeviceNetwork,
+    grouping: DeviceNetwork,
+}
+
+/// A frame's way on the GPU for one stream.
+///
+/// Fields end in order: the graph before what it refers to, memory before CUDA.
+pub struct DeviceFrame {
+    warm: Warm,
+    stages: Option<Stages>,
+    /// Segments of the frame before, on a map of another size.
+    other_map: Option<LastSegments<Buffer>>,
+    networks: Networks,
+    groups_done: Event,
+    max_rounds: usize,
+    state: State,
+    /// Whether the frame that was begun last had been uploaded while the one before was worked on.
+    was_ahead: bool,
+    /// Uploads run beside everything else.
+    upload_stream: Cuda,
+    cuda: Cuda,
+}
+
+impl DeviceFrame {
+    /// Why a model cannot go this way; none if it can.
+    pub fn lack(manifest: &Manifest) -> Option<String> {
+        let dim = manifest.network.embedding_dim;
+        (dim == 0 || !dim.is_multiple_of(4) || dim > 256)
+            .then(|| format!("its features have length {dim}, the kernels take multiples of 4 up to 256"))
+    }
+
+    /// For one stream of a model with these engines.
+    ///
+    /// # Errors
+    /// When memory runs out, or driver or TensorRT refuse.
+    pub fn new(
+        manifest: &Manifest,
+        embedding: Arc<TensorRtEngine>,
+        grouping: Arc<TensorRtEngine>,
+    ) -> Result<Self, BackendError> {
+        let cuda = Cuda::new()?;
+        let networks = Networks {
+            transitions: (1..=manifest.groups().len()).map(transition).collect(),
+            manifest: manifest.clone(),
+            embedding: DeviceNetwork::new(embedding, &cuda)?,
+            grouping: DeviceNetwork::new(grouping, &cuda)?,
+        };
+        Ok(Self {
+            warm: Warm::Plain(0),
+            stages: None,
+            other_map: None,
+            networks,
+            groups_done: cuda.event()?,
+            max_rounds: usize::MAX,
+            state: State::Idle,
+            was_ahead: false,
+            upload_stream: cuda.beside()?,
+            cuda,
+        })
+    }
+
+    /// Sets memory up for frames of a geometry, whose maps have these `axes`. `clustered`: the cells that take part, none =
+    /// all. With `carry_over` the next warm start goes on from the last frame, whose view is the same at another size.
+    ///
+    /// # Errors
+    /// When memory runs out, or the engine or a kernel does not take the sizes. There is no geometry then.
+    pub fn set_geometry(
+        &mut self,
+        geometry: &FrameGeometry,
+        axes: MapAxes<'_>,
+        clustered: Option<&[bool]>,
+        carry_over: bool,
+    ) -> Result<(), BackendError> {
+        self.end()?;
+        self.upload_stream.synchronize()?;
+        let warm = std::mem::replace(&mut self.warm, Warm::Plain(0));
+        if matches!(warm, Warm::Refused) {
+            self.warm = warm;
+        }
+        self.other_map = None;
+        // What is not carried over goes first: there may be no room for both.
+        let last = self.stages.take().filter(|_| carry_over).map(|stages| stages.kmeans);
+        let mut stages = Stages::new(&self.cuda, &mut self.networks, geometry, axes, clustered)?;
+        if let Some(kmeans) = last {
+            self.other_map = Some(stages.kmeans.carry_over(kmeans)?);
+        }
+        stages.kmeans.limit_rounds(self.max_rounds);
+        self.stages = Some(stages);
+        Ok(())
+    }
+
+    /// Makes at most this many rounds of k-means from now on.
+    pub fn limit_rounds(&mut self, max_rounds: usize) {
+        if self.max_rounds == max_rounds {
+            return;
+        }
+        self.max_rounds = max_rounds;
+        if !matches!(self.warm, Warm::Refused) {
+            self.warm = Warm::Plain(0);
+        }
+        if let Some(stages) = &mut self.stages {
+            stages.kmeans.limit_rounds(max_rounds);
+        }
+    }
+
+    /// Starts all work on a frame. A warm start goes on from the last frame, and compares with it; `refine`: pixels at
+    /// borders are looked at, for [`DeviceFrame::slots`].
+    ///
+    /// # Errors
+    /// When the frame is not of the geometry, or something cannot start.
+    pub fn begin(&mut self, frame: &Frame, start: Start, refine: bool) -> Result<(), BackendError> {
+        self.end()?;
+        self.state = State::Unknown;
+        let Self { stages, networks, cuda, upload_stream, was_ahead, warm, other_map, .. } = self;
+        let stages = stages.as_mut().ok_or_else(|| unsupported("no size was set for frames"))?;
+        let next = 1 - stages.current;
+        *was_ahead = stages.uploads[next].holds == Some(key(frame));
+        if !*was_ahead {
+            stages.upload(upload_stream, next, frame)?;
+        }
+        stages.current = next;
+        let upload = &mut stages.uploads[next];
+        // Once: a frame that is given again may have other bytes by then.
+        upload.holds = None;
+        cuda.wait_for(&upload.done)?;
+        stages.preprocess.run_from(cuda, &upload.device, networks.image()?)?;
+        let other_map = other_map.take();
+        match (start, &mut *warm) {
+            (Start::Warm, Warm::Graph(graph)) => cuda.launch_graph(graph)?,
+            (Start::Warm, Warm::Plain(1..)) if other_map.is_none() => {
+                match cuda.capture(|| stages.chain(cuda, networks, Start::Warm, None)) {
+                    Ok(graph) => {
+                        cuda.launch_graph(&graph)?;
+                        log::debug!("frames are started as a CUDA graph");
+                        *warm = Warm::Graph(graph);
+                    }
+                    Err(error) => {
+                        log::warn!("no CUDA graph, frames are started step by step: {error}");
+                        *warm = Warm::Refused;
+                        stages.chain(cuda, networks, Start::Warm, None)?;
+                    }
+                }
+            }
+            (start, warm) => {
+                stages.chain(cuda, networks, start, other_map.as_ref())?;
+                if let (Start::Warm, Warm::Plain(count)) = (start, warm) {
+                    *count += 1;
+                }
+            }
+        }
+        // The other map's memory is freed here, which waits for the work that reads it.
+        drop(other_map);
+        self.begin_slots(refine)
+    }
+
+    /// Begins to upload the frame that comes next, while one is worked on; [`DeviceFrame::begin`] then finds it there. A frame of
+    /// another geometry waits for its turn.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn upload_ahead(&mut self, frame: &Frame) -> Result<(), BackendError> {
+        let Self { stages: Some(stages), state: State::Begun { .. }, upload_stream, .. } = self else { return Ok(()) };
+        let next = 1 - stages.current;
+        if !stages.fits(frame) || stages.uploads[next].holds == Some(key(frame)) {
+            return Ok(());
+        }
+        stages.upload(upload_stream, next, frame)
+    }
+
+    /// Starts clustering of the same frame again, from the grid: the last frame had nothing to do with it.
+    ///
+    /// # Errors
+    /// When something cannot start.
+    pub fn again_from_grid(&mut self) -> Result<(), BackendError> {
+        let State::Begun { refine } = self.state else { return Err(unsupported("no frame was begun")) };
+        // The slots of the first attempt are still on their way into the same memory.
+        self.cuda.synchronize()?;
+        self.state = State::Unknown;
+        let Self { stages, networks, cuda, .. } = self;
+        let stages = stages.as_mut().ok_or_else(|| unsupported("no size was set for frames"))?;
+        stages.groups(cuda, networks, Start::Grid)?;
+        self.begin_slots(refine)
+    }
+
+    fn begin_slots(&mut self, refine: bool) -> Result<(), BackendError> {
+        let Self { stages, cuda, groups_done, .. } = self;
+        let stages = stages.as_mut().ok_or_else(|| unsupported("no size was set for frames"))?;
+        cuda.record(groups_done)?;
+        if refine {
+            stages.refine.run(cuda, &stages.kmeans)?;
+            // SAFETY: nobody looks at the slots before `slots` has waited; `drop` and `end` wait, too.
+            unsafe { cuda.begin_read(stages.refine.slots(), &mut stages.results.slots)? };
+        }
+        self.state = State::Begun { refine };
+        Ok(())
+    }
+
+    /// Waits for everything but the slots.
+    ///
+    /// # Errors
+    /// When a kernel failed or the device is lost; when features or transitions are not finite, naming the file.
+    pub fn wait(&mut self) -> Result<Groups<'_>, BackendError> {
+        if !matches!(self.state, State::Begun { .. }) {
+            return Err(unsupported("no frame was begun"));
+        }
+        self.groups_done.wait()?;
+        let Self { stages: Some(Stages { results, .. }), networks, cuda, .. } = self else {
+            return Err(unsupported("no size was set for frames"));
+        };
+        let first = results.first_not_finite.values()[0];
+        if first != NONE_NOT_FINITE {
+            // Once more on the CPU, which has the words; the frame is lost anyway.
+            let name = &networks.manifest.tensors.embedding;
+            let memory = networks.embedding.memory(name)?;
+            check_finite(networks.embedding.path(), name, &memory.to_vec(cuda, memory.len())?)?;
+        }
+        for (name, values) in networks.transitions.iter().zip(&results.transitions) {
+            check_finite(networks.grouping.path(), name, values.values())?;
+        }
+        Ok(Groups {
+            labels: results.labels.values(),
+            areas: results.areas.values(),
+            reseeded: results.reseeded.values(),
+            prototypes: results.prototypes.values(),
+            centroids: results.centroids.values(),
+            places: results.places.values(),
+            transitions: &results.transitions,
+            distance: FrameSteps::<Cuda>::mean_distance(results.sums.values()),
+        })
+    }
+
+    /// Waits for the slot of every pixel of the source, `[h, w]`; none when the frame was begun without refinement.
+    ///
+    /// # Errors
+    /// When a kernel failed or the device is lost.
+    pub fn slots(&mut self) -> Result<Option<&[u16]>, BackendError> {
+        let State::Begun { refine } = self.state else { return Err(unsupported("no frame was begun")) };
+        self.cuda.synchronize()?;
+        self.state = State::Idle;
+        Ok(self.stages.as_ref().filter(|_| refine).map(|stages| stages.results.slots.values()))
+    }
+
+    /// How frames are resized at present.
+    pub fn plan(&self) -> Option<&ResizePlan> {
+        self.stages.as_ref().map(|stages| &stages.plan)
+    }
+
+    /// Whether warm frames are started as a graph.
+    pub const fn has_graph(&self) -> bool {
+        matches!(self.warm, Warm::Graph(_))
+    }
+
+    /// Whether the frame that was begun last had been uploaded ahead.
+    pub const fn was_ahead(&self) -> bool {
+        self.was_ahead
+    }
+
+    /// What runs it.
+    pub const fn cuda(&self) -> &Cuda {
+        &self.cuda
+    }
+
+    /// Waits for what a frame that was not waited for began.
+    fn end(&mut self) -> Result<(), BackendError> {
+        if self.state != State::Idle {
+            self.cuda.synchronize()?;
+            self.state = State::Idle;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for DeviceFrame {
+    fn drop(&mut self) {
+        // Copies from and into page-locked memory must end before it goes. A lost device leaves nothing to be done.
+        let _ = self.upload_stream.synchronize();
+        let _ = self.cuda.synchronize();
+    }
+}
+
+impl Networks {
+    fn image(&self) -> Result<&Memory<Buffer, f32>, BackendError> {
+        self.embedding.memory(&self.manifest.tensors.image)
+    }
+
+    fn features(&self) -> Result<&Memory<Buffer, f32>, BackendError> {
+        self.embedding.memory(&self.manifest.tensors.embedding)
+    }
+}
+
+impl Stages {
+    fn new(
+        cuda: &Cuda,
+        networks: &mut Networks,
+        geometry: &FrameGeometry,
+        axes: MapAxes<'_>,
+        clustered: Option<&[bool]>,
+    ) -> Result<Self, BackendError> {
+        let manifest = &networks.manifest;
+        let (dim, stride, num_slots) = (manifest.network.embedding_dim, manifest.stride, manifest.num_slots());
+        let format = match geometry.format {
+            PixelFormat::Rgb8 => FrameFormat::Rgb8,
+            PixelFormat::Gray8 => FrameFormat::Gray8,
+            other => return Err(unsupported(&format!("frames of format {other:?} have no kernel"))),
+        };
+        let source = geometry.source;
+        let row_bytes = format.row_bytes(source.width);
+        let preprocess = Preprocess::without_output(cuda, &geometry.preprocessing, source, format, row_bytes)?;
+        let (plan, num_bytes) = (*preprocess.plan(), preprocess.frame_bytes());
+        let shape = [1, 3, plan.padded.height, plan.padded.width];
+        networks.embedding.set_shape(cuda, &manifest.tensors.image, &shape)?;
+        let cells = plan.content_cells(stride);
+        let kmeans = Kmeans::new(cuda, manifest.kmeans, dim, cells, clustered)?;
+        let steps = FrameSteps::new(cuda, axes, (dim, num_slots, manifest.position_extent))?;
+        let mut transitions = Vec::with_capacity(networks.transitions.len());
+        for name in &networks.transitions {
+            transitions.push(cuda.host_memory(networks.grouping.memory(name)?.len())?);
+        }
+        let results = Results {
+            labels: cuda.host_memory(cells.0 * cells.1)?,
+            areas: cuda.host_memory(num_slots)?,
+            reseeded: cuda.host_memory(num_slots)?,
+            prototypes: cuda.host_memory(num_slots * dim)?,
+            centroids: cuda.host_memory(num_slots * dim)?,
+            places: cuda.host_memory(num_slots * 2)?,
+            transitions,
+            first_not_finite: cuda.host_memory(1)?,
+            sums: cuda.host_memory(steps.sums().len())?,
+            slots: cuda.host_memory(source.num_pixels())?,
+        };
+        Ok(Self {
+            plan,
+            preprocess,
+            kmeans,
+            steps,
+            refine: Refine::new(cuda, &plan, stride, dim)?,
+            uploads: [Upload::new(cuda, num_bytes)?, Upload::new(cuda, num_bytes)?],
+            current: 0,
+            format: geometry.format,
+            results,
+        })
+    }
+
+    /// Whether a frame has the geometry.
+    fn fits(&self, frame: &Frame) -> bool {
+        let num_bytes = self.preprocess.frame_bytes();
+        frame.size == self.plan.source && frame.format == self.format && frame.pixels.len() >= num_bytes
+    }
+
+    /// Begins to upload a frame. Nobody reads the memory of the upload that is not the current one: its frame is done.
+    fn upload(&mut self, stream: &Cuda, which: usize, frame: &Frame) -> Result<(), BackendError> {
+        if !self.fits(frame) {
+            let (size, bytes) = (frame.size, frame.pixels.len());
+            return Err(unsupported(&format!("the frame is {size} with {bytes} bytes, expected {}", self.plan.source)));
+        }
+        let Upload { host, device, done, holds } = &mut self.uploads[which];
+        *holds = None;
+        // An upload that nobody came for.
+        done.wait()?;
+        let to = host.values_mut();
+        to.copy_from_slice(&frame.pixels[..to.len()]);
+        // SAFETY: written again after waiting for `done` only; `drop` and `set_geometry` wait for the stream before it goes.
+        unsafe { stream.begin_write(host, device)? };
+        stream.record(done)?;
+        *holds = Some(key(frame));
+        Ok(())
+    }
+
+    /// Starts the steps from embed to group.
+    fn chain(
+        &mut self,
+        cuda: &Cuda,
+        networks: &mut Networks,
+        start: Start,
+        other_map: Option<&LastSegments<Buffer>>,
+    ) -> Result<(), BackendError> {
+        networks.embedding.enqueue(cuda)?;
+        let features = networks.features()?;
+        self.steps.check_finite(cuda, features)?;
+        self.kmeans.gather(cuda, features, self.plan.feature_size(networks.manifest.stride))?;
+        if start == Start::Warm {
+            self.steps.compare(cuda, &self.kmeans, other_map)?;
+        }
+        self.groups(cuda, networks, start)
+    }
+
+    /// Starts clustering of the features on the device, and all after it.
+    fn groups(&mut self, cuda: &Cuda, networks: &mut Networks, start: Start) -> Result<(), BackendError> {
+        let Self { kmeans, steps, results, .. } = self;
+        kmeans.run(cuda, start)?;
+        if start == Start::Grid {
+            steps.compare(cuda, kmeans, None)?;
+        }
+        let (names, grouping) = (&networks.manifest.tensors, &mut networks.grouping);
+        let [features, positions, valid] = [&names.features, &names.positions, &names.valid];
+        let inputs = [grouping.memory(features)?, grouping.memory(positions)?, grouping.memory(valid)?];
+        steps.grouping_inputs(cuda, kmeans, inputs[0], inputs[1], inputs[2])?;
+        grouping.enqueue(cuda)?;
+        // SAFETY: nobody looks at the results before `wait` has waited for the event that is recorded after this; the next
+        // frame begins after `end`, and `drop` waits, too.
+        unsafe {
+            cuda.begin_read(steps.first_not_finite(), &mut results.first_not_finite)?;
+            cuda.begin_read(steps.sums(), &mut results.sums)?;
+            cuda.begin_read(kmeans.labels(), &mut results.labels)?;
+            cuda.begin_read(kmeans.areas(), &mut results.areas)?;
+            cuda.begin_read(kmeans.reseeded(), &mut results.reseeded)?;
+            cuda.begin_read(kmeans.prototypes(), &mut results.prototypes)?;
+            cuda.begin_read(kmeans.centroids(), &mut results.centroids)?;
+            cuda.begin_read(kmeans.places(), &mut results.places)?;
+            for (name, to) in networks.transitions.iter().zip(&mut results.transitions) {
+                cuda.begin_read(grouping.memory(name)?, to)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Upload {
+    fn new(cuda: &Cuda, num_bytes: usize) -> Result<Self, BackendError> {
+        let (host, device) = (cuda.host_memory(num_bytes)?, Memory::zeros(cuda, num_bytes)?);
+        // The upload's stream is another one than that which clears the memory.
+        cuda.synchronize()?;
+        Ok(Self { host, device, done: cuda.event()?, holds: None })
+    }
+}
+
+fn key(frame: &Frame) -> FrameKey {
+    (frame.index, frame.capture_time, frame.pixels.as_ptr())
+}
+
+fn unsupported(message: &str) -> BackendError {
+    BackendError::new(BackendErrorKind::Run, message)
+}
