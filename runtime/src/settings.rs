@@ -937,7 +937,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 10 + 11 + (9 + 6) + 8 + 4 + 4, "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 11 + 11 + (9 + 6) + 8 + 4 + 4, "{value}");
     }
 
     #[test]
