@@ -6,7 +6,7 @@
 //! | preprocess, embed | [`embed`] | `hsg-math-0` | frame → unit features `[h, w, m]` at stride 8 |
 //! | segment | [`segment`] | | features → base segments (spherical k-means, fixed slots) |
 //! | group | [`group`], [`smooth`] | | prototypes, positions → transitions between levels, averaged over time |
-//! | label | [`label`] | | transitions → strict hierarchy; prototypes → classes by retrieval |
+//! | label | [`label`], [`names`] | | transitions → strict hierarchy; prototypes → classes by retrieval |
 //! | associate | [`associate`] | | ids that stay over time |
 //! | refine | [`refine`] | | cells → pixels at source size |
 //! | publish | [`publish`] | `hsg-publish` | slot → files, measurements |
