@@ -640,7 +640,9 @@ impl Pattern {
             values
         };
         let below = |y: usize, corner: usize| if corner < 2 { 1.0 - rows[y].weight } else { rows[y].weight };
-        let right = |x: usize, corner: usize| if corner % 2 == 0 { 1.0 - columns[x].weight } else { columns[x].weight };
+        let right = |x: usize, corner: usize| {
+            if corner.is_multiple_of(2) { 1.0 - columns[x].weight } else { columns[x].weight }
+        };
         Self {
             weights: std::array::from_fn(|corner| table(&|y, x| below(y, corner) * right(x, corner))),
             y: table(&|row, _| y[row]),
@@ -910,6 +912,12 @@ fn lead((least, most): (f32, f32), [vertical, horizontal]: [(f32, f32); 2], corn
     product + (y * vertical.0 + x * horizontal.0) - (y.abs() * vertical.1 + x.abs() * horizontal.1)
 }
 
+/// Whether a cluster that is behind by `lead` stays in; so does one whose lead is not a number.
+#[inline(always)]
+fn may_win(lead: f32) -> bool {
+    lead <= MARGIN || lead.is_nan()
+}
+
 /// Leaves the clusters in `row.candidates`, ascending, that may win a pixel of the quad.
 #[inline(always)]
 fn find_candidates(column: &QuadColumn, places: [&[f32]; 2], products: [&[f32]; 4], row: &mut QuadRow, number: usize) {
@@ -938,8 +946,7 @@ fn find_candidates(column: &QuadColumn, places: [&[f32]; 2], products: [&[f32]; 
         if chunk.iter().fold(true, |all, &lead| all & (lead > MARGIN)) {
             continue;
         }
-        // Not a number stays in.
-        let near = chunk.iter().zip(first..).filter(|(lead, _)| !(**lead > MARGIN));
+        let near = chunk.iter().zip(first..).filter(|(lead, _)| may_win(**lead));
         candidates.extend(near.map(|(_, slot): (_, u16)| slot));
     }
     if candidates.len() <= 2 {
@@ -958,7 +965,7 @@ fn find_candidates(column: &QuadColumn, places: [&[f32]; 2], products: [&[f32]; 
     candidates.retain(|&slot| {
         let slot = usize::from(slot);
         let corners = [p0[rival] - p0[slot], p1[rival] - p1[slot], p2[rival] - p2[slot], p3[rival] - p3[slot]];
-        !(lead(lengths, extents, corners, [y[rival] - y[slot], x[rival] - x[slot]]) > MARGIN)
+        may_win(lead(lengths, extents, corners, [y[rival] - y[slot], x[rival] - x[slot]]))
     });
 }
 
