@@ -599,7 +599,9 @@ fn fill_and_swap(path: &Path, fresh: &Path, manifest: &Manifest, files: &BTreeMa
     let rename = |from: &Path, to: &Path| std::fs::rename(from, to).map_err(|e| file_error("replace", to, e));
     if path.exists() {
         if exchange(fresh, path) {
-            return std::fs::remove_dir_all(fresh).map_err(|e| file_error("remove", fresh, e));
+            // The new folder is in place, so nothing failed; what is left of the old one is hidden and harmless.
+            let _ = std::fs::remove_dir_all(fresh);
+            return Ok(());
         }
         let old = fresh.with_extension("old");
         rename(path, &old)?;
@@ -607,7 +609,8 @@ fn fill_and_swap(path: &Path, fresh: &Path, manifest: &Manifest, files: &BTreeMa
             rename(&old, path)?;
             return Err(error);
         }
-        std::fs::remove_dir_all(&old).map_err(|e| file_error("remove", &old, e))
+        let _ = std::fs::remove_dir_all(&old);
+        Ok(())
     } else {
         rename(fresh, path)
     }

@@ -125,11 +125,14 @@ pub struct ComputeArgs {
     #[arg(long, env = "HSG_REFERENCE", conflicts_with = "no_refine", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub reference: Option<bool>,
     /// Cluster the pixels instead of the feature cells: the segments of --reference to rounding, at a fraction of the time.
-    #[arg(long, env = "HSG_CLUSTER_PIXELS", conflicts_with_all = ["reference", "no_refine"], num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "HSG_CLUSTER_PIXELS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub cluster_pixels: Option<bool>,
     /// Give each pixel the label of its cell, without refinement at borders.
     #[arg(long, env = "HSG_NO_REFINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub no_refine: Option<bool>,
+    /// Rounds of clustering per frame [default: the model's, 15 in the paper].
+    #[arg(long, value_name = "N", env = "HSG_ROUNDS")]
+    pub rounds: Option<usize>,
     /// How segments are looked up in the prototype bank [default: auto].
     #[arg(long, value_name = "SEARCH", env = "HSG_BANK_SEARCH")]
     pub bank_search: Option<BankSearchArg>,

@@ -28,6 +28,9 @@ const DEFAULT_BENCH_FRAMES: u64 = 200;
 /// Thresholds of `hsg eval files` unless told otherwise: those of the published BSDS figures.
 const DEFAULT_THRESHOLDS: usize = 99;
 
+/// Most rounds of clustering that can be asked for.
+const MAX_ROUNDS: usize = 1000;
+
 /// The TOML file of `--config`. Keys are the options' names; `track` and `refine` are positive.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -50,8 +53,10 @@ pub struct ConfigFile {
     refine: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<bool>,
-    /// Cluster pixels instead of cells.
+    #[serde(skip_serializing_if = "Option::is_none")]
     cluster_pixels: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rounds: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bank_search: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -233,6 +238,7 @@ impl Base {
             refine: args.no_refine.map(|no| !no).or(file.refine).unwrap_or(true),
             reference: args.reference.or(file.reference).unwrap_or(false),
             cluster_pixels: args.cluster_pixels.or(file.cluster_pixels).unwrap_or(false),
+            rounds: args.rounds.or(file.rounds),
             bank_search: named(args.bank_search, file.bank_search.as_deref(), "bank_search")?
                 .unwrap_or(BankSearchArg::Auto),
             count_votes: args.count_votes.or(file.count_votes).unwrap_or(false),
@@ -246,6 +252,11 @@ impl Base {
             !settings.cluster_pixels || (settings.refine && !settings.reference),
             "--cluster-pixels (cluster_pixels = true) labels every pixel itself: leave out --no-refine (refine = false) and \
              --reference"
+        );
+        ensure!(
+            settings.rounds.is_none_or(|rounds| (1..=MAX_ROUNDS).contains(&rounds)),
+            "--rounds: expected 1 to {MAX_ROUNDS}, got {}",
+            settings.rounds.unwrap_or(0)
         );
         Ok(settings)
     }
@@ -303,6 +314,8 @@ pub struct ComputeSettings {
     refine: bool,
     reference: bool,
     cluster_pixels: bool,
+    /// Rounds of clustering; none = the default.
+    pub rounds: Option<usize>,
     bank_search: BankSearchArg,
     count_votes: bool,
     host_stages: bool,
@@ -343,7 +356,7 @@ impl ComputeSettings {
             bank_search,
             naming: self.naming(),
             deadline,
-            rounds: None,
+            rounds: self.rounds,
         }
     }
 }
@@ -857,6 +870,7 @@ fn common_config(model: &ModelSettings, compute: Option<ComputeSettings>) -> Con
         refine: compute.map(|compute| compute.refine),
         reference: compute.map(|compute| compute.reference),
         cluster_pixels: compute.map(|compute| compute.cluster_pixels),
+        rounds: compute.and_then(|compute| compute.rounds),
         bank_search: compute.map(|compute| name_of(compute.bank_search)),
         count_votes: compute.map(|compute| compute.count_votes),
         host_stages: compute.map(|compute| compute.host_stages),
@@ -955,7 +969,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 13 + 11 + (9 + 6) + 8 + 4 + 4, "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 14 + 11 + (9 + 6) + 8 + 4 + 4, "{value}");
     }
 
     #[test]
@@ -967,6 +981,7 @@ mod tests {
             ("", &["--frames", "0"], "--frames"),
             ("refine = false", &["--reference"], "--no-refine"),
             ("refine = false", &["--cluster-pixels"], "--no-refine"),
+            ("", &["--rounds", "0"], "--rounds"),
             ("reference = true", &["--cluster-pixels"], "--reference"),
             ("", &["a", "--name", "x", "--name", "y"], "--name"),
             ("", &["a", "--mask", "x.png", "--mask", "y.png"], "--mask"),

@@ -109,13 +109,12 @@ pub fn run(options: &Options) -> Result<()> {
             comparison.time(&python, &truth, &prediction, runs.max(1))?;
         }
     }
+    ensure!(num_different == 0, "{num_different} comparisons found other figures: they stand above");
     match data("camvid") {
         Some(camvid) => stock_quantizer::compare(&work.join("quantizer"), &camvid)?,
         None => println!("skipped: ONNX Runtime's quantiser: no CamVid; set HSG_DATA"),
     }
-    fs::remove_dir_all(&work).with_context(|| format!("could not remove {}", work.display()))?;
-    ensure!(num_different == 0, "{num_different} comparisons found other figures: they stand above");
-    Ok(())
+    fs::remove_dir_all(&work).with_context(|| format!("could not remove {}", work.display()))
 }
 
 /// Folded, fp16 and int8 forms of the shipped and the tiny networks have to pass ONNX's checker.

@@ -138,6 +138,22 @@ proptest! {
 }
 
 #[test]
+fn pixels_without_direction_equal_upsampling() {
+    // Content of odd size, so that one pixel has no location either; cells around it have no features, or no numbers.
+    let spec = KmeansSpec { grid_rows: 3, grid_columns: 3, rounds: 4 };
+    for value in [0.0, f32::NAN] {
+        let mut map = scene(3, 3, 6, 0.3, 0.0, 2);
+        map.data[4 * 6..5 * 6].fill(value);
+        let mut both = Both::new(spec, 6, 0);
+        both.run(&map, ImageSize::new(9, 9), 4, None, Start::Grid);
+        assert_eq!(both.got.labels, both.expected.labels, "{value}");
+        for (a, b) in both.fast.centroids().iter().zip(both.plain.centroids()) {
+            assert!((a - b).abs() < 2e-5, "{value}: {a} {b}");
+        }
+    }
+}
+
+#[test]
 fn all_rounds_equal_upsampling() {
     let spec = KmeansSpec { grid_rows: 6, grid_columns: 8, rounds: 15 };
     let content = ImageSize::new(240, 180);
@@ -186,6 +202,12 @@ fn wrong_inputs_are_refused() {
     let mut kmeans = PixelKmeans::new(spec, 3, 1).unwrap();
     let mut out = SegmentMap::default();
     let content = ImageSize::new(8, 8);
+    assert!(
+        PixelKmeans::new(spec, 0, 1)
+            .unwrap()
+            .run(&EmbeddingMap::zeros(2, 2, 0), content, 4, None, Start::Grid, &mut out)
+            .is_err()
+    );
     let map = EmbeddingMap::zeros(2, 2, 4);
     assert!(kmeans.run(&map, content, 4, None, Start::Grid, &mut out).is_err());
     let map = EmbeddingMap::zeros(2, 2, 3);

@@ -78,8 +78,15 @@ pub struct ProcessorSpec {
     pub naming: Naming,
     /// Latency beyond which frames are computed with less care, see `degrade.rs`.
     pub deadline: Option<Duration>,
-    /// Rounds of clustering instead of the model's; on the CPU alone.
+    /// Rounds of clustering; none = the model's. More than those on the CPU alone.
     pub rounds: Option<usize>,
+}
+
+impl ProcessorSpec {
+    /// Rounds of clustering for a model with so many.
+    pub fn rounds(&self, of_model: usize) -> usize {
+        self.rounds.unwrap_or(of_model)
+    }
 }
 
 /// The compute stages of one stream. Everything that lives from frame to frame is in here.
@@ -247,6 +254,11 @@ impl Processor {
         (self.stages.pixels.map(), self.stages.pixels.reseeded())
     }
 
+    /// Whether the stages between the networks run on a GPU.
+    pub fn is_on_device(&self) -> bool {
+        matches!(self.stages.pixels, PixelStages::Device(_))
+    }
+
     /// The threads that frames are computed on; whoever calls [`Processor::process`] on one of them hands nothing over.
     pub fn pool(&self) -> &Arc<rayon::ThreadPool> {
         &self.pool
@@ -260,15 +272,16 @@ impl Processor {
 
 impl PixelStages {
     fn new(deployment: &Arc<Deployment>, spec: ProcessorSpec) -> Result<Self, PipelineError> {
+        let manifest = deployment.manifest();
+        let rounds = spec.rounds(manifest.kmeans.rounds);
         if spec.placement == Placement::Auto
-            && spec.rounds.is_none()
+            && rounds <= manifest.kmeans.rounds
             && let Some(device) = DeviceStages::new(deployment, spec.resolution)?
         {
             return Ok(Self::Device(Box::new(device)));
         }
-        let manifest = deployment.manifest();
         let features = (manifest.network.embedding_dim, manifest.stride);
-        let kmeans = KmeansSpec { rounds: spec.rounds.unwrap_or(manifest.kmeans.rounds), ..manifest.kmeans };
+        let kmeans = KmeansSpec { rounds, ..manifest.kmeans };
         let num_threads = deployment.spec().num_threads;
         Ok(Self::Host(Box::new(HostStages {
             embed: EmbedStage::new(Arc::clone(deployment))?,
@@ -397,7 +410,8 @@ impl Stages {
         let stride = self.deployment.manifest().stride;
 
         let at_step = self.deadline.as_ref().map_or(0, Deadline::step);
-        let step = LADDER[at_step];
+        let rounds = self.spec.rounds(self.deployment.manifest().kmeans.rounds);
+        let step = LadderStep { max_rounds: LADDER[at_step].max_rounds.min(rounds), ..LADDER[at_step] };
         output.degradation_step = at_step as u8;
         let resolution = match self.spec.resolution {
             Resolution::Refined if !step.refine => Resolution::Nearest,

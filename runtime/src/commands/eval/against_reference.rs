@@ -2,12 +2,11 @@
 //! far the deployed way (cells, then borders) agrees with it.
 //!
 //! The reference clusters each frame from the grid, and once more with twice the rounds: k-means on these features has not
-//! converged after the rounds of the manifest, so the yardstick is no sharper than it agrees with itself.
+//! converged after the rounds it is given, so the yardstick is no sharper than it agrees with itself.
 
 use std::sync::Arc;
 
 use evaluation::{Agreement, AgreementResult, AgreementShares, ConfusionMatrix};
-use runtime::pipeline::names::Naming;
 use runtime::pipeline::slot::FrameSlot;
 use runtime::pipeline::{Deployment, Processor, ProcessorSpec, Resolution};
 use runtime::sink::{NO_SEGMENT, SegmentedFrame, StageNanos};
@@ -109,18 +108,18 @@ struct TimeReport {
 }
 
 impl AgainstReference {
-    /// A reference for a model, named in the same way as the deployed segments; `classes` are those that are measured.
+    /// A reference for what is deployed in this way; `classes` are those that are measured.
     ///
     /// # Errors
     /// When the backend has no session to give.
     pub(super) fn new(
         deployment: &Arc<Deployment>,
-        naming: Naming,
+        deployed: ProcessorSpec,
         classes: Option<&MeasuredClasses>,
     ) -> anyhow::Result<Self> {
-        let spec = ProcessorSpec { resolution: Resolution::Reference, naming, ..ProcessorSpec::default() };
-        let rounds = Some(2 * deployment.manifest().kmeans.rounds);
-        let continued = ProcessorSpec { resolution: Resolution::Pixels, rounds, ..spec };
+        let spec = ProcessorSpec { resolution: Resolution::Reference, ..deployed };
+        let twice = Some(2 * spec.rounds(deployment.manifest().kmeans.rounds));
+        let continued = ProcessorSpec { resolution: Resolution::Pixels, rounds: twice, ..spec };
         let confusion = classes.map(|classes| ConfusionMatrix::new(classes.num_classes())).transpose()?;
         Ok(Self {
             processor: Processor::new(Arc::clone(deployment), spec)?,

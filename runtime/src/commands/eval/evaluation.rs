@@ -31,7 +31,7 @@ pub(super) struct Identity {
     pub(super) bank_sha256: Option<String>,
     pub(super) backend: BackendSummary,
     pub(super) precision: String,
-    /// How labels got to pixels: refined, nearest or reference.
+    /// How labels got to pixels: refined, nearest, pixels or reference.
     pub(super) resolution: String,
     /// Whether sequences of at least 5 Hz were to be tracked.
     pub(super) track: bool,
@@ -39,6 +39,10 @@ pub(super) struct Identity {
     pub(super) bank_search: String,
     /// How segments got their classes: pooled or counted.
     pub(super) naming: String,
+    /// Rounds of clustering per frame.
+    pub(super) rounds: usize,
+    /// Where the stages between the networks ran: host or device, which take near ties differently.
+    pub(super) stages: String,
     /// The classes that are measured.
     pub(super) label_space: LabelSpace,
     /// How the classes of the model and the data set were compared; none where they are the same.
@@ -58,10 +62,14 @@ pub(super) struct Evaluation {
     model_hash: String,
     backend: BackendSummary,
     precision: String,
-    /// How labels got to pixels: refined, nearest or reference.
+    /// How labels got to pixels: refined, nearest, pixels or reference.
     resolution: String,
     /// How segments got their classes: pooled or counted.
     naming: String,
+    /// Rounds of clustering per frame.
+    rounds: usize,
+    /// Where the stages between the networks ran: host or device.
+    stages: String,
     /// Whether any sequence was tracked.
     track: bool,
     /// Frame numbers that the data set lacks within the sequences.
@@ -102,6 +110,8 @@ impl Evaluation {
             precision: identity.precision.clone(),
             resolution: identity.resolution.clone(),
             naming: identity.naming.clone(),
+            rounds: identity.rounds,
+            stages: identity.stages.clone(),
             track: sums.tracked,
             missing_frames: identity.missing_frames,
             classes,

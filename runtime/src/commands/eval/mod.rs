@@ -34,7 +34,7 @@ use datasets::{Annotation, Dataset, DatasetError, DatasetKind, FrameGap, SampleE
 use runtime::pipeline::names::Naming;
 use runtime::pipeline::slot::FrameSlot;
 use runtime::pipeline::summary::{BackendSummary, Machine};
-use runtime::pipeline::{Deployment, Processor, Resolution};
+use runtime::pipeline::{Deployment, Placement, Processor, Resolution};
 use runtime::source::TRACKED_RATE_HZ;
 use segcore::image::Frame;
 use segcore::label_space::LabelSpace;
@@ -84,13 +84,20 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
     let wanted = settings.frames.map_or(dataset.samples().len(), |frames| dataset.samples().len().min(frames as usize));
     let plan = plan::samples_of(&*dataset, wanted, settings.shard);
     let is_mapped = mapping.is_some();
-    let identity = identity(settings, &deployment, &*dataset, wanted, (label_space.clone(), mapping));
+    let mut spec = settings.compute.processor(false, None);
+    if settings.against_reference {
+        // Only there is it known what each stage took.
+        spec.placement = Placement::Host;
+    }
+    let processor = Processor::new(Arc::clone(&deployment), spec)?;
+    let mut identity = identity(settings, &deployment, &*dataset, wanted, (label_space.clone(), mapping));
+    identity.stages = if processor.is_on_device() { "device" } else { "host" }.to_owned();
     if plan.is_empty() {
         printer.status(format!("part {}: there are fewer sequences than parts, so this one is empty", settings.shard));
     }
     let mut measuring = Measuring {
         dataset: &*dataset,
-        processor: Processor::new(Arc::clone(&deployment), settings.compute.processor(false, None))?,
+        processor,
         track: settings.compute.track,
         meter: Meter::new(
             kind,
@@ -104,7 +111,7 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
         writer: settings.save_predictions.as_deref().map(|folder| PredictionWriter::new(folder, kind, &label_space)),
         reference: settings
             .against_reference
-            .then(|| AgainstReference::new(&deployment, settings.compute.naming(), classes.as_ref()))
+            .then(|| AgainstReference::new(&deployment, spec, classes.as_ref()))
             .transpose()?,
         mapped: classes.as_ref().filter(|_| is_mapped),
         classes: classes.as_ref(),
@@ -276,6 +283,8 @@ fn identity(
             Resolution::Reference => "reference",
         }
         .to_owned(),
+        rounds: settings.compute.processor(true, None).rounds(manifest.kmeans.rounds),
+        stages: String::new(),
         track: settings.compute.track,
         bank_search: settings.compute.bank_search(),
         naming: match settings.compute.naming() {

@@ -93,6 +93,7 @@ pub(super) fn report(
         ("precision", identity.precision.clone()),
         ("labels to pixels", identity.resolution.clone()),
         ("names", identity.naming.clone()),
+        ("rounds of clustering", identity.rounds.to_string()),
         ("tracking", if identity.track { "sequences of at least 5 Hz" } else { "off" }.to_owned()),
         ("classes", identity.label_space.name.clone()),
         ("processor", identity.machine.cpu.clone()),

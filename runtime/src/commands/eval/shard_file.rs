@@ -14,7 +14,7 @@ use super::worst::WorstFrame;
 use crate::settings::Shard;
 
 /// Version of the format; another one is refused.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const SHARD_FILE: &str = "shard.json";
 
 /// Everything that was measured of one part.
