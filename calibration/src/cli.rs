@@ -99,7 +99,7 @@ pub struct QuantizeArgs {
     /// Frames to measure on, evenly over the sources; half of them decide, the others check [default: 16].
     #[arg(long, value_name = "N", env = "HSG_FRAMES")]
     pub frames: Option<u64>,
-    /// Largest share of the multiplications that may be done in floats to keep sensitive layers, in percent [default: 3].
+    /// Largest share of the multiplications that may be done in floats to keep sensitive layers, in percent [default: 7.5].
     #[arg(long, value_name = "PERCENT", env = "HSG_BUDGET")]
     pub budget: Option<f64>,
     /// Leave the fp16 networks out: smaller, and `--precision fp16` is refused then.

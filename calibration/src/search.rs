@@ -276,8 +276,8 @@ fn candidates(quantizer: &Quantizer, table: &Table) -> Result<Vec<(String, Candi
     quantizer.tensors().iter().map(of_tensor).collect()
 }
 
-/// Keeps the layers that cost most, as long as they fit the budget and each makes the network measurably better. Returns the
-/// share of the multiplications that stay in higher precision.
+/// Keeps the layers that bring most for what they cost, as long as they fit the budget and each makes the network measurably
+/// better. Returns the share of the multiplications that stay in higher precision.
 fn keep_layers(
     recipe: &mut Recipe,
     least: &mut f64,
@@ -288,7 +288,9 @@ fn keep_layers(
 ) -> Result<f64> {
     let without_any = *least;
     let mut order: Vec<&Sensitivity<'_>> = sensitivity.iter().collect();
-    order.sort_by(|a, b| a.error_without.total_cmp(&b.error_without));
+    // A layer of few multiplications may do as much harm as one of many.
+    let worth = |layer: &Sensitivity<'_>| (without_any - layer.error_without) / layer.cost.max(1e-6);
+    order.sort_by(|a, b| worth(b).total_cmp(&worth(a)));
     let mut share = 0.0;
     for Sensitivity { error_without, layer, .. } in order {
         if *error_without > without_any * (1.0 - WORTH_LAYER) {

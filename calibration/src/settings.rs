@@ -16,7 +16,7 @@ const DEFAULT_FRAMES: u64 = 64;
 const DEFAULT_CANDIDATES: u64 = 400;
 const DEFAULT_SEARCH_FRAMES: u64 = 16;
 const DEFAULT_SOURCE_FRAMES: u64 = 100;
-const DEFAULT_BUDGET_PERCENT: f64 = 3.0;
+const DEFAULT_BUDGET_PERCENT: f64 = 7.5;
 /// Largest limits that can be stated.
 const MOST_PERCENT: f64 = 100.0;
 const MOST_RATIO: f64 = 1e6;

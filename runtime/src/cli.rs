@@ -130,7 +130,7 @@ pub struct ComputeArgs {
     /// Give each pixel the label of its cell, without refinement at borders.
     #[arg(long, env = "HSG_NO_REFINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub no_refine: Option<bool>,
-    /// Rounds of clustering per frame [default: the model's, 15 in the paper].
+    /// Rounds of clustering per frame [default: 3, or the model's if those are fewer; the paper makes 15].
     #[arg(long, value_name = "N", env = "HSG_ROUNDS")]
     pub rounds: Option<usize>,
     /// How segments are looked up in the prototype bank [default: auto].

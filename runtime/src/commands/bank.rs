@@ -71,9 +71,11 @@ pub fn build(settings: &BankBuildSettings, printer: Printer) -> anyhow::Result<O
         check_out(out, deployment.folder().path(), settings.force)?;
     }
     let resolution = if settings.reference { Resolution::Reference } else { Resolution::Nearest };
-    let mut processor =
-        Processor::new(Arc::clone(&deployment), ProcessorSpec { resolution, ..ProcessorSpec::default() })?;
     let manifest = deployment.manifest();
+    // A bank belongs to the model, so its segments are the method's.
+    let rounds = Some(manifest.kmeans.rounds);
+    let mut processor =
+        Processor::new(Arc::clone(&deployment), ProcessorSpec { resolution, rounds, ..ProcessorSpec::default() })?;
     let dim = manifest.network.embedding_dim;
     let mut builder = BankBuilder::new(dim, deployment.folder().model_hash(), &space.name);
     let mut slots = Vec::new();

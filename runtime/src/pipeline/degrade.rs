@@ -24,14 +24,14 @@ pub struct Step {
 pub const LADDER: [Step; 5] = [
     Step { gives_up: "nothing", refine: true, max_rounds: usize::MAX, input_scale: 1.0 },
     Step { gives_up: "refinement at borders", refine: false, max_rounds: usize::MAX, input_scale: 1.0 },
-    Step { gives_up: "k-means rounds beyond 3, too", refine: false, max_rounds: 3, input_scale: 1.0 },
+    Step { gives_up: "k-means rounds beyond 1, too", refine: false, max_rounds: 1, input_scale: 1.0 },
     Step {
         gives_up: "a quarter of the input's width and height, too",
         refine: false,
-        max_rounds: 3,
+        max_rounds: 1,
         input_scale: 0.75,
     },
-    Step { gives_up: "half of the input's width and height, too", refine: false, max_rounds: 3, input_scale: 0.5 },
+    Step { gives_up: "half of the input's width and height, too", refine: false, max_rounds: 1, input_scale: 0.5 },
 ];
 
 /// Late frames in a row before a step down.

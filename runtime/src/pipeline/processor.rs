@@ -17,7 +17,7 @@ use super::label::LabelStage;
 use super::mask::{Mask, MaskStage};
 use super::names::Naming;
 use super::refine::RefineStage;
-use super::segment::{SegmentStage, SegmentStart};
+use super::segment::{DEFAULT_ROUNDS, SegmentStage, SegmentStart};
 use super::slot::{FrameSlot, OnDevice};
 use super::smooth::TransitionSmoother;
 use super::{Deployment, MAX_LEVELS, Ready, Resolution, StageError, nanos_since};
@@ -78,14 +78,15 @@ pub struct ProcessorSpec {
     pub naming: Naming,
     /// Latency beyond which frames are computed with less care, see `degrade.rs`.
     pub deadline: Option<Duration>,
-    /// Rounds of clustering; none = the model's. More than those on the CPU alone.
+    /// Rounds of clustering; none = [`DEFAULT_ROUNDS`], or the model's where those are fewer. More than the model's on the CPU
+    /// alone.
     pub rounds: Option<usize>,
 }
 
 impl ProcessorSpec {
     /// Rounds of clustering for a model with so many.
     pub fn rounds(&self, of_model: usize) -> usize {
-        self.rounds.unwrap_or(of_model)
+        self.rounds.unwrap_or(of_model.min(DEFAULT_ROUNDS))
     }
 }
 

@@ -13,6 +13,12 @@ use segcore::spherical_kmeans::{KmeansSpec, SegmentMap, SphericalKmeans, Start};
 
 use super::{Resolution, StageError};
 
+/// Rounds of clustering unless told otherwise; never more than the model's.
+///
+/// The method makes 15 and has hardly settled then, while every round amplifies what differs in the input: with 3 segments are
+/// as good, on video better, and change less under noise and through int8 (`docs/benchmarks/accuracy.md`, "Rounds").
+pub const DEFAULT_ROUNDS: usize = 3;
+
 /// A frame is a cut when its distance to the last frame's prototypes exceeds the running mean by this factor.
 ///
 /// Measured with an early camvid-r18: successive frames of the CamVid drive at 15 Hz 0.06–0.09, of KITTI at 10 Hz
