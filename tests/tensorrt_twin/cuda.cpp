@@ -7,8 +7,10 @@
 //
 // FAKE_CUDA_NAME   the device's name
 // FAKE_CUDA_FREE   bytes of free memory (4 GiB)
+// FAKE_CUDA_INTEGRATED  set: the device shares the host's memory
 // FAKE_CUDA_FAIL   what goes wrong: alloc (its memory is full), copy (it is lost: waiting fails), launch (a kernel does not
-//                  start), capture (a graph cannot be made), graph (it does not start)
+//                  start), capture (a graph cannot be made), graph (it does not start), busy (a kernel does not start, and
+//                  nothing is lost), pinned (no page-locked memory), engine (TensorRT's runs do not start, and waiting says that it is lost)
 // FAKE_CUDA_FAIL_FILE  a file that says the same, for as long as it does
 // FAKE_CUDA_TRACE  a file that gets a line for each graph captured and launched
 #include <cstdint>
@@ -35,9 +37,11 @@ enum {
     ABSENT = 801,
     INVALID_IMAGE = 200,
     NOT_FOUND = 500,
+    OUT_OF_RESOURCES = 701,
     LOST = 719,
     CAPTURE_UNSUPPORTED = 900,
     CAPTURE_INVALIDATED = 901,
+    INTEGRATED = 18,
     MAJOR = 75,
     MINOR = 76
 };
@@ -76,7 +80,8 @@ std::recursive_mutex one_call;
 using Guard = std::lock_guard<std::recursive_mutex>;
 std::set<Stream*> streams;
 std::map<const char*, size_t> page_locked;
-Stream* capturing = nullptr;
+// A capture is spoilt by what its own thread does (CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).
+thread_local Stream* capturing = nullptr;
 int num_launched = 0;
 
 // Whether calls of this kind fail at present.
@@ -158,6 +163,7 @@ void fake_cuda_enqueue(void* stream, void (*run)(void*), void* data, void (*free
     add(static_cast<Stream*>(stream), {[=] { run(shared.get()); }});
 }
 int fake_cuda_is_capturing(void* stream) { return static_cast<Stream*>(stream)->is_capturing; }
+int fake_cuda_fails_engines() { return fails("engine"); }
 void fake_cuda_spoil_capture(void* stream) { static_cast<Stream*>(stream)->is_spoilt = true; }
 
 int cuInit(unsigned) { return 0; }
@@ -166,7 +172,10 @@ int cuDeviceGetCount(int* count) { *count = 1; return 0; }
 int cuDeviceGet(int* device, int number) { *device = number; return 0; }
 int cuDeviceGetAttribute(int* value, int attribute, int)
 {
-    *value = attribute == MAJOR ? 8 : attribute == MINOR ? 7 : 16;
+    *value = attribute == MAJOR        ? 8
+             : attribute == MINOR      ? 7
+             : attribute == INTEGRATED ? std::getenv("FAKE_CUDA_INTEGRATED") != nullptr
+                                       : 16;
     return 0;
 }
 int cuDeviceGetName(char* name, int length, int)
@@ -204,7 +213,7 @@ int cuStreamSynchronize(void* stream)
         return CAPTURE_UNSUPPORTED;
     }
     finish(of);
-    return fails("copy") ? LOST : of->error;
+    return fails("copy") || fails("engine") ? LOST : of->error;
 }
 int cuStreamDestroy_v2(void* stream)
 {
@@ -270,6 +279,8 @@ int cuMemFree_v2(unsigned long long pointer)
 int cuMemHostAlloc(void** pointer, size_t bytes, unsigned)
 {
     Guard guard(one_call);
+    if (fails("pinned"))
+        return FULL;
     *pointer = std::malloc(bytes);
     page_locked[static_cast<const char*>(*pointer)] = bytes;
     return 0;
@@ -341,6 +352,8 @@ int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned, u
     Guard guard(one_call);
     if (fails("launch"))
         return LOST;
+    if (fails("busy"))
+        return OUT_OF_RESOURCES;
     const char* const name = static_cast<const char*>(function);
     // hsg gives every argument eight bytes.
     std::vector<uint64_t> values(static_cast<size_t>(hsg_twin_num_arguments(name)));
@@ -407,6 +420,7 @@ int cuGetErrorString(int error, const char** text)
             : error == CAPTURE_UNSUPPORTED ? "operation not permitted when stream is capturing"
             : error == CAPTURE_INVALIDATED ? "operation failed due to a previous error during capture"
             : error == NOT_FOUND           ? "named symbol not found"
+            : error == OUT_OF_RESOURCES    ? "too many resources requested for launch"
                                            : "not supported";
     return 0;
 }

@@ -523,7 +523,7 @@ struct ContextImpl : apiv::SExecutionContext
 
     bool enqueueV3(cudaStream_t stream) noexcept override
     {
-        if (fails("enqueue") || stream == nullptr)
+        if (fails("enqueue") || stream == nullptr || of_cuda<int()>("fake_cuda_fails_engines")() != 0)
         {
             say(ILogger::Severity::kERROR, "fake: the device has no time for this");
             return false;

@@ -1,7 +1,9 @@
 //! `cargo xtask board-check`: everything that only a board (or any machine with an NVIDIA GPU and TensorRT) can show, by one
 //! command. It starts everywhere; what the machine lacks is listed as not run, with the reason, and is no failure.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -100,6 +102,11 @@ pub fn check(options: &Options) -> Result<()> {
     for precision in ["fp16", "int8"] {
         board.engines(precision, lack.as_deref());
     }
+    let lack_of_chain = lack.clone();
+    board.part("stages", |board| match &lack_of_chain {
+        Some(why) => Ok(Outcome::NotRun(why.clone())),
+        None => board.stages().map(Outcome::Ok),
+    });
     let (model, frames) = (options.model.clone(), options.frames.to_string());
     board.part("bench-cpu", |board| {
         let few = options.frames.min(200).to_string();
@@ -169,7 +176,9 @@ impl Board<'_> {
             Some(why) => Ok(Outcome::NotRun(why.clone())),
             None => {
                 let model = board.options.model.as_str();
-                let arguments = ["build", "--model", model, "--precision", precision, "--json"];
+                // Whatever the receipt, which is about the CPU's form, says: parity looks at the engine itself.
+                let unverified = "--allow-unverified";
+                let arguments = ["build", "--model", model, "--precision", precision, "--json", unverified];
                 board.hsg(&format!("build-{precision}"), &arguments, &[0]).map(Outcome::Ok)
             }
         });
@@ -194,6 +203,66 @@ impl Board<'_> {
                 Ok(Outcome::Ok(Value::Null))
             }
         });
+    }
+
+    /// Runs the clip with all stages on the GPU and with those between the networks on the CPU, and compares what was saved:
+    /// only here the whole chain runs on a GPU, as a graph and with uploads ahead.
+    fn stages(&self) -> Result<Value> {
+        let clip = self.clip();
+        let frames = STAGES_FRAMES.to_string();
+        let mut made = Vec::new();
+        for (name, more) in [("stages-device", &[][..]), ("stages-host", &["--host-stages"])] {
+            let folder = self.out.join(name);
+            let out = folder.display().to_string();
+            let usual = [
+                "run",
+                &clip,
+                "--model",
+                &self.options.model,
+                "--backend",
+                "tensorrt",
+                "--precision",
+                "fp16",
+                "--frames",
+                &frames,
+                "--save",
+                "labels",
+                "--out",
+                &out,
+                "--force",
+                "-q",
+            ];
+            if folder.exists() {
+                // Maps of an earlier run must not be compared.
+                fs::remove_dir_all(&folder).with_context(|| format!("could not empty {}", folder.display()))?;
+            }
+            self.run(name, &self.hsg, &[&usual, more].concat(), &[0])?;
+            let file = folder.join("summary.json");
+            let text = fs::read(&file).with_context(|| format!("could not read {}", file.display()))?;
+            let summary: Value =
+                serde_json::from_slice(&text).with_context(|| format!("{} is no JSON", file.display()))?;
+            made.push((folder, summary["stages_on"].clone()));
+        }
+        let [(device, on_device), (host, on_host)] = &made[..] else { bail!("two runs were made") };
+        let count = |on: &Value, key: &str| on[key].as_u64().unwrap_or(0);
+        ensure!(
+            count(on_device, "device_frames") == STAGES_FRAMES && count(on_host, "device_frames") == 0,
+            "of {STAGES_FRAMES} frames {on_device} were on the GPU, and with --host-stages {on_host}"
+        );
+        let agreement = Agreement::of_folders(&device.join("labels/level0"), &host.join("labels/level0"))?;
+        let figures = json!({
+            "stages_on": on_device,
+            "frames": agreement.num_frames,
+            "equal_pixels": agreement.mean,
+            "equal_pixels_in_the_worst_frame": agreement.least,
+            "equal_ids": agreement.mean_ids,
+        });
+        ensure!(agreement.num_frames == STAGES_FRAMES, "{} of {STAGES_FRAMES} frames were saved", agreement.num_frames);
+        ensure!(agreement.mean >= LEAST_EQUAL, "fewer than {LEAST_EQUAL} of the pixels are equal: {figures}");
+        for key in ["graph_frames", "uploaded_ahead_frames"] {
+            ensure!(count(on_device, key) > 0, "`{key}` is 0: {figures}");
+        }
+        Ok(figures)
     }
 
     /// What the model lacks for a precision.
@@ -249,7 +318,7 @@ impl Board<'_> {
             not_run += usize::from(outcome == "not run");
             let why = text("reason") + &text("error");
             let name = result["part"].as_str().unwrap_or_default();
-            println!("{name:<14}{:>8.1} s  {outcome:<8} {why}", result["seconds"].as_f64().unwrap_or(0.0));
+            println!("{name:<26}{:>8.1} s  {outcome:<8} {why}", result["seconds"].as_f64().unwrap_or(0.0));
         }
         let file = self.out.join("board.json");
         write(&file, &json!({"parts": self.results}))?;
@@ -264,6 +333,70 @@ impl Board<'_> {
         }
         Ok(())
     }
+}
+
+/// Frames of the clip that are compared between GPU and CPU.
+const STAGES_FRAMES: u64 = 60;
+/// Least share of pixels in the same segment: sums of floats in another order let pixels go to the other of two segments that are
+/// as near.
+const LEAST_EQUAL: f64 = 0.97;
+
+/// How far label maps agree.
+#[derive(Debug, PartialEq)]
+struct Agreement {
+    num_frames: u64,
+    /// Share of pixels in the segment that has most pixels of theirs in the other map: ids that were given in another order
+    /// are no difference. Over all frames, and of the worst.
+    mean: f64,
+    least: f64,
+    /// Share of pixels with the same id.
+    mean_ids: f64,
+}
+
+impl Agreement {
+    /// Of all maps in a folder with those of the same name in another one.
+    fn of_folders(folder: &Path, other: &Path) -> Result<Self> {
+        let (mut mean, mut least, mut mean_ids, mut num_frames) = (0.0, 1.0f64, 0.0, 0u64);
+        let entries = fs::read_dir(folder).with_context(|| format!("could not read {}", folder.display()))?;
+        for entry in entries {
+            let path = entry.with_context(|| format!("could not read {}", folder.display()))?.path();
+            let name = path.file_name().context("a file has a name")?;
+            let (a, b) = (label_map(&path)?, label_map(&other.join(name))?);
+            ensure!(a.len() == b.len() && !a.is_empty(), "{} has another size in {}", path.display(), other.display());
+            let mut pairs = BTreeMap::<(u16, u16), usize>::new();
+            let mut num_same = 0;
+            for pair in a.iter().copied().zip(b.iter().copied()) {
+                *pairs.entry(pair).or_default() += 1;
+                num_same += usize::from(pair.0 == pair.1);
+            }
+            // Both ways: one segment that holds everything agrees with any map one way.
+            let mut largest: [BTreeMap<u16, usize>; 2] = Default::default();
+            for (&(of_a, of_b), &count) in &pairs {
+                for (largest, label) in largest.iter_mut().zip([of_a, of_b]) {
+                    let best = largest.entry(label).or_default();
+                    *best = count.max(*best);
+                }
+            }
+            let num_equal = largest.map(|largest| largest.values().sum::<usize>()).into_iter().min().unwrap_or(0);
+            let share = num_equal as f64 / a.len() as f64;
+            (mean, least, num_frames) = (mean + share, least.min(share), num_frames + 1);
+            mean_ids += num_same as f64 / a.len() as f64;
+        }
+        ensure!(num_frames > 0, "{} holds no maps", folder.display());
+        Ok(Self { num_frames, mean: mean / num_frames as f64, least, mean_ids: mean_ids / num_frames as f64 })
+    }
+}
+
+/// The labels of a grey PNG of 16 bits.
+fn label_map(path: &Path) -> Result<Vec<u16>> {
+    let file = fs::File::open(path).with_context(|| format!("could not read {}", path.display()))?;
+    let mut reader =
+        png::Decoder::new(BufReader::new(file)).read_info().with_context(|| format!("{} is no PNG", path.display()))?;
+    let kind = (reader.info().color_type, reader.info().bit_depth);
+    ensure!(kind == (png::ColorType::Grayscale, png::BitDepth::Sixteen), "{} is no label map", path.display());
+    let mut bytes = vec![0; reader.output_buffer_size().context("the image is too large")?];
+    reader.next_frame(&mut bytes).with_context(|| format!("{} is damaged", path.display()))?;
+    Ok(bytes.as_chunks::<2>().0.iter().map(|&pair| u16::from_be_bytes(pair)).collect())
 }
 
 fn write(path: &Path, value: &Value) -> Result<()> {
@@ -306,6 +439,34 @@ fn machine() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn write_map(path: &Path, labels: &[u16]) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mut encoder = png::Encoder::new(fs::File::create(path).unwrap(), labels.len() as u32, 1);
+        encoder.set_color(png::ColorType::Grayscale);
+        encoder.set_depth(png::BitDepth::Sixteen);
+        let bytes: Vec<u8> = labels.iter().flat_map(|label| label.to_be_bytes()).collect();
+        encoder.write_header().unwrap().write_image_data(&bytes).unwrap();
+    }
+
+    #[test]
+    fn maps_agree_where_segments_do_whatever_their_ids() {
+        let folder = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
+        write_map(&a.join("0.png"), &[1, 1, 700, 700, 9, 9, 9, 9]);
+        write_map(&b.join("0.png"), &[1, 1, 700, 700, 9, 9, 9, 9]);
+        // The second segment has another id; a pixel of the third is in the first.
+        write_map(&a.join("1.png"), &[1, 1, 700, 700, 9, 9, 9, 9]);
+        write_map(&b.join("1.png"), &[1, 1, 800, 800, 9, 9, 9, 1]);
+        let agreement = Agreement::of_folders(&a, &b).unwrap();
+        assert_eq!(agreement, Agreement { num_frames: 2, mean: 15.0 / 16.0, least: 7.0 / 8.0, mean_ids: 13.0 / 16.0 });
+        // All in one segment is no agreement with many.
+        write_map(&a.join("1.png"), &[1; 8]);
+        assert_eq!(Agreement::of_folders(&a, &b).unwrap().least, 0.375);
+        assert_eq!(Agreement::of_folders(&b, &a).unwrap().least, 0.375);
+        fs::remove_file(b.join("1.png")).unwrap();
+        assert!(Agreement::of_folders(&a, &b).is_err());
+    }
 
     #[test]
     fn parts_that_lack_something_are_told_and_are_no_failure() {

@@ -77,6 +77,8 @@ pub enum BackendErrorKind {
     Run,
     /// A tensor holds NaN or infinity.
     NotFinite,
+    /// The device is lost to this process: nothing runs on it until the process is started again.
+    DeviceLost,
 }
 
 /// An error of a backend; the message names the file or library, what was found, and the remedy.

@@ -1,7 +1,8 @@
 //! What a stream gives up when frames come later than `--deadline-millis`, and when it takes it back.
 //!
 //! The ladder is [`LADDER`], and nothing else is ever given up. Every frame carries the step it was computed at
-//! (`degradation_step`). The rules, in [`Deadline::observe`]: late for [`LATE_FRAMES`] frames or [`LATE_NANOS`] in a row →
+//! (`degradation_step`). On a GPU pixels are refined at every step: there it costs less than doing without, so step 1 gives up
+//! nothing and is a wait before step 2. The rules, in [`Deadline::observe`]: late for [`LATE_FRAMES`] frames or [`LATE_NANOS`] in a row →
 //! one step down (two when twice too late); well in time ([`EASY_SHARE`]) for a while → one step back. A step back that was
 //! late again soon doubles that while, so that a machine which is just too slow does not go up and down for ever.
 

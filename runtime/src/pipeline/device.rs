@@ -23,14 +23,18 @@ use super::refine::RefineStage;
 use super::segment::{SceneCuts, SegmentStart};
 use super::slot::OnDevice;
 use super::{Deployment, MAX_LEVELS, Ready, Resolution, StageError, nanos_since};
-use crate::backend::cuda::{Buffer, DeviceBank, DeviceSearch, MapAxes, Nearest};
+use crate::backend::cuda::{Buffer, Cuda, DeviceBank, DeviceSearch, MapAxes, Nearest, noise};
 use crate::backend::tensorrt::frame::{DeviceFrame, FrameGeometry};
+use crate::backend::{BackendError, BackendErrorKind};
 use crate::error::PipelineError;
 
 /// The stages on the GPU, for one stream.
 pub struct DeviceStages {
     deployment: Arc<Deployment>,
     frame: DeviceFrame,
+    /// Whether pixels at borders are looked at, whatever the ladder says: it takes the device no time worth speaking of, and
+    /// upsampling on the host instead would cost more.
+    refine: bool,
     /// Size, format and scale of the network's input that memory is set up for.
     geometry: Option<(ImageSize, PixelFormat, f32)>,
     /// Size of the last frame; none before the first.
@@ -72,6 +76,7 @@ impl DeviceStages {
         }
         Ok(Some(Self {
             frame: DeviceFrame::new(deployment.manifest(), embedding, grouping)?,
+            refine: resolution == Resolution::Refined,
             deployment: Arc::clone(deployment),
             geometry: None,
             previous: None,
@@ -85,8 +90,8 @@ impl DeviceStages {
         }))
     }
 
-    /// Starts a frame and waits for all but its pixels; meanwhile what is `ready` next is uploaded. `input_scale`, `max_rounds`: what a late stream gives up
-    /// (`degrade.rs`); `refine`: pixels at borders are looked at; `tracking`: the frame follows the last one in time.
+    /// Starts a frame and waits for all but its pixels; meanwhile what is `ready` next is uploaded. `input_scale`,
+    /// `max_rounds`: what a late stream gives up (`degrade.rs`); `tracking`: the frame follows the last one in time.
     ///
     /// # Errors
     /// When the frame has no kernel, the network fails or gives numbers that are not finite, or the GPU fails.
@@ -94,7 +99,6 @@ impl DeviceStages {
         &mut self,
         frame: &Frame,
         (input_scale, max_rounds): (f32, usize),
-        refine: bool,
         mask: Option<&mut MaskStage>,
         tracking: bool,
         ready: Option<&Ready>,
@@ -110,12 +114,9 @@ impl DeviceStages {
             self.set_geometry(frame, input_scale, mask, comparable)?;
             self.geometry = Some(geometry);
         }
-        self.frame.begin(frame, if comparable { Start::Warm } else { Start::Grid }, refine)?;
+        self.frame.begin(frame, if comparable { Start::Warm } else { Start::Grid }, self.refine)?;
         let start = nanos_since(begin);
-        if let Some(ready) = ready {
-            // What goes wrong here is told when it is that frame's turn.
-            ready.look_at_next(|next| drop(self.frame.upload_ahead(&next.output.frame)));
-        }
+        self.upload_next(ready);
 
         let mut groups = self.frame.wait()?;
         let distance = comparable.then_some(groups.distance);
@@ -145,9 +146,19 @@ impl DeviceStages {
             to.clear();
             to.extend_from_slice(from.values());
         }
+        // Once more, for what came meanwhile: refinement is under way, and the host's stages follow.
+        self.upload_next(ready);
         self.previous = Some(frame.size);
         let wait = nanos_since(begin).saturating_sub(start);
         Ok((SegmentStart { from_grid: cut || !comparable, cut, distance }, DeviceNanos { start, wait }))
+    }
+
+    /// Begins to upload what is ready next, unless it was.
+    fn upload_next(&mut self, ready: Option<&Ready>) {
+        if let Some(ready) = ready {
+            // What goes wrong here is told when it is that frame's turn.
+            ready.look_at_next(|next| drop(self.frame.upload_ahead(&next.output.frame)));
+        }
     }
 
     fn set_geometry(
@@ -227,12 +238,13 @@ impl DeviceStages {
 
     /// How the last frame was computed.
     pub fn how(&self) -> OnDevice {
-        OnDevice { graph: self.frame.has_graph(), uploaded_ahead: self.frame.was_ahead() }
+        OnDevice { graph: self.frame.was_graph(), uploaded_ahead: self.frame.was_ahead() }
     }
 }
 
-/// Most of the device's free memory that a bank may take.
+/// Most of the device's free memory that a bank may take; less where that is the host's, too, because a copy is made there first.
 const BANK_SHARE: f64 = 0.5;
+const INTEGRATED_BANK_SHARE: f64 = 0.3;
 
 /// The bank on the device, one for all streams of a deployment, as long as one of them uses it.
 #[derive(Default)]
@@ -247,11 +259,11 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// A search on a stream beside that of `stages`. None, which is said, where the bank has no kernel or does not fit the
-    /// GPU's memory; none without a bank, or when it is to be searched by its index.
+    /// A search on a stream beside that of `stages`. None, which is said, where the bank has no kernel or the GPU no room for it;
+    /// none without a bank, or when it is to be searched by its index.
     ///
     /// # Errors
-    /// When the GPU fails.
+    /// When the GPU is lost.
     pub fn new(
         deployment: &Deployment,
         shared: &SharedBank,
@@ -261,21 +273,38 @@ impl Lookup {
         let Some(bank) = deployment.bank().filter(|bank| search == Search::Exact && !bank.is_empty()) else {
             return Ok(None);
         };
-        let cuda = stages.frame.cuda();
+        match Self::of_bank(deployment, bank, shared, stages.frame.cuda()) {
+            Ok(Ok(lookup)) => return Ok(Some(lookup)),
+            Err(error) if error.kind() == BackendErrorKind::DeviceLost => return Err(error.into()),
+            // The CPU finds the same; full memory is no reason to do without frames.
+            Ok(Err(lack)) => log::warn!("{}: the bank is searched on the CPU: {lack}", bank.path().display()),
+            Err(error) => log::warn!("{}: the bank is searched on the CPU: {error}", bank.path().display()),
+        }
+        Ok(None)
+    }
+
+    /// The search, or what the bank lacks for it.
+    fn of_bank(
+        deployment: &Deployment,
+        bank: &Bank,
+        shared: &SharedBank,
+        cuda: &Cuda,
+    ) -> Result<Result<Self, String>, BackendError> {
+        let _noise = noise();
         // Nobody panics while holding it; an old bank is as good as a new one.
         let mut shared = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
         let on_device = match shared.upgrade() {
             Some(on_device) => on_device,
             None => {
                 let (needed, free) = (DeviceBank::<Buffer>::needed_bytes(bank), cuda.free_bytes()?);
+                let share = if cuda.is_integrated()? { INTEGRATED_BANK_SHARE } else { BANK_SHARE };
                 let lack = DeviceBank::<Buffer>::lack(bank).or_else(|| {
                     let (needed, free) = (needed as f64 / 1e6, free as f64 / 1e6);
-                    (needed > BANK_SHARE * free)
+                    (needed > share * free)
                         .then(|| format!("it takes {needed:.0} MB, and {free:.0} MB of the GPU's memory are free"))
                 });
                 if let Some(lack) = lack {
-                    log::warn!("{}: the bank is searched on the CPU: {lack}", bank.path().display());
-                    return Ok(None);
+                    return Ok(Err(lack));
                 }
                 let on_device = Arc::new(DeviceBank::new(cuda, bank)?);
                 *shared = Arc::downgrade(&on_device);
@@ -283,7 +312,7 @@ impl Lookup {
             }
         };
         let sizes = (deployment.manifest().num_slots(), bank.dim(), NUM_VOTES);
-        Ok(Some(Self {
+        Ok(Ok(Self {
             search: DeviceSearch::new(cuda, on_device, sizes)?,
             doubtful: Vec::new(),
             doubtful_score: Vec::new(),

@@ -38,7 +38,6 @@ impl DeviceStages {
         &mut self,
         _: &Frame,
         _: (f32, usize),
-        _: bool,
         _: Option<&mut MaskStage>,
         _: bool,
         _: Option<&Ready>,

@@ -35,7 +35,8 @@
 //! **Live sources keep going** ([`SourceInfo::is_live`](crate::source::SourceInfo::is_live)). A frame that the network or a
 //! stage refuses is counted as skipped, and the stages start afresh; files that cannot be written (a full disk) are tried
 //! again every half second, and what was not saved is counted. Both are said once, not per frame. With files either ends
-//! the run, because nobody wants the rest of a result.
+//! the run, because nobody wants the rest of a result. A GPU that is lost to the process ends live runs, too: whoever watches
+//! over hsg has to start it again.
 //!
 //! **End.** The source's end, `--frames`, a stop request ([`Control`]) or an error. Each closes the queues behind it;
 //! frames that were begun are finished and published, sinks are finished in any case.
@@ -74,7 +75,7 @@ pub use kept_votes::MIN_KEPT_SIMILARITY;
 pub use processor::{BankSearch, Placement, Processor, ProcessorSpec};
 pub use refine::Resolution;
 
-use crate::backend::BackendError;
+use crate::backend::{BackendError, BackendErrorKind};
 use crate::error::PipelineError;
 use crate::source::Source;
 use capture::{CaptureReport, Pace};
@@ -364,7 +365,7 @@ fn compute(
                     (failed, pause) = (0, RETRY.0);
                 }
             }
-            Err(error) if timing.live => {
+            Err(error) if timing.live && !is_for_ever(&error) => {
                 if failed == 0 {
                     log::error!("{error}; going on with the next frames");
                 } else {
@@ -388,6 +389,11 @@ fn compute(
         }
     }
     Ok(())
+}
+
+/// Whether no frame can be computed any more, whatever is tried: only another process gets a lost GPU back.
+fn is_for_ever(error: &PipelineError) -> bool {
+    matches!(error, PipelineError::Backend(error) if error.kind() == BackendErrorKind::DeviceLost)
 }
 
 /// Why a stage refuses a frame; [`StageError::in_frame`] adds which frame.

@@ -314,9 +314,7 @@ impl PixelStages {
         match self {
             Self::Host(host) => host.run(frame, step, resolution, mask, tracking),
             Self::Device(device) => {
-                let refine = resolution == Resolution::Refined;
-                let (start, nanos) =
-                    device.run(frame, (step.input_scale, step.max_rounds), refine, mask, tracking, ready)?;
+                let (start, nanos) = device.run(frame, (step.input_scale, step.max_rounds), mask, tracking, ready)?;
                 // The device is not asked when which of its stages ended: that would be waiting for each.
                 Ok(Segmented { start, nanos: [nanos.start, nanos.wait, 0, 0], network_nanos: 0 })
             }

@@ -34,7 +34,7 @@ pub struct FrameSlot {
 /// How a frame was computed on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OnDevice {
-    /// Whether frames that follow one another are started as a CUDA graph.
+    /// Whether its work was started as a CUDA graph.
     pub graph: bool,
     /// Whether its bytes were uploaded while the frame before was worked on.
     pub uploaded_ahead: bool,

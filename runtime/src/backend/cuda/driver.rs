@@ -4,13 +4,14 @@ use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytemuck::Pod;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::executor::{Argument, Executor, Kernel, MAX_ARGUMENTS, MODULES, Memory};
+use super::quiet::quiet;
 use crate::backend::{BackendError, BackendErrorKind};
 
 /// The kernels' PTX is of CUDA 12.2 (JetPack 6.0).
@@ -40,20 +41,35 @@ fn missing(kind: BackendErrorKind, message: impl Into<String>) -> BackendError {
 }
 
 fn failed(what: &str, error: DriverError) -> BackendError {
-    let hint = match error.0 {
-        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => "; the GPU's memory is full: end other programs on it",
+    let (kind, hint) = meaning(error.0);
+    BackendError::new(kind, format!("CUDA could not {what}: {}{hint}", words(error)))
+}
+
+/// What follows from an error, and what to do.
+const fn meaning(error: sys::CUresult) -> (BackendErrorKind, &'static str) {
+    use sys::CUresult as E;
+    match error {
+        E::CUDA_ERROR_OUT_OF_MEMORY => (BackendErrorKind::Run, "; the GPU's memory is full: end other programs on it"),
+        E::CUDA_ERROR_DEVICE_UNAVAILABLE => (
+            BackendErrorKind::Run,
+            "; another process has the GPU for itself, or its compute mode forbids it (`nvidia-smi -q -d COMPUTE`)",
+        ),
         // CUDA keeps these for the process: nothing that it starts afterwards runs.
-        sys::CUresult::CUDA_ERROR_LAUNCH_FAILED
-        | sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
-        | sys::CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
-        | sys::CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
-        | sys::CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE
-        | sys::CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR => {
-            "; the GPU is lost to this process: start hsg again, and see `dmesg` for what the driver says"
-        }
-        _ => "",
-    };
-    BackendError::new(BackendErrorKind::Run, format!("CUDA could not {what}: {}{hint}", words(error)))
+        E::CUDA_ERROR_ECC_UNCORRECTABLE
+        | E::CUDA_ERROR_ILLEGAL_ADDRESS
+        | E::CUDA_ERROR_LAUNCH_TIMEOUT
+        | E::CUDA_ERROR_ASSERT
+        | E::CUDA_ERROR_HARDWARE_STACK_ERROR
+        | E::CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | E::CUDA_ERROR_MISALIGNED_ADDRESS
+        | E::CUDA_ERROR_INVALID_ADDRESS_SPACE
+        | E::CUDA_ERROR_INVALID_PC
+        | E::CUDA_ERROR_LAUNCH_FAILED => (
+            BackendErrorKind::DeviceLost,
+            "; the GPU is lost to this process: start hsg again, and see `dmesg` for what the driver says",
+        ),
+        _ => (BackendErrorKind::Run, ""),
+    }
 }
 
 fn words(error: DriverError) -> String {
@@ -335,20 +351,30 @@ impl Drop for Kernels {
             return;
         }
         for &module in &self.modules {
-            // SAFETY: loaded in `Cuda::new`, unloaded once; streams that ran its kernels held this and have ended.
+            // SAFETY: loaded in `Kernels::load`, unloaded once; streams that ran its kernels held this and have ended.
             let _ = unsafe { result::module::unload(module) };
         }
     }
 }
 
-impl Cuda {
-    /// Opens the first device and loads the kernels: the driver compiles them for it (and remembers that).
-    ///
-    /// # Errors
-    /// As [`look`], or when the driver does not take the kernels.
-    pub fn new() -> Result<Self, BackendError> {
-        let mut cuda = Self::without_kernels()?;
-        let mut kernels = Kernels { functions: Vec::new(), modules: Vec::new(), context: Arc::clone(&cuda.context) };
+/// The kernels that some stream of the process has loaded: they belong to the device's primary context, which is one for all.
+static LOADED: Mutex<Weak<Kernels>> = Mutex::new(Weak::new());
+
+impl Kernels {
+    /// Those that are loaded, or loads them. The context is current.
+    fn shared(context: &Arc<Context>) -> Result<Arc<Self>, BackendError> {
+        // Nobody panics while holding it; what was loaded then is as good as new.
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernels) = loaded.upgrade() {
+            return Ok(kernels);
+        }
+        let kernels = Arc::new(Self::load(context)?);
+        *loaded = Arc::downgrade(&kernels);
+        Ok(kernels)
+    }
+
+    fn load(context: &Arc<Context>) -> Result<Self, BackendError> {
+        let mut kernels = Self { functions: Vec::new(), modules: Vec::new(), context: Arc::clone(context) };
         for (name, ptx) in MODULES {
             let text = CString::new(ptx).map_err(|_| {
                 missing(BackendErrorKind::Load, format!("{name}.ptx holds a zero byte; run `cargo xtask kernels`"))
@@ -365,7 +391,19 @@ impl Cuda {
                 .map_err(|error| failed(&format!("find the kernel {}", kernel.name()), error))?;
             kernels.functions.push(function);
         }
-        cuda.kernels = Arc::new(kernels);
+        Ok(kernels)
+    }
+}
+
+impl Cuda {
+    /// Opens the first device and loads the kernels, unless another stream has: the driver compiles them for it (and
+    /// remembers that).
+    ///
+    /// # Errors
+    /// As [`look`], or when the driver does not take the kernels.
+    pub fn new() -> Result<Self, BackendError> {
+        let mut cuda = Self::without_kernels()?;
+        cuda.kernels = Kernels::shared(&cuda.context)?;
         Ok(cuda)
     }
 
@@ -574,6 +612,17 @@ impl Cuda {
             .map_err(|error| failed("tell its clock", error))
     }
 
+    /// Whether the device has no memory of its own, but shares the host's.
+    ///
+    /// # Errors
+    /// When the driver does not tell.
+    pub fn is_integrated(&self) -> Result<bool, BackendError> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_INTEGRATED;
+        // SAFETY: the device came from the driver.
+        let value = unsafe { result::device::get_attribute(self.context.device, attribute) };
+        value.map(|value| value != 0).map_err(|error| failed("tell where its memory is", error))
+    }
+
     /// Waits for everything that was started.
     ///
     /// # Errors
@@ -584,13 +633,14 @@ impl Cuda {
         unsafe { result::stream::synchronize(self.stream) }.map_err(|error| failed("finish its work", error))
     }
 
-    /// Captures what `work` starts as a graph; it does not run yet. `work` must wait for nothing: of copies to and from the
+    /// Captures what `work` starts as a graph, while nobody makes [`noise`](super::noise); it does not run yet. `work` must wait for nothing: of copies to and from the
     /// host only those of [`Cuda::begin_write`] and [`Cuda::begin_read`].
     ///
     /// # Errors
     /// When something in it cannot be captured.
     pub fn capture(&self, work: impl FnOnce() -> Result<(), BackendError>) -> Result<Graph, BackendError> {
         self.context.enter()?;
+        let _quiet = quiet();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives until `drop`.
         unsafe { result::stream::begin_capture(self.stream, mode) }
@@ -599,7 +649,13 @@ impl Cuda {
         // SAFETY: capture began on this stream just now.
         let graph =
             unsafe { result::stream::end_capture(self.stream) }.map_err(|error| failed("end a graph's capture", error));
-        outcome?;
+        if let Err(error) = outcome {
+            if let Ok(graph) = graph {
+                // SAFETY: the graph came from the capture and has no instance. A failure leaves nothing to be done.
+                let _ = unsafe { result::graph::destroy(graph) };
+            }
+            return Err(error);
+        }
         let graph = graph?;
         // SAFETY: the graph came from the capture.
         let instance = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags_enum(0)) };
@@ -788,5 +844,39 @@ impl Executor for Cuda {
 
     fn num_multiprocessors(&self) -> usize {
         self.info.num_multiprocessors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_that_cuda_keeps_mean_that_the_device_is_lost() {
+        use sys::CUresult as E;
+        // By number, as `cuda.h` has them.
+        let lost = [214, 700, 702, 710, 714, 715, 716, 717, 718, 719];
+        for error in [
+            E::CUDA_ERROR_ECC_UNCORRECTABLE,
+            E::CUDA_ERROR_ILLEGAL_ADDRESS,
+            E::CUDA_ERROR_LAUNCH_TIMEOUT,
+            E::CUDA_ERROR_ASSERT,
+            E::CUDA_ERROR_HARDWARE_STACK_ERROR,
+            E::CUDA_ERROR_ILLEGAL_INSTRUCTION,
+            E::CUDA_ERROR_MISALIGNED_ADDRESS,
+            E::CUDA_ERROR_INVALID_ADDRESS_SPACE,
+            E::CUDA_ERROR_INVALID_PC,
+            E::CUDA_ERROR_LAUNCH_FAILED,
+            E::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
+            E::CUDA_ERROR_OUT_OF_MEMORY,
+            E::CUDA_ERROR_DEVICE_UNAVAILABLE,
+            E::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED,
+        ] {
+            let (kind, hint) = meaning(error);
+            let is_lost = lost.contains(&(error as u32));
+            assert_eq!(kind == BackendErrorKind::DeviceLost, is_lost, "{error:?}");
+            assert_eq!(hint.contains("start hsg again"), is_lost, "{error:?}");
+        }
+        assert!(meaning(E::CUDA_ERROR_DEVICE_UNAVAILABLE).1.contains("compute mode"));
     }
 }

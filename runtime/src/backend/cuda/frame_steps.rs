@@ -5,8 +5,8 @@ use super::executor::{Argument, Executor, Kernel, Memory, expect_len, int, unsup
 use super::kmeans::{Kmeans, LastSegments};
 use crate::backend::BackendError;
 
-/// As in kernels.h.
-const MAX_SIDE: usize = 1024;
+/// Most cells of a map's side, as in kernels.h.
+pub const MAX_SIDE: usize = 1024;
 /// Threads of a block, and cells of a block that compares.
 const THREADS: usize = 256;
 

@@ -15,6 +15,8 @@ mod executor;
 mod frame_steps;
 mod kmeans;
 mod preprocess;
+#[cfg(feature = "cuda")]
+mod quiet;
 mod refine;
 #[cfg(feature = "cuda")]
 mod search;
@@ -25,9 +27,11 @@ pub mod checks;
 #[cfg(feature = "cuda")]
 pub use driver::{Buffer, Cuda, DeviceInfo, Event, Graph, HostMemory, StagedBuffer, look};
 pub use executor::{Argument, Executor, Kernel, MAX_ARGUMENTS, Memory};
-pub use frame_steps::{FrameSteps, MapAxes, NONE_NOT_FINITE};
+pub use frame_steps::{FrameSteps, MAX_SIDE, MapAxes, NONE_NOT_FINITE};
 pub use kmeans::{Kmeans, LastSegments};
 pub use preprocess::{FrameFormat, Preprocess, yuv_to_rgb};
+#[cfg(feature = "cuda")]
+pub use quiet::{Noise, noise};
 pub use refine::Refine;
 #[cfg(feature = "cuda")]
 pub use search::{DeviceSearch, Nearest};

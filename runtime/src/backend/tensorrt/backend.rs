@@ -17,7 +17,7 @@ use super::engine_file::{self, BuildRecord, Identity, layers_of};
 use super::found::{Ready, ready};
 use super::network::{PreparedNetwork, prepare};
 use super::{BuildEvent, BuildOptions, BuildWatch, BuiltEngine, LogWatch, identity_of};
-use crate::backend::cuda::{Cuda, StagedBuffer};
+use crate::backend::cuda::{Cuda, Noise, StagedBuffer, noise};
 use crate::backend::{
     Backend, BackendError, BackendErrorKind, BackendInfo, Engine, EngineOptions, NetworkKind, NetworkSource, Session,
     TensorBuffer, TensorInfo, check_length, check_name, run_error, run_failed,
@@ -310,6 +310,7 @@ pub struct TensorRtEngine {
 
 /// The engine's weights go to the current context, which is that of `cuda`.
 fn load_engine(ready: &Ready, cuda: Cuda, path: &Path, engine: &[u8]) -> Result<Arc<dyn Engine>, BackendError> {
+    let _noise = noise();
     let words = |error: tensorrt_sys::Error| load_refused(path, &error);
     // SAFETY: the bytes came from a file whose hash was checked, or from the builder just now.
     let object = unsafe { runtime(ready)?.load(engine) }.map_err(words)?;
@@ -365,10 +366,13 @@ struct TensorRtSession {
     slots: Vec<Slot>,
     engine: Arc<TensorRtEngine>,
     cuda: Cuda,
+    /// Last, so that it covers the end of all others.
+    _leaving: Option<Noise>,
 }
 
 impl TensorRtSession {
     fn new(engine: Arc<TensorRtEngine>) -> Result<Self, BackendError> {
+        let _noise = noise();
         let cuda = Cuda::without_kernels()?;
         cuda.make_current()?;
         let words = |error: tensorrt_sys::Error| run_error(&engine.path, format!("no session: {error}"));
@@ -397,7 +401,7 @@ impl TensorRtSession {
             unsafe { context.set_address(&name, memory.address()) }.map_err(words)?;
             slots.push(Slot { name, is_input: tensor.is_input, memory, capacity, shape });
         }
-        Ok(Self { context, slots, engine, cuda })
+        Ok(Self { context, slots, engine, cuda, _leaving: None })
     }
 }
 
@@ -405,6 +409,7 @@ impl Drop for TensorRtSession {
     fn drop(&mut self) {
         // What a failed run began must end before its memory goes. A lost device leaves nothing to be done.
         let _ = self.cuda.synchronize();
+        self._leaving = Some(noise());
     }
 }
 
@@ -419,6 +424,12 @@ impl Session for TensorRtSession {
         let begun = self.begin(inputs, outputs);
         // Waited for in any case: the next run writes into the same memory.
         let ended = self.cuda.synchronize();
+        // TensorRT's own words do not tell that the device is lost, which is why it failed then.
+        if let Err(lost) = &ended
+            && lost.kind() == BackendErrorKind::DeviceLost
+        {
+            return Err(BackendError::new(BackendErrorKind::DeviceLost, format!("{}: {lost}", path.display())));
+        }
         begun?;
         ended.map_err(|error| run_failed(path, error, inputs))?;
         for (name, buffer) in outputs.iter_mut() {
@@ -450,7 +461,7 @@ impl TensorRtSession {
         inputs: &[(&str, &[usize], &[f32])],
         outputs: &[(&str, &mut TensorBuffer)],
     ) -> Result<(), BackendError> {
-        let Self { context, slots, engine, cuda } = self;
+        let Self { context, slots, engine, cuda, .. } = self;
         let path = engine.path.as_path();
         cuda.make_current()?;
         if let Some(missing) = engine.inputs.iter().find(|known| !inputs.iter().any(|(name, ..)| *name == known.name)) {

@@ -12,7 +12,7 @@
 //!
 //! The steps from embed to group are always the same work on the same memory when the start is warm, so from the second such
 //! frame on they are one CUDA graph. Where they cannot be captured (TensorRT may refuse), they are started one by one, which is
-//! said once. Nothing is allocated per frame: memory changes with the frame's size only ([`DeviceFrame::set_geometry`]).
+//! said. It is tried again where memory or rounds change, up to `MAX_REFUSALS` times. Nothing is allocated per frame: memory changes with the frame's size only ([`DeviceFrame::set_geometry`]).
 //!
 //! [`DeviceFrame::begin`] starts everything, [`DeviceFrame::wait`] waits for all but the slots, [`DeviceFrame::slots`] for those.
 //! Page-locked memory is private to this file and looked at after waiting only, which is what its copies ask for.
@@ -28,8 +28,8 @@ use segcore::spherical_kmeans::Start;
 use super::backend::TensorRtEngine;
 use super::device_network::DeviceNetwork;
 use crate::backend::cuda::{
-    Buffer, Cuda, Event, FrameFormat, FrameSteps, Graph, HostMemory, Kmeans, LastSegments, MapAxes, Memory,
-    NONE_NOT_FINITE, Preprocess, Refine,
+    Buffer, Cuda, Event, FrameFormat, FrameSteps, Graph, HostMemory, Kmeans, LastSegments, MAX_SIDE, MapAxes, Memory,
+    NONE_NOT_FINITE, Noise, Preprocess, Refine, noise,
 };
 use crate::backend::{BackendError, BackendErrorKind, check_finite};
 
@@ -112,9 +112,13 @@ enum Warm {
     Plain(usize),
     /// As a graph.
     Graph(Graph),
-    /// One by one for ever: a graph cannot be had.
+    /// One by one: a graph cannot be had, at least not of this memory and these rounds.
     Refused,
 }
+
+/// How often capturing may fail in a row before it is not tried again: what is in the way need not stay, but each attempt costs
+/// time, and a line in the log.
+const MAX_REFUSALS: u8 = 3;
 
 /// What is under way.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -140,6 +144,8 @@ struct Networks {
 /// Fields end in order: the graph before what it refers to, memory before CUDA.
 pub struct DeviceFrame {
     warm: Warm,
+    /// Captures that failed since the last one that did not.
+    num_refusals: u8,
     stages: Option<Stages>,
     /// Segments of the frame before, on a map of another size.
     other_map: Option<LastSegments<Buffer>>,
@@ -149,17 +155,29 @@ pub struct DeviceFrame {
     state: State,
     /// Whether the frame that was begun last had been uploaded while the one before was worked on.
     was_ahead: bool,
+    /// Whether that frame was started as a graph.
+    was_graph: bool,
     /// Uploads run beside everything else.
     upload_stream: Cuda,
     cuda: Cuda,
+    /// Last, so that it covers the end of all others.
+    _leaving: Option<Noise>,
 }
 
 impl DeviceFrame {
     /// Why a model cannot go this way; none if it can.
     pub fn lack(manifest: &Manifest) -> Option<String> {
-        let dim = manifest.network.embedding_dim;
-        (dim == 0 || !dim.is_multiple_of(4) || dim > 256)
-            .then(|| format!("its features have length {dim}, the kernels take multiples of 4 up to 256"))
+        let (dim, preprocessing) = (manifest.network.embedding_dim, &manifest.preprocessing);
+        if dim == 0 || !dim.is_multiple_of(4) || dim > 256 {
+            return Some(format!("its features have length {dim}, the kernels take multiples of 4 up to 256"));
+        }
+        // Frames may have any size, so what they could lead to counts.
+        let multiple = preprocessing.multiple;
+        if !multiple.is_multiple_of(4) {
+            return Some(format!("its input is padded to multiples of {multiple}, the kernels take multiples of 4"));
+        }
+        let cells = preprocessing.input.width.max(preprocessing.input.height).div_ceil(manifest.stride.max(1));
+        (cells > MAX_SIDE).then(|| format!("its maps have up to {cells} cells a side, the kernels take {MAX_SIDE}"))
     }
 
     /// For one stream of a model with these engines.
@@ -171,6 +189,7 @@ impl DeviceFrame {
         embedding: Arc<TensorRtEngine>,
         grouping: Arc<TensorRtEngine>,
     ) -> Result<Self, BackendError> {
+        let _noise = noise();
         let cuda = Cuda::new()?;
         let networks = Networks {
             transitions: (1..=manifest.groups().len()).map(transition).collect(),
@@ -180,6 +199,7 @@ impl DeviceFrame {
         };
         Ok(Self {
             warm: Warm::Plain(0),
+            num_refusals: 0,
             stages: None,
             other_map: None,
             networks,
@@ -187,8 +207,10 @@ impl DeviceFrame {
             max_rounds: usize::MAX,
             state: State::Idle,
             was_ahead: false,
+            was_graph: false,
             upload_stream: cuda.beside()?,
             cuda,
+            _leaving: None,
         })
     }
 
@@ -204,12 +226,20 @@ impl DeviceFrame {
         clustered: Option<&[bool]>,
         carry_over: bool,
     ) -> Result<(), BackendError> {
+        let _noise = noise();
+        self.change_geometry(geometry, axes, clustered, carry_over).map_err(|error| self.or_lost(error))
+    }
+
+    fn change_geometry(
+        &mut self,
+        geometry: &FrameGeometry,
+        axes: MapAxes<'_>,
+        clustered: Option<&[bool]>,
+        carry_over: bool,
+    ) -> Result<(), BackendError> {
         self.end()?;
         self.upload_stream.synchronize()?;
-        let warm = std::mem::replace(&mut self.warm, Warm::Plain(0));
-        if matches!(warm, Warm::Refused) {
-            self.warm = warm;
-        }
+        self.forget_graph();
         self.other_map = None;
         // What is not carried over goes first: there may be no room for both.
         let last = self.stages.take().filter(|_| carry_over).map(|stages| stages.kmeans);
@@ -228,9 +258,7 @@ impl DeviceFrame {
             return;
         }
         self.max_rounds = max_rounds;
-        if !matches!(self.warm, Warm::Refused) {
-            self.warm = Warm::Plain(0);
-        }
+        self.forget_graph();
         if let Some(stages) = &mut self.stages {
             stages.kmeans.limit_rounds(max_rounds);
         }
@@ -242,9 +270,15 @@ impl DeviceFrame {
     /// # Errors
     /// When the frame is not of the geometry, or something cannot start.
     pub fn begin(&mut self, frame: &Frame, start: Start, refine: bool) -> Result<(), BackendError> {
+        self.start(frame, start, refine).map_err(|error| self.or_lost(error))
+    }
+
+    fn start(&mut self, frame: &Frame, start: Start, refine: bool) -> Result<(), BackendError> {
         self.end()?;
         self.state = State::Unknown;
-        let Self { stages, networks, cuda, upload_stream, was_ahead, warm, other_map, .. } = self;
+        let Self { stages, networks, cuda, upload_stream, was_ahead, was_graph, warm, num_refusals, other_map, .. } =
+            self;
+        *was_graph = false;
         let stages = stages.as_mut().ok_or_else(|| unsupported("no size was set for frames"))?;
         let next = 1 - stages.current;
         *was_ahead = stages.uploads[next].holds == Some(key(frame));
@@ -259,16 +293,21 @@ impl DeviceFrame {
         stages.preprocess.run_from(cuda, &upload.device, networks.image()?)?;
         let other_map = other_map.take();
         match (start, &mut *warm) {
-            (Start::Warm, Warm::Graph(graph)) => cuda.launch_graph(graph)?,
+            (Start::Warm, Warm::Graph(graph)) => {
+                cuda.launch_graph(graph)?;
+                *was_graph = true;
+            }
             (Start::Warm, Warm::Plain(1..)) if other_map.is_none() => {
                 match cuda.capture(|| stages.chain(cuda, networks, Start::Warm, None)) {
                     Ok(graph) => {
                         cuda.launch_graph(&graph)?;
                         log::debug!("frames are started as a CUDA graph");
                         *warm = Warm::Graph(graph);
+                        (*was_graph, *num_refusals) = (true, 0);
                     }
                     Err(error) => {
                         log::warn!("no CUDA graph, frames are started step by step: {error}");
+                        *num_refusals = num_refusals.saturating_add(1);
                         *warm = Warm::Refused;
                         stages.chain(cuda, networks, Start::Warm, None)?;
                     }
@@ -281,8 +320,11 @@ impl DeviceFrame {
                 }
             }
         }
-        // The other map's memory is freed here, which waits for the work that reads it.
-        drop(other_map);
+        if let Some(other_map) = other_map {
+            let _noise = noise();
+            // Its memory is freed here, which waits for the work that reads it.
+            drop(other_map);
+        }
         self.begin_slots(refine)
     }
 
@@ -305,6 +347,10 @@ impl DeviceFrame {
     /// # Errors
     /// When something cannot start.
     pub fn again_from_grid(&mut self) -> Result<(), BackendError> {
+        self.start_again().map_err(|error| self.or_lost(error))
+    }
+
+    fn start_again(&mut self) -> Result<(), BackendError> {
         let State::Begun { refine } = self.state else { return Err(unsupported("no frame was begun")) };
         // The slots of the first attempt are still on their way into the same memory.
         self.cuda.synchronize()?;
@@ -345,7 +391,14 @@ impl DeviceFrame {
             // Once more on the CPU, which has the words; the frame is lost anyway.
             let name = &networks.manifest.tensors.embedding;
             let memory = networks.embedding.memory(name)?;
-            check_finite(networks.embedding.path(), name, &memory.to_vec(cuda, memory.len())?)?;
+            let path = networks.embedding.path();
+            check_finite(path, name, &memory.to_vec(cuda, memory.len())?)?;
+            let what = format!(
+                "{}: a value of `{name}` was no number on the GPU (index {first}), but all are in the CPU's copy: the GPU's memory \
+                 is not what was written; see `dmesg` for what the driver says",
+                path.display()
+            );
+            return Err(BackendError::new(BackendErrorKind::NotFinite, what));
         }
         for (name, values) in networks.transitions.iter().zip(&results.transitions) {
             check_finite(networks.grouping.path(), name, values.values())?;
@@ -378,9 +431,9 @@ impl DeviceFrame {
         self.stages.as_ref().map(|stages| &stages.plan)
     }
 
-    /// Whether warm frames are started as a graph.
-    pub const fn has_graph(&self) -> bool {
-        matches!(self.warm, Warm::Graph(_))
+    /// Whether the frame that was begun last was started as a graph.
+    pub const fn was_graph(&self) -> bool {
+        self.was_graph
     }
 
     /// Whether the frame that was begun last had been uploaded ahead.
@@ -391,6 +444,26 @@ impl DeviceFrame {
     /// What runs it.
     pub const fn cuda(&self) -> &Cuda {
         &self.cuda
+    }
+
+    /// Memory or rounds are others from now on: a graph of them is to be captured anew, once the work has run step by step.
+    fn forget_graph(&mut self) {
+        if !matches!(self.warm, Warm::Refused) || self.num_refusals < MAX_REFUSALS {
+            self.warm = Warm::Plain(0);
+        }
+    }
+
+    /// The error, or that the device is lost where that is the reason: TensorRT does not tell.
+    fn or_lost(&self, error: BackendError) -> BackendError {
+        if error.kind() == BackendErrorKind::DeviceLost {
+            return error;
+        }
+        match self.cuda.synchronize() {
+            Err(lost) if lost.kind() == BackendErrorKind::DeviceLost => {
+                BackendError::new(BackendErrorKind::DeviceLost, format!("{error}: {lost}"))
+            }
+            _ => error,
+        }
     }
 
     /// Waits for what a frame that was not waited for began.
@@ -408,6 +481,7 @@ impl Drop for DeviceFrame {
         // Copies from and into page-locked memory must end before it goes. A lost device leaves nothing to be done.
         let _ = self.upload_stream.synchronize();
         let _ = self.cuda.synchronize();
+        self._leaving = Some(noise());
     }
 }
 
