@@ -251,12 +251,14 @@ fn parts_that_do_not_belong_together_are_refused() {
     part("2/2", &["--frames", "3"], "short");
     part("2/2", &["--bank-search", "exact"], "exact");
     part("2/2", &["--count-votes"], "counted");
+    part("2/2", &["--rounds", "1"], "few");
     part("2/3", &[], "third");
     let merge = |parts: &[&str]| sandbox.hsg().args(["eval", "merge"]).args(parts).assert();
     assert_refused(merge(&["one", "coarse"]), &["one", "coarse", "`resolution`", "refined", "nearest"]);
     assert_refused(merge(&["one", "short"]), &["`samples`", "4", "3"]);
     assert_refused(merge(&["one", "exact"]), &["`bank_search`", "auto", "exact"]);
     assert_refused(merge(&["one", "counted"]), &["`naming`", "pooled", "counted"]);
+    assert_refused(merge(&["one", "few"]), &["`rounds`", "1"]);
     assert_refused(merge(&["one", "third"]), &["1/2", "2/3"]);
     assert_refused(merge(&["one"]), &["missing: 2", "--shard I/2"]);
     assert_refused(merge(&["one", "two", "one"]), &["part 1 of 2 is there twice"]);
@@ -269,8 +271,8 @@ fn parts_that_do_not_belong_together_are_refused() {
     fs::create_dir_all(sandbox.path("cut")).unwrap();
     fs::write(sandbox.path("cut/shard.json"), &text[..text.len() / 2]).unwrap();
     assert_refused(merge(&["one", "cut"]), &["cut/shard.json", "damaged"]);
-    fs::write(sandbox.path("cut/shard.json"), text.replacen("\"format\":2", "\"format\":3", 1)).unwrap();
-    assert_refused(merge(&["one", "cut"]), &["format version 3", "version 2"]);
+    fs::write(sandbox.path("cut/shard.json"), text.replacen("\"format\":3", "\"format\":4", 1)).unwrap();
+    assert_refused(merge(&["one", "cut"]), &["format version 4", "version 3"]);
     fs::write(sandbox.path("cut/shard.json"), text.replacen("\"frames\":2", "\"frames\":-2", 1)).unwrap();
     assert_refused(merge(&["one", "cut"]), &["cut/shard.json"]);
 
