@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use models::files::{read_file, sha256_hex};
-use models::graph::{Graph, Op};
+use models::graph::{Graph, Node, Op};
 use models::onnx;
 use models::passes::prepare_for_quantization;
 use models::passes::quantize::{ActivationRange, Form, Ranges, insert_qdq, tensors_to_observe};
@@ -35,6 +35,12 @@ pub struct Recipe {
     pub biases: BTreeMap<String, Vec<f32>>,
 }
 
+/// What a value costs that passes between integers and floats, in multiplications of fp32: it is read, written and moved to
+/// another order of channels. Between 80 (one thread) and 500 (two, whose caches it changes) on an AMD EPYC with ONNX Runtime
+/// 1.31: the time that `res3.0.downsample.1` takes of the shipped network when it is kept as well, without its
+/// multiplications (`docs/benchmarks/precision.md`).
+const CROSSING: f64 = 250.0;
+
 /// A network in the form that becomes int8.
 pub struct Quantizer {
     graph: Graph,
@@ -42,6 +48,10 @@ pub struct Quantizer {
     sha256: String,
     tensors: Vec<String>,
     layers: Vec<Layer>,
+    /// Multiplications of all layers.
+    multiplications: f64,
+    /// Values of each tensor.
+    num_values: BTreeMap<String, usize>,
 }
 
 impl Quantizer {
@@ -68,9 +78,12 @@ impl Quantizer {
                 share: multiplications,
             });
         }
-        layers.iter_mut().for_each(|layer| layer.share /= f64::max(total, 1.0));
+        let multiplications = f64::max(total, 1.0);
+        layers.iter_mut().for_each(|layer| layer.share /= multiplications);
+        let num_values = shapes.into_iter().map(|(name, shape)| (name, shape.iter().product())).collect();
         let tensors = tensors_to_observe(&graph, &BTreeSet::new())?;
-        Ok(Self { graph, weights, sha256: sha256_hex(&bytes), tensors, layers })
+        let sha256 = sha256_hex(&bytes);
+        Ok(Self { graph, weights, sha256, tensors, layers, multiplications, num_values })
     }
 
     /// Tensors that need a range, in the order in which they are computed.
@@ -100,18 +113,32 @@ impl Quantizer {
     /// again. A layer that is kept drags along those whose result it reads, which is why its own share says little: on the
     /// shipped network keeping `conv_out.1` (2 % of the multiplications) makes a layer of 19 % compute in floats.
     pub fn float_share(&self, graph: &Graph) -> f64 {
-        let by = |name: &str| graph.nodes.iter().find(|node| node.output == name);
-        let is_read_by = |name: &str, wanted: &dyn Fn(&Op) -> bool| {
-            graph.nodes.iter().find(|node| wanted(&node.op) && node.inputs.first().is_some_and(|input| input == name))
-        };
-        let quantized = |name: &str| is_read_by(name, &|op| matches!(op, Op::QuantizeLinear { .. })).is_some();
-        let integer = |layer: &&Layer| {
-            let reads = by(&layer.name).and_then(|node| by(node.inputs.first()?));
-            let relu = is_read_by(&layer.name, &|op| *op == Op::Relu);
-            reads.is_some_and(|node| matches!(node.op, Op::DequantizeLinear { .. }))
-                && (quantized(&layer.name) || relu.is_some_and(|relu| quantized(&relu.output)))
-        };
-        1.0 - self.layers.iter().filter(integer).map(|layer| layer.share).sum::<f64>()
+        let reading = Reading { graph };
+        let is_integer = |layer: &&Layer| reading.by(&layer.name).is_some_and(|node| reading.is_integer(node));
+        1.0 - self.layers.iter().filter(is_integer).map(|layer| layer.share).sum::<f64>()
+    }
+
+    /// What floats cost in a network that was built here, as a share of the multiplications of all of it: those done in
+    /// floats, and [`CROSSING`] for each value that passes from floats to integers or back.
+    pub fn float_cost(&self, graph: &Graph) -> f64 {
+        self.float_share(graph) + CROSSING * self.crossings(graph) as f64 / self.multiplications
+    }
+
+    /// Values that pass from floats to integers or back.
+    fn crossings(&self, graph: &Graph) -> usize {
+        let reading = Reading { graph };
+        let mut crossings = 0;
+        for node in graph.nodes.iter().filter(|node| matches!(node.op, Op::QuantizeLinear { .. })) {
+            let num_values = self.num_values.get(&node.inputs[0]).copied().unwrap_or(0);
+            let before = reading.by(&node.inputs[0]);
+            let before = before.filter(|node| node.op == Op::Relu).map_or(before, |relu| reading.by(&relu.inputs[0]));
+            let from_floats = before.is_none_or(|node| !reading.is_integer(node));
+            let read_as = graph.nodes.iter().filter(|reader| reader.inputs.contains(&node.output));
+            let is_read = |reader: &Node| !reading.readers(&reader.output).all(|node| reading.is_integer(node));
+            let to_floats = read_as.into_iter().any(is_read);
+            crossings += num_values * (usize::from(from_floats) + usize::from(to_floats));
+        }
+        crossings
     }
 
     /// The quantised network, in the CPU's form.
@@ -138,6 +165,34 @@ impl Quantizer {
         let ranges = Ranges { model_sha256: self.sha256.clone(), tensors };
         insert_qdq(&mut graph, &mut weights, &ranges, form, &recipe.keep)?;
         Ok((graph, weights))
+    }
+}
+
+/// A quantised network, as an engine with integer kernels reads it.
+struct Reading<'a> {
+    graph: &'a Graph,
+}
+
+impl<'a> Reading<'a> {
+    fn by(&self, name: &str) -> Option<&'a Node> {
+        self.graph.nodes.iter().find(|node| node.output == name)
+    }
+
+    fn readers(&self, name: &str) -> impl Iterator<Item = &'a Node> {
+        self.graph.nodes.iter().filter(move |node| node.inputs.iter().any(|input| input == name))
+    }
+
+    fn is_quantized(&self, name: &str) -> bool {
+        self.readers(name).any(|node| matches!(node.op, Op::QuantizeLinear { .. }))
+    }
+
+    /// Whether a node reads integers, and gives integers, perhaps after its ReLU.
+    fn is_integer(&self, node: &Node) -> bool {
+        let dequantized = |name: &String| self.by(name).is_some_and(|n| matches!(n.op, Op::DequantizeLinear { .. }));
+        let reads = if matches!(node.op, Op::Conv { .. }) { &node.inputs[..2] } else { &node.inputs[..] };
+        let relu = self.readers(&node.output).find(|node| node.op == Op::Relu);
+        reads.iter().all(dequantized)
+            && (self.is_quantized(&node.output) || relu.is_some_and(|relu| self.is_quantized(&relu.output)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which recipe costs least: methods per tensor, layers to keep, biases to correct, each tried and measured.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use models::graph::Graph;
 use models::passes::quantize::Form;
@@ -43,7 +43,8 @@ pub struct LayerSensitivity {
     pub error_without: f64,
     /// The layer's share of the network's multiplications.
     pub share: f64,
-    /// Share of the multiplications that keeping it turns into floats: its own, and those that are no longer fused.
+    /// What keeping it alone costs ([`Quantizer::float_cost`]): its own multiplications and those that are no longer fused,
+    /// and values that pass between integers and floats.
     pub cost: f64,
     /// Whether it stays in higher precision.
     pub kept: bool,
@@ -61,9 +62,9 @@ pub struct Quantization {
     pub search_frames: usize,
     /// Frames that only checked.
     pub check_frames: usize,
-    /// Largest share of the multiplications that may be done in floats for the sake of accuracy.
+    /// What floats may cost for the sake of accuracy ([`Quantizer::float_cost`]), as a share of the multiplications.
     pub budget: f64,
-    /// Share that is.
+    /// What they do cost.
     pub kept_share: f64,
     /// All tensors by each method alone.
     pub error_by_method: BTreeMap<Method, f64>,
@@ -105,7 +106,7 @@ pub struct Step {
     pub of: usize,
 }
 
-/// Finds a recipe within `budget`, the largest share of the multiplications that may stay in higher precision, 0 to 1.
+/// Finds a recipe within `budget`: what floats may cost ([`Quantizer::float_cost`]), as a share of the multiplications, 0 to 1.
 /// `go_on` is asked before every trial; `false` ends the search.
 ///
 /// # Errors
@@ -165,17 +166,16 @@ pub fn search(
     let error_methods = least;
 
     let layers = quantizer.layers();
-    let float_share = |recipe: &Recipe| -> Result<f64> { Ok(quantizer.float_share(&quantizer.build(recipe)?.0)) };
-    let all_quantized: f64 = float_share(&recipe)?;
+    let float_cost = |recipe: &Recipe| -> Result<f64> { Ok(quantizer.float_cost(&quantizer.build(recipe)?.0)) };
+    let all_quantized: f64 = float_cost(&recipe)?;
+    let cost = |recipe: &Recipe| -> Result<f64> { Ok(float_cost(recipe)? - all_quantized) };
     let mut sensitivity = Vec::with_capacity(layers.len());
     for (done, layer) in layers.iter().enumerate() {
         trial("layers left out", done, layers.len())?;
         let mut without = recipe.clone();
         without.keep.insert(layer.name.clone());
-        let cost = float_share(&without)? - all_quantized;
-        sensitivity.push(Sensitivity { error_without: error(&without)?, cost, layer });
+        sensitivity.push(Sensitivity { error_without: error(&without)?, cost: cost(&without)?, layer });
     }
-    let cost = |recipe: &Recipe| -> Result<f64> { Ok(float_share(recipe)? - all_quantized) };
     let kept_share = keep_layers(&mut recipe, &mut least, &sensitivity, budget, &cost, &error)?;
     let error_kept = least;
 
@@ -233,7 +233,7 @@ fn widened((mut graph, weights): (Graph, Weights)) -> (Graph, Weights) {
     (graph, weights)
 }
 
-/// What leaving one layer out brings.
+/// What keeping one layer brings.
 struct Sensitivity<'a> {
     error_without: f64,
     cost: f64,
@@ -276,8 +276,10 @@ fn candidates(quantizer: &Quantizer, table: &Table) -> Result<Vec<(String, Candi
     quantizer.tensors().iter().map(of_tensor).collect()
 }
 
-/// Keeps the layers that bring most for what they cost, as long as they fit the budget and each makes the network measurably
-/// better. Returns the share of the multiplications that stay in higher precision.
+/// Keeps runs of layers that follow one another: step by step the run that brings most for what it costs beside those kept so
+/// far, as long as all fit the budget and the network gets measurably better. Runs, because integers and floats that
+/// alternate cost more than the floats themselves; what a run brings is taken for the sum of what its layers bring alone,
+/// then measured. Returns what it all costs.
 fn keep_layers(
     recipe: &mut Recipe,
     least: &mut f64,
@@ -287,28 +289,42 @@ fn keep_layers(
     error: &dyn Fn(&Recipe) -> Result<f64>,
 ) -> Result<f64> {
     let without_any = *least;
-    let mut order: Vec<&Sensitivity<'_>> = sensitivity.iter().collect();
-    // A layer of few multiplications may do as much harm as one of many.
-    let worth = |layer: &Sensitivity<'_>| (without_any - layer.error_without) / layer.cost.max(1e-6);
-    order.sort_by(|a, b| worth(b).total_cmp(&worth(a)));
-    let mut share = 0.0;
-    for Sensitivity { error_without, layer, .. } in order {
-        if *error_without > without_any * (1.0 - WORTH_LAYER) {
-            continue;
+    let mut of_kept = 0.0;
+    let mut refused: BTreeSet<BTreeSet<String>> = BTreeSet::new();
+    loop {
+        let mut best: Option<(f64, f64, Recipe)> = None;
+        for first in 0..sensitivity.len() {
+            let mut changed = recipe.clone();
+            let (mut gain, mut share) = (0.0, 0.0);
+            for layer in &sensitivity[first..] {
+                if !changed.keep.insert(layer.layer.name.clone()) {
+                    continue;
+                }
+                gain += without_any - layer.error_without;
+                share += layer.layer.share;
+                // Values that no longer pass from integers to floats cannot pay for this much.
+                if share > 2.0 * budget {
+                    break;
+                }
+                if gain <= WORTH_LAYER * without_any || refused.contains(&changed.keep) {
+                    continue;
+                }
+                let of_changed = cost(&changed)?;
+                // A layer of few multiplications may do as much harm as one of many.
+                let worth = gain / (of_changed - of_kept).max(1e-6);
+                if of_changed <= budget && best.as_ref().is_none_or(|(other, ..)| worth > *other) {
+                    best = Some((worth, of_changed, changed.clone()));
+                }
+            }
         }
-        let mut changed = recipe.clone();
-        changed.keep.insert(layer.name.clone());
-        let cost_of_changed = cost(&changed)?;
-        if cost_of_changed > budget {
-            continue;
-        }
-        let of_changed = error(&changed)?;
-        if of_changed < *least * (1.0 - WORTH_LAYER) {
-            (*recipe, *least) = (changed, of_changed);
-            share = cost_of_changed;
+        let Some((_, of_changed, changed)) = best else { return Ok(of_kept) };
+        let error_of_changed = error(&changed)?;
+        if error_of_changed < *least * (1.0 - WORTH_LAYER) {
+            (*recipe, *least, of_kept) = (changed, error_of_changed, of_changed);
+        } else {
+            refused.insert(changed.keep);
         }
     }
-    Ok(share)
 }
 
 /// Bias correction (M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, §4.2,

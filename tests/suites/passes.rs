@@ -462,10 +462,14 @@ fn what_is_named_stays_in_higher_precision() {
     };
     let floats = |graph: &Graph| -> Vec<String> {
         let convs = graph.nodes.iter().filter(|n| matches!(n.op, Op::Conv { .. }));
-        convs.filter(|n| !n.inputs[1].ends_with(".dequantized")).map(|n| n.output.clone()).collect()
+        convs.filter(|n| !n.inputs[0].ends_with(".dequantized")).map(|n| n.output.clone()).collect()
     };
-    assert!(floats(&quantise(&[]).unwrap()).is_empty());
     let last = prepared.nodes.iter().rfind(|n| matches!(n.op, Op::Conv { .. })).unwrap();
+    let all_quantised = quantise(&[]).unwrap();
+    assert!(floats(&all_quantised).is_empty());
+    // Its result stays in floats, and so does its weight: only what it reads is rounded.
+    let weights = |graph: &Graph| graph.nodes.iter().find(|n| n.output == last.output).map(|n| n.inputs[1..].to_vec());
+    assert_eq!(weights(&all_quantised).as_deref(), Some(&last.inputs[1..]));
     // By its own name, by its weight, by what it reads.
     for name in [&last.output, &last.inputs[1], &last.inputs[0]] {
         let graph = quantise(&[name]).unwrap();

@@ -10,6 +10,12 @@
 //! move; in TensorRT's forms the branches of a residual sum have one, too, so that they can be added as integers. Products of
 //! two activations (attention), normalisations, softmax, statistics and outputs are not quantised.
 //!
+//! A max pooling that follows a convolution in floats stays in floats, too, and its result is quantised: the same values, and
+//! a quarter of them to be rounded.
+//!
+//! In the CPU's form a convolution whose result stays in floats (the last one, or one before a layer that is kept) has its
+//! weight in floats as well: ONNX Runtime computes it in floats whatever its weight is. TensorRT gives floats from integers.
+//!
 //! The CPU's form has a scale per branch: ONNX Runtime adds integers of two scales, and a scale that has to hold the branch
 //! before its ReLU gives the other branch, which is never negative, a zero point above 0; then that ReLU cannot be left out,
 //! and around it everything is computed in floats. On the shipped embedding network (480×360, one thread of an AMD EPYC with
@@ -155,7 +161,7 @@ pub fn insert_qdq(
 
 /// What is quantised.
 struct Plan {
-    /// Convolutions, by node.
+    /// Convolutions with an 8-bit weight, by node.
     layers: BTreeSet<usize>,
     /// Tensors with a scale.
     quantized: BTreeSet<String>,
@@ -213,6 +219,11 @@ impl Plan {
                     if node.inputs.iter().any(|i| is_param(i) || kept_tensor(i)) {
                         continue;
                     }
+                    // After a convolution in floats the pooled values are rounded instead: they are the same, and fewer.
+                    let pools = matches!(node.op, Op::MaxPool { .. });
+                    if pools && plan.is_float_layer(graph, &producers, &node.inputs[0]) {
+                        continue;
+                    }
                     for (operand, input) in node.inputs.iter().enumerate() {
                         plan.read(place, operand, input);
                         plan.shared.push((input.clone(), node.output.clone()));
@@ -222,6 +233,13 @@ impl Plan {
                 _ => {}
             }
         }
+        if form == Form::Cpu {
+            let in_floats = |place: &usize| !plan.ends_in_integers(graph, &readers, &graph.nodes[*place].output);
+            let in_floats: Vec<usize> = plan.layers.iter().copied().filter(in_floats).collect();
+            for place in in_floats {
+                plan.layers.remove(&place);
+            }
+        }
         // What only moves values about has them at one scale.
         for node in &graph.nodes {
             if moves(&node.op) && plan.quantized.contains(&node.output) && plan.quantized.contains(&node.inputs[0]) {
@@ -229,6 +247,23 @@ impl Plan {
             }
         }
         Ok(plan)
+    }
+
+    /// Whether a tensor is the result of a convolution, perhaps with its ReLU, that is not quantised.
+    fn is_float_layer(&self, graph: &Graph, producers: &BTreeMap<String, usize>, name: &str) -> bool {
+        let producer = |name: &str| producers.get(name).map(|&place| (place, &graph.nodes[place]));
+        let before_relu = match producer(name) {
+            Some((_, node)) if node.op == Op::Relu => producer(&node.inputs[0]),
+            producer => producer,
+        };
+        before_relu.is_some_and(|(place, node)| matches!(node.op, Op::Conv { .. }) && !self.layers.contains(&place))
+    }
+
+    /// Whether the result of a convolution is rounded, perhaps after its ReLU.
+    fn ends_in_integers(&self, graph: &Graph, readers: &BTreeMap<String, usize>, name: &str) -> bool {
+        let relu = graph.nodes.iter().find(|node| node.op == Op::Relu && node.inputs[0] == name);
+        let relu = relu.filter(|_| readers.get(name) == Some(&1));
+        self.quantized.contains(name) || relu.is_some_and(|relu| self.quantized.contains(&relu.output))
     }
 
     fn read(&mut self, place: usize, operand: usize, name: &str) {

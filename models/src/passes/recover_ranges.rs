@@ -74,7 +74,8 @@ pub fn recover_ranges(prepared: &Graph, quantized: &Graph, weights: &Weights) ->
     };
     for node in prepared.nodes.iter().filter(|node| matches!(node.op, Op::Conv { .. })) {
         let inputs = convolutions.get(node.output.as_str()).copied().unwrap_or_default();
-        if inputs.get(1).is_none_or(|weight| dequantizer(weight).is_none()) {
+        // Its weight does not tell: where the result stays in floats, it does, too.
+        if inputs.first().is_none_or(|input| dequantizer(input).is_none()) {
             recovered.keep.insert(node.output.clone());
         }
         let (Some(name), Some(bias)) = (node.inputs.get(2), inputs.get(2)) else { continue };
