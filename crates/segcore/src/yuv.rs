@@ -143,6 +143,18 @@ pub fn frame_to_rgb(frame: &Frame, rgb: &mut Frame) -> Result<(), ImageError> {
     to_rgb(&frame.view(), &mut rgb.pixels)
 }
 
+/// The frame itself if it is RGB8, else what [`frame_to_rgb`] makes of it in `memory`.
+///
+/// # Errors
+/// When the frame's lengths are wrong and it is to be converted.
+pub fn rgb_of<'a>(frame: &'a Frame, memory: &'a mut Frame) -> Result<&'a Frame, ImageError> {
+    if frame.format != PixelFormat::Rgb8 {
+        frame_to_rgb(frame, memory)?;
+        return Ok(memory);
+    }
+    Ok(frame)
+}
+
 /// Pixels of one step of the loops.
 const STEP: usize = 8;
 
