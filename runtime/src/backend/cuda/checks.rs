@@ -15,8 +15,7 @@ use segcore::yuv::{self, YuvColors, YuvMatrix};
 
 use super::executor::{Executor, Memory};
 use super::{
-    Found, FrameSteps, Kmeans, LastSegments, MapAxes, NO_NEIGHBOUR, NONE_NOT_FINITE, Preprocess, Refine,
-    TopK,
+    Found, FrameSteps, Kmeans, LastSegments, MapAxes, NO_NEIGHBOUR, NONE_NOT_FINITE, Preprocess, Refine, TopK,
 };
 use crate::backend::BackendError;
 use crate::pipeline::group::{PositionAxes, fill_axis};

@@ -507,8 +507,7 @@ impl Stages {
         let (dim, stride, num_slots) = (manifest.network.embedding_dim, manifest.stride, manifest.num_slots());
         let source = geometry.source;
         let row_bytes = geometry.format.row_bytes(source.width);
-        let preprocess =
-            Preprocess::without_output(cuda, &geometry.preprocessing, source, geometry.format, row_bytes)?;
+        let preprocess = Preprocess::without_output(cuda, &geometry.preprocessing, source, geometry.format, row_bytes)?;
         let (plan, num_bytes) = (*preprocess.plan(), preprocess.frame_bytes());
         let shape = [1, 3, plan.padded.height, plan.padded.width];
         networks.embedding.set_shape(cuda, &manifest.tensors.image, &shape)?;
@@ -553,8 +552,12 @@ impl Stages {
     /// Begins to upload a frame. Nobody reads the memory of the upload that is not the current one: its frame is done.
     fn upload(&mut self, stream: &Cuda, which: usize, frame: &Frame) -> Result<(), BackendError> {
         if !self.fits(frame) {
-            let (size, bytes) = (frame.size, frame.pixels.len());
-            return Err(unsupported(&format!("the frame is {size} with {bytes} bytes, expected {}", self.plan.source)));
+            let (size, format, bytes) = (frame.size, frame.format, frame.pixels.len());
+            let (expected, least) = (self.plan.source, self.preprocess.frame_bytes());
+            return Err(unsupported(&format!(
+                "the frame is {size}, {format}, with {bytes} bytes, expected {expected}, {}, with {least}",
+                self.format
+            )));
         }
         let Upload { host, device, done, holds } = &mut self.uploads[which];
         *holds = None;
