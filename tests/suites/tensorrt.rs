@@ -719,7 +719,7 @@ mod stand_ins {
             let run = |out: &str, layout: &str, more: &[&str], bytes: &[u8]| {
                 let source = format!("raw:96x64:{layout}?rate=25");
                 let usual = ["run", &source, "--model", "tiny-model", "--precision", "fp16", "--backend", "tensorrt"];
-                let arguments = [&usual, &["--out", out, "--save", "overlay,labels", "--force"], more].concat();
+                let arguments = [&usual[..], &["--out", out, "--save", "overlay,labels", "--force"], more].concat();
                 let command = bench.std_command(&arguments, &[]);
                 assert_cmd::Command::from_std(command).write_stdin(bytes.to_vec()).assert().code(0);
                 let summary = read_json(&bench.sandbox.path(out).join("summary.json"));

@@ -121,11 +121,16 @@ mod tests {
                 source.leave_pixels_as_they_are();
             }
             let bytes = [235, 128, 16, 128, 126, 128, 7, 128];
-            writer.write_all(&bytes).unwrap();
             let mut frame = Frame::black(ImageSize::new(0, 0), PixelFormat::Rgb8);
-            assert_eq!(source.next(&mut frame).unwrap(), SourceEvent::Frame);
-            assert_eq!(frame.format, format);
-            assert_eq!(frame.pixels, if as_is { &bytes[..] } else { &[255, 255, 255, 0, 0, 0, 128, 128, 128] });
+            let mut memory = None;
+            for _ in 0..3 {
+                writer.write_all(&bytes).unwrap();
+                assert_eq!(source.next(&mut frame).unwrap(), SourceEvent::Frame);
+                assert_eq!(frame.format, format);
+                assert_eq!(frame.pixels, if as_is { &bytes[..] } else { &[255, 255, 255, 0, 0, 0, 128, 128, 128] });
+                // The frame's memory is kept.
+                assert_eq!(*memory.get_or_insert(frame.pixels.as_ptr()), frame.pixels.as_ptr());
+            }
         }
     }
 
