@@ -25,6 +25,7 @@ use runtime::pipeline::{
 use runtime::sink::{LevelSegments, SegmentedFrame, SinkError};
 use segcore::image::{Frame, ImageSize, PixelFormat};
 use segcore::image_io::write_gray8;
+use segcore::yuv::{YuvColors, YuvMatrix, frame_to_rgb};
 use tests::moving::MovingStreet;
 use tests::networks::model_with_bank;
 use tests::pictures;
@@ -56,13 +57,52 @@ fn draw(frame: &mut Frame, size: ImageSize, format: PixelFormat, index: u32, sce
             let at = if scene == 0 { (column, row) } else { (95 - column, 63 - row) };
             let [r, g, b] = picture.get_pixel(at.0, at.1).0;
             let color = if scene == 0 { [r, g, b] } else { [255 - b, 255 - r, 255 - g] };
-            let place = y * size.width + x;
-            match format {
-                PixelFormat::Gray8 => frame.pixels[place] = color[1],
-                _ => frame.pixels[3 * place..3 * place + 3].copy_from_slice(&color),
-            }
+            put(frame, x, y, color);
         }
     }
+}
+
+/// Writes a pixel in the frame's format; of those that share their colour the last one has its way.
+fn put(frame: &mut Frame, x: usize, y: usize, [r, g, b]: [u8; 3]) {
+    let (format, width, height) = (frame.format, frame.size.width, frame.size.height);
+    let row = y * format.row_bytes(width);
+    // BT.601, limited: near enough for a test picture, whatever its numbers are said to mean.
+    let mix = |red: f32, green: f32, blue: f32, base: f32| {
+        (base + red * f32::from(r) + green * f32::from(g) + blue * f32::from(b)).round() as u8
+    };
+    let luma = mix(0.257, 0.504, 0.098, 16.0);
+    let (u, v) = (mix(-0.148, -0.291, 0.439, 128.0), mix(0.439, -0.368, -0.071, 128.0));
+    let bytes: &[(usize, u8)] = match format {
+        PixelFormat::Gray8 => &[(row + x, g)],
+        PixelFormat::Rgb8 => &[(row + 3 * x, r), (row + 3 * x + 1, g), (row + 3 * x + 2, b)],
+        PixelFormat::Yuyv8(_) => {
+            let pair = row + x / 2 * 4;
+            &[(row + 2 * x, luma), (pair + 1, u), (pair + 3, v)]
+        }
+        PixelFormat::Uyvy8(_) => {
+            let pair = row + x / 2 * 4;
+            &[(row + 2 * x + 1, luma), (pair, u), (pair + 2, v)]
+        }
+        PixelFormat::Nv12(_) => {
+            let pair = (height + y / 2) * format.row_bytes(width) + x / 2 * 2;
+            &[(row + x, luma), (pair, u), (pair + 1, v)]
+        }
+        other => panic!("{other}"),
+    };
+    for &(at, byte) in bytes {
+        frame.pixels[at] = byte;
+    }
+}
+
+/// Formats of cameras, with odd meanings among them.
+fn camera_formats() -> [PixelFormat; 4] {
+    let full_range = YuvColors { matrix: YuvMatrix::Bt601, full_range: true };
+    [
+        PixelFormat::Yuyv8(YuvColors::default()),
+        PixelFormat::Uyvy8(full_range),
+        PixelFormat::Nv12(YuvColors::default()),
+        PixelFormat::Nv12(YuvColors { matrix: YuvMatrix::Bt709, full_range: false }),
+    ]
 }
 
 /// What a frame gave.
@@ -115,6 +155,8 @@ fn device_and_host_agree() {
             ("odd sizes, shrunk by more than two", (229, 151), PixelFormat::Rgb8, Resolution::Refined, false),
             ("enlarged, padded", (31, 45), PixelFormat::Rgb8, Resolution::Refined, false),
             ("grey", (97, 61), PixelFormat::Gray8, Resolution::Refined, false),
+            ("YUYV", (193, 127), PixelFormat::Yuyv8(YuvColors::default()), Resolution::Refined, false),
+            ("NV12", (160, 121), PixelFormat::Nv12(YuvColors::default()), Resolution::Refined, false),
             ("not refined", (160, 120), PixelFormat::Rgb8, Resolution::Nearest, false),
             ("masked", (120, 80), PixelFormat::Rgb8, Resolution::Refined, true),
         ] {
@@ -158,7 +200,7 @@ fn device_and_host_agree() {
                 present.map(|segment| segment.track_id).collect()
             };
             // Both scenes look alike in grey.
-            for cut in [12, 18].into_iter().filter(|_| format == PixelFormat::Rgb8) {
+            for cut in [12, 18].into_iter().filter(|_| format != PixelFormat::Gray8) {
                 let (before, after) = (ids(&device[cut - 1]), ids(&device[cut]));
                 let num_same = before.intersection(&after).count();
                 assert!(num_same * 4 < before.len(), "{name}, frame {cut}: {before:?} {after:?}");
@@ -185,6 +227,51 @@ fn hash(results: &[Result]) -> u64 {
 
 /// With a graph, without one because TensorRT or the driver refuses, and without the frames' order mattering to who waits: the same
 /// bits.
+/// A frame as the camera has it gives every bit of what its RGB gives, on the GPU and on the CPU, which converts it when its turn
+/// comes; so it does where the format changes on the way, as that of a pipeline does which is asked for another.
+#[test]
+fn frames_as_they_came_give_what_their_rgb_gives() {
+    with_stand_ins("frames_as_they_came_give_what_their_rgb_gives", &[], |folder| {
+        let deployment = deployment(folder);
+        let drive = |placement, size, format, from: u32, converted: bool| {
+            let mut processor = Processor::new(Arc::clone(&deployment), spec(placement)).unwrap();
+            let (mut slot, mut rgb) = (FrameSlot::default(), Frame::black(size, PixelFormat::Rgb8));
+            let results = (0..9u32).map(|index| {
+                draw(&mut slot.output.frame, size, format, index, 0);
+                let convert = converted || index < from;
+                if convert {
+                    frame_to_rgb(&slot.output.frame, &mut rgb).unwrap();
+                    slot.output.frame.clone_from(&rgb);
+                }
+                let result = run(&mut processor, &mut slot);
+                let as_it_came = slot.on_device.map(|on_device| on_device.as_it_came);
+                assert_eq!(as_it_came, (placement == Placement::Auto).then_some(!convert), "{format}, frame {index}");
+                result
+            });
+            hash(&results.collect::<Vec<_>>())
+        };
+        for (format, (width, height)) in camera_formats().into_iter().zip([(96, 64), (131, 83), (97, 61), (200, 101)]) {
+            let size = ImageSize::new(width, height);
+            for placement in [Placement::Auto, Placement::Host] {
+                let rgb = drive(placement, size, format, 0, true);
+                assert_eq!(drive(placement, size, format, 0, false), rgb, "{format} {size} {placement:?}");
+                assert_eq!(drive(placement, size, format, 3, false), rgb, "{format} {size} {placement:?}, later");
+            }
+        }
+        // A frame that is cut is refused by name, and the stream goes on.
+        let mut processor = Processor::new(Arc::clone(&deployment), spec(Placement::Auto)).unwrap();
+        let mut slot = FrameSlot::default();
+        let size = ImageSize::new(96, 64);
+        draw(&mut slot.output.frame, size, PixelFormat::Nv12(YuvColors::default()), 0, 0);
+        let whole = slot.output.frame.clone();
+        slot.output.frame.pixels.truncate(96 * 64);
+        let error = processor.process(&mut slot).unwrap_err().to_string();
+        assert!(error.contains("6144 bytes") && error.contains("NV12"), "{error}");
+        slot.output.frame = whole;
+        processor.process(&mut slot).unwrap();
+    });
+}
+
 #[test]
 fn a_graph_changes_no_bit() {
     const TEST: &str = "a_graph_changes_no_bit";

@@ -40,6 +40,30 @@ fn files_of_other_kinds_lose_no_frame() {
     assert_eq!(assert_whole(&sandbox.path("out")), Some(38));
 }
 
+/// A pipeline that has NV12 alone is read, on the CPU and (against the stand-ins) on the GPU, where nothing converts it.
+#[test]
+fn pipelines_with_nothing_but_nv12() {
+    let sandbox = Sandbox::new();
+    let source =
+        "gst:videotestsrc num-buffers=6 ! video/x-raw,format=NV12,width=96,height=64,framerate=20/1 ! appsink name=hsg";
+    let assert = run(&sandbox, source).args(["--save", "none", "--json"]).assert().code(0);
+    assert_eq!(summary(&assert)["frames"], 6);
+    let Some(twin) = option_env!("HSG_TENSORRT_TWIN").map(PathBuf::from) else {
+        skip("pipelines for the GPU", "no stand-ins for TensorRT");
+        return;
+    };
+    let converting = "gst:videotestsrc num-buffers=30 ! video/x-raw,format=NV12,width=96,height=64,framerate=20/1 ! videoconvert ! appsink name=hsg";
+    for (source, frames, least) in [(source, 6, 6), (converting, 30, 20)] {
+        let mut command = run(&sandbox, source);
+        command.args(["--save", "none", "--json", "--backend", "tensorrt", "--precision", "fp16"]);
+        command.env("HSG_TENSORRT", twin.join("libnvinfer.so.11")).env("LD_LIBRARY_PATH", &twin);
+        let summary = summary(&command.env("HSG_CACHE", sandbox.path("cache")).assert().code(0));
+        let stages_on = |key: &str| summary["stages_on"][key].as_u64().unwrap();
+        assert_eq!(stages_on("device_frames"), frames, "{source}");
+        assert!(stages_on("unconverted_frames") >= least, "{source}: {summary}");
+    }
+}
+
 #[test]
 fn live_pipelines_keep_their_rate_and_save_nothing_unasked() {
     let sandbox = Sandbox::new();

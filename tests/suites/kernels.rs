@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use retrieval::{BankBuilder, Storage};
 use runtime::backend::cuda::checks::{self, Numbers, Outcome, Scene};
-use runtime::backend::cuda::{Memory, TopK, yuv_to_rgb};
+use runtime::backend::cuda::{Memory, TopK};
 use segcore::image::ImageSize;
 use segcore::spherical_kmeans::KmeansSpec;
 use tests::kernel_twin::Twin;
@@ -33,31 +33,6 @@ fn preprocessing_has_the_same_bits() {
     ] {
         let (input, source) = (ImageSize::new(input.0, input.1), ImageSize::new(source.0, source.1));
         expect_all(&checks::preprocess(&twin, input, source, &mut numbers).unwrap());
-    }
-}
-
-#[test]
-fn yuv_is_the_usual_conversion() {
-    for y in (0..=255u8).step_by(5) {
-        for u in (0..=255u8).step_by(15) {
-            for v in (0..=255u8).step_by(15) {
-                let (luma, blue, red) = (f64::from(y) - 16.0, f64::from(u) - 128.0, f64::from(v) - 128.0);
-                let (kr, kb) = (0.299, 0.114);
-                let kg = 1.0 - kr - kb;
-                let (scale, chroma) = (255.0 / 219.0, 255.0 / 224.0);
-                let r = scale * luma + 2.0 * (1.0 - kr) * chroma * red;
-                let g = scale * luma
-                    - 2.0 * (1.0 - kb) * kb / kg * chroma * blue
-                    - 2.0 * (1.0 - kr) * kr / kg * chroma * red;
-                let b = scale * luma + 2.0 * (1.0 - kb) * chroma * blue;
-                for (got, expected) in yuv_to_rgb(y, u, v).into_iter().zip([r, g, b]) {
-                    assert!(
-                        (f64::from(got) - expected.clamp(0.0, 255.0)).abs() <= 0.55,
-                        "{y} {u} {v}: {got} {expected}"
-                    );
-                }
-            }
-        }
     }
 }
 

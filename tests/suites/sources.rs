@@ -73,6 +73,7 @@ fn raw_frames_that_are_none() {
     assert_refused(attempt(&["raw:96x64:H264"], Vec::new()), &["raw:96x64:H264", "RGB24", "NV12"]);
     assert_refused(attempt(&["raw:96:RGB24"], Vec::new()), &["raw:96:RGB24", "WIDTHxHEIGHT"]);
     assert_refused(attempt(&["raw:0x64:RGB24"], Vec::new()), &["0x64"]);
+    assert_refused(attempt(&["raw:95x64:NV12"], Vec::new()), &["raw:95x64:NV12", "even width", "YU12"]);
     assert_refused(attempt(&[RAW, RAW], raw_frames(2)), &["2 sources read standard input"]);
     assert!(!sandbox.path("hsg-out").exists());
 }

@@ -527,8 +527,9 @@ mod stand_ins {
     use std::process::Command;
 
     use super::*;
+    use segcore::yuv::{YuvColors, frame_to_rgb};
     use tests::folders::shipped_clip;
-    use tests::outputs::{assert_whole, read_json};
+    use tests::outputs::{assert_whole, files, read_json};
     use tests::programs::{Started, hsg};
     use tests::skip;
 
@@ -692,6 +693,53 @@ mod stand_ins {
         let words = predicate::str::contains("backend tensorrt     ok       TensorRT 11")
             .and(predicate::str::contains("frames stay on the GPU"));
         bench.hsg(&["doctor"], &[]).stdout(words);
+    }
+
+    /// Frames of a camera's format stay as they are where the stages run on the GPU, and are converted where they do not. What is
+    /// found, and the picture in the overlay, is what their RGB gives.
+    #[test]
+    fn frames_of_cameras_are_not_converted_for_the_gpu() {
+        let Some(bench) = Bench::new() else { return };
+        bench.build(&[], &[]).code(0);
+        let size = ImageSize::new(96, 64);
+        for (name, format) in
+            [("YUYV", PixelFormat::Yuyv8(YuvColors::default())), ("NV12", PixelFormat::Nv12(YuvColors::default()))]
+        {
+            let (mut as_they_are, mut converted) = (Vec::new(), Vec::new());
+            for index in 0..6u32 {
+                let mut frame = Frame::black(size, format);
+                for (i, byte) in frame.pixels.iter_mut().enumerate() {
+                    *byte = (120.0 + 90.0 * (i as f32 * 0.013 + index as f32 * 0.1).sin()) as u8;
+                }
+                let mut rgb = Frame::black(size, PixelFormat::Rgb8);
+                frame_to_rgb(&frame, &mut rgb).unwrap();
+                as_they_are.extend(frame.pixels);
+                converted.extend(rgb.pixels);
+            }
+            let run = |out: &str, layout: &str, more: &[&str], bytes: &[u8]| {
+                let source = format!("raw:96x64:{layout}?rate=25");
+                let usual = ["run", &source, "--model", "tiny-model", "--precision", "fp16", "--backend", "tensorrt"];
+                let arguments = [&usual[..], &["--out", out, "--save", "overlay,labels", "--force"], more].concat();
+                let command = bench.std_command(&arguments, &[]);
+                assert_cmd::Command::from_std(command).write_stdin(bytes.to_vec()).assert().code(0);
+                let summary = read_json(&bench.sandbox.path(out).join("summary.json"));
+                ["device_frames", "unconverted_frames"].map(|key| summary["stages_on"][key].as_u64().unwrap())
+            };
+            assert_eq!(run("kept", name, &[], &as_they_are), [6, 6], "{name}");
+            assert_eq!(run("rgb", "RGB24", &[], &converted), [6, 0], "{name}");
+            assert_eq!(run("host", name, &["--host-stages"], &as_they_are), [0, 0], "{name}");
+            assert_eq!(run("host-rgb", "RGB24", &["--host-stages"], &converted), [0, 0], "{name}");
+            for (a, b) in [("kept", "rgb"), ("host", "host-rgb")] {
+                for part in ["overlay", "labels"] {
+                    let (a, b) = (bench.sandbox.path(a).join(part), bench.sandbox.path(b).join(part));
+                    let names = files(&a);
+                    assert!(!names.is_empty() && names == files(&b), "{name}");
+                    for file in names {
+                        assert!(fs::read(a.join(&file)).unwrap() == fs::read(b.join(&file)).unwrap(), "{name}: {file}");
+                    }
+                }
+            }
+        }
     }
 
     /// After an update, on another GPU, damaged: the reason once, and a new engine.

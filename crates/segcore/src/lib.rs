@@ -24,6 +24,7 @@ pub mod preprocess;
 pub mod refine;
 pub mod simd;
 pub mod spherical_kmeans;
+pub mod yuv;
 
 mod parallel;
 mod sampling;

@@ -34,6 +34,12 @@ pub enum PreprocessError {
     /// The frame's own lengths are wrong.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The frame's pixels are neither RGB nor grey.
+    #[error("the frame is {got}, expected RGB or grey pixels; convert it first (segcore::yuv)")]
+    PixelFormat {
+        /// Its format.
+        got: PixelFormat,
+    },
     /// The frame has another size than the plan.
     #[error("the frame is {got}, but this preprocessor was made for {expected}")]
     WrongFrameSize {
@@ -271,9 +277,12 @@ impl Preprocessor {
     /// pool; allocates nothing.
     ///
     /// # Errors
-    /// When the frame or the output has another size than the plan.
+    /// When the frame or the output has another size than the plan, or the frame is neither RGB nor grey.
     pub fn run(&mut self, frame: &ImageView<'_>, nchw: &mut [f32]) -> Result<(), PreprocessError> {
         frame.check()?;
+        if !matches!(frame.format, PixelFormat::Rgb8 | PixelFormat::Gray8) {
+            return Err(PreprocessError::PixelFormat { got: frame.format });
+        }
         if frame.size != self.plan.source {
             return Err(PreprocessError::WrongFrameSize { expected: self.plan.source, got: frame.size });
         }
@@ -321,7 +330,8 @@ impl Preprocessor {
             let (start, weights) = self.rows.taps(y);
             match frame.format {
                 PixelFormat::Gray8 => self.row::<1>(frame, start, weights, scratch, out),
-                PixelFormat::Rgb8 => self.row::<3>(frame, start, weights, scratch, out),
+                // Others were refused by `run`.
+                _ => self.row::<3>(frame, start, weights, scratch, out),
             }
         }
     }

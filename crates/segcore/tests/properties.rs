@@ -8,6 +8,7 @@ use segcore::image::{Frame, ImageSize, ImageView, PixelFormat};
 use segcore::preprocess::{PreprocessSpec, Preprocessor, ResizePlan};
 use segcore::refine::{Refiner, reference_full_resolution, refine_plain, source_from_content};
 use segcore::spherical_kmeans::{KmeansSpec, SegmentMap, SphericalKmeans, Start, scalar};
+use segcore::yuv::{self, YuvColors, YuvMatrix};
 
 fn rng(seed: u64) -> rand_chacha::ChaCha8Rng {
     rand_chacha::ChaCha8Rng::seed_from_u64(seed)
@@ -159,7 +160,7 @@ proptest! {
         };
         let size = ImageSize::new(source.0, source.1);
         let format = if gray { PixelFormat::Gray8 } else { PixelFormat::Rgb8 };
-        let stride = size.width * format.bytes_per_pixel() + extra_stride;
+        let stride = format.row_bytes(size.width) + extra_stride;
         let mut rng = rng(seed);
         let bytes: Vec<u8> = (0..stride * size.height).map(|_| rng.random()).collect();
         let view = ImageView::new(size, format, stride, &bytes).unwrap();
@@ -174,6 +175,67 @@ proptest! {
             let (y, x) = (i / plan.padded.width % plan.padded.height, i % plan.padded.width);
             let expected = plain_pixel(&view, &plan, &spec, c, y, x);
             prop_assert!((f64::from(value) - expected).abs() < 2e-5, "({}, {}, {}): {} ≠ {}", c, y, x, value, expected);
+        }
+    }
+
+    #[test]
+    fn rgb_equals_pixel_by_pixel(
+        seed: u64,
+        (width, height) in (1usize..80, 1usize..6),
+        padding in 0usize..9,
+        matrix in prop::sample::select(vec![YuvMatrix::Bt601, YuvMatrix::Bt709, YuvMatrix::Bt2020, YuvMatrix::Smpte240]),
+        full_range: bool,
+    ) {
+        let (colors, size) = (YuvColors { matrix, full_range }, ImageSize::new(width, height));
+        for format in [
+            PixelFormat::Rgb8,
+            PixelFormat::Gray8,
+            PixelFormat::Yuyv8(colors),
+            PixelFormat::Uyvy8(colors),
+            PixelFormat::Nv12(colors),
+        ] {
+            let stride = format.row_bytes(width) + padding;
+            let mut rng = rng(seed);
+            let bytes: Vec<u8> = (0..stride * format.num_rows(height)).map(|_| rng.random()).collect();
+            let view = ImageView::new(size, format, stride, &bytes).unwrap();
+            let mut rgb = vec![0; PixelFormat::Rgb8.frame_bytes(size)];
+            yuv::to_rgb(&view, &mut rgb).unwrap();
+            for (i, pixel) in rgb.chunks_exact(3).enumerate() {
+                let (y, x) = (i / width, i % width);
+                let (row, pair) = (view.row(y), x / 2);
+                let [luma, u, v] = match format {
+                    PixelFormat::Rgb8 => {
+                        prop_assert_eq!(pixel, &row[3 * x..3 * x + 3]);
+                        continue;
+                    }
+                    PixelFormat::Yuyv8(_) => [row[2 * x], row[4 * pair + 1], row[4 * pair + 3]],
+                    PixelFormat::Uyvy8(_) => [row[2 * x + 1], row[4 * pair], row[4 * pair + 2]],
+                    PixelFormat::Nv12(_) => {
+                        let chroma = view.row(height + y / 2);
+                        [row[x], chroma[2 * pair], chroma[2 * pair + 1]]
+                    }
+                    _ => {
+                        prop_assert_eq!(pixel, [row[x]; 3]);
+                        continue;
+                    }
+                };
+                prop_assert_eq!(pixel, colors.conversion().pixel(luma, u, v), "{} {} ({}, {})", format, size, y, x);
+            }
+            // Packed rows are the same picture.
+            let packed: Vec<u8> = (0..format.num_rows(height)).flat_map(|y| view.row(y).to_vec()).collect();
+            let frame = Frame::from_pixels(size, format, packed).unwrap();
+            let mut converted = Frame::black(ImageSize::new(0, 0), PixelFormat::Gray8);
+            yuv::frame_to_rgb(&frame, &mut converted).unwrap();
+            prop_assert_eq!((converted.size, converted.format, converted.pixels), (size, PixelFormat::Rgb8, rgb));
+            // What needs pixels that stand for themselves refuses the rest by name.
+            let spec = PreprocessSpec { input: size, mean: [0.5; 3], std: [0.5; 3], multiple: 1 };
+            let mut preprocessor = Preprocessor::new(&spec, size).unwrap();
+            let mut output = vec![0.0; preprocessor.output_len()];
+            let run = preprocessor.run(&frame.view(), &mut output);
+            prop_assert_eq!(run.is_err(), format.yuv_colors().is_some());
+            if let Err(error) = run {
+                prop_assert!(error.to_string().contains(&format!("the frame is {format}, expected RGB")), "{}", error);
+            }
         }
     }
 
@@ -222,7 +284,7 @@ fn plain_pixel(view: &ImageView<'_>, plan: &ResizePlan, spec: &PreprocessSpec, c
     let columns = plain_taps(x, view.size.width, plan.content.width);
     for &(row, wy) in &rows {
         for &(column, wx) in &columns {
-            let channels = view.format.bytes_per_pixel();
+            let channels = view.format.row_bytes(1);
             let byte = view.row(row)[column * channels + c.min(channels - 1)];
             sum += wy * wx * f64::from(byte);
             total += wy * wx;

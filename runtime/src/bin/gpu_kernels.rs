@@ -13,10 +13,11 @@ use clap::Parser;
 use retrieval::Storage;
 use runtime::backend::BackendError;
 use runtime::backend::cuda::checks::{self, Numbers, Outcome, Scene};
-use runtime::backend::cuda::{Cuda, Executor, FrameFormat, Kmeans, Memory, Preprocess, Refine, TopK};
-use segcore::image::ImageSize;
+use runtime::backend::cuda::{Cuda, Executor, Kmeans, Memory, Preprocess, Refine, TopK};
+use segcore::image::{ImageSize, PixelFormat};
 use segcore::preprocess::ResizePlan;
 use segcore::spherical_kmeans::{KmeansSpec, Start};
+use segcore::yuv::YuvColors;
 use serde::Serialize;
 
 /// Checks and times the CUDA kernels.
@@ -308,10 +309,10 @@ fn time_frames(timer: &mut Timer<'_>, numbers: &mut Numbers) -> Result<(), Backe
     for (source, input) in [((1920, 1080), (1024, 576)), ((480, 360), (480, 360)), ((2048, 1024), (1024, 512))] {
         let (source, input) = (ImageSize::new(source.0, source.1), ImageSize::new(input.0, input.1));
         for (format, half) in [
-            (FrameFormat::Rgb8, false),
-            (FrameFormat::Rgb8, true),
-            (FrameFormat::Yuyv, false),
-            (FrameFormat::Nv12, false),
+            (PixelFormat::Rgb8, false),
+            (PixelFormat::Rgb8, true),
+            (PixelFormat::Yuyv8(YuvColors::default()), false),
+            (PixelFormat::Nv12(YuvColors::default()), false),
         ] {
             let stride = format.row_bytes(source.width);
             let cuda = timer.cuda;
@@ -326,7 +327,7 @@ fn time_frames(timer: &mut Timer<'_>, numbers: &mut Numbers) -> Result<(), Backe
             let padded = kernels[0].plan().padded;
             let kind = if half { "half" } else { "float" };
             let mut turn = 0;
-            timer.time(format!("preprocess {format:?} {source} → {padded} {kind}"), moved, 0.0, || {
+            timer.time(format!("preprocess {format} {source} → {padded} {kind}"), moved, 0.0, || {
                 turn = (turn + 1) % kernels.len();
                 kernels[turn].run(cuda)
             })?;
@@ -428,7 +429,7 @@ fn time_clustering(timer: &mut Timer<'_>, numbers: &mut Numbers) -> Result<(), B
             kmeans.gather(cuda, &network, (height, width))
         })?;
         kmeans.upload(cuda, &map.data)?;
-        let rgb = FrameFormat::Rgb8;
+        let rgb = PixelFormat::Rgb8;
         let stride = rgb.row_bytes(scene.source.width);
         let mut preprocess =
             Preprocess::new(cuda, &checks::preprocess_spec(scene.input), scene.source, rgb, stride, false)?;

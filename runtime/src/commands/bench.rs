@@ -52,6 +52,9 @@ pub fn run(settings: &BenchSettings, printer: Printer) -> anyhow::Result<Outcome
     let spec = settings.compute.processor(source.info().is_sequence || played_fast, settings.deadline);
     let track = spec.tracking;
     let mut processor = Processor::new(Arc::clone(&deployment), spec)?;
+    if processor.is_on_device() {
+        source.leave_pixels_as_they_are();
+    }
     let spec = PipelineSpec {
         name: source.name().to_owned(),
         max_frames: Some(settings.frames),
@@ -163,6 +166,8 @@ struct LoopedSource {
     info: SourceInfo,
     /// None only while it starts again.
     inner: Option<Box<dyn Source>>,
+    /// What [`Source::leave_pixels_as_they_are`] asked for.
+    as_they_are: bool,
     /// Whether this round had a frame: a source without any must not be tried for ever.
     any_frame: bool,
 }
@@ -172,7 +177,7 @@ impl LoopedSource {
         let spec = SourceSpec::parse(text)?;
         let inner = source::open_spec(&spec)?;
         let (name, info) = (inner.name().to_owned(), inner.info().clone());
-        Ok(Self { spec, name, info, inner: Some(inner), any_frame: false })
+        Ok(Self { spec, name, info, inner: Some(inner), as_they_are: false, any_frame: false })
     }
 }
 
@@ -193,6 +198,13 @@ impl Source for LoopedSource {
         Ok(())
     }
 
+    fn leave_pixels_as_they_are(&mut self) {
+        self.as_they_are = true;
+        if let Some(inner) = &mut self.inner {
+            inner.leave_pixels_as_they_are();
+        }
+    }
+
     fn busy(&self) -> Option<Duration> {
         self.inner.as_ref().and_then(|inner| inner.busy())
     }
@@ -201,7 +213,13 @@ impl Source for LoopedSource {
         loop {
             let inner = match &mut self.inner {
                 Some(inner) => inner,
-                None => self.inner.insert(source::open_spec(&self.spec)?),
+                None => {
+                    let inner = self.inner.insert(source::open_spec(&self.spec)?);
+                    if self.as_they_are {
+                        inner.leave_pixels_as_they_are();
+                    }
+                    inner
+                }
             };
             match inner.next(frame)? {
                 SourceEvent::End { .. } if self.any_frame => {

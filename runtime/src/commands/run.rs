@@ -60,12 +60,15 @@ pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> 
     let mut processors = Vec::new();
     for (index, stream) in streams.iter_mut().enumerate() {
         stream.source.set_input_size(deployment.manifest().preprocessing.input)?;
-        let info = stream.source.info();
-        let spec = settings.compute.processor(info.is_sequence, settings.deadline);
+        let (size, is_sequence) = (stream.source.info().size, stream.source.info().is_sequence);
+        let spec = settings.compute.processor(is_sequence, settings.deadline);
         let mut processor = Processor::new(Arc::clone(&deployment), spec)?;
+        if processor.is_on_device() {
+            stream.source.leave_pixels_as_they_are();
+        }
         if let Some(mask) = masks.get(index).or(masks.first()) {
             // Images of a folder may differ in size: each is looked at when its turn comes.
-            info.size.map_or(Ok(()), |size| mask.check_size(size))?;
+            size.map_or(Ok(()), |size| mask.check_size(size))?;
             processor.set_mask(mask.clone());
         }
         processors.push(processor);

@@ -238,7 +238,8 @@ impl DeviceStages {
 
     /// How the last frame was computed.
     pub fn how(&self) -> OnDevice {
-        OnDevice { graph: self.frame.was_graph(), uploaded_ahead: self.frame.was_ahead() }
+        let as_it_came = self.geometry.is_some_and(|(_, format, _)| format.yuv_colors().is_some());
+        OnDevice { graph: self.frame.was_graph(), uploaded_ahead: self.frame.was_ahead(), as_it_came }
     }
 }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use segcore::embedding::EmbeddingMap;
-use segcore::image::{Frame, ImageSize};
+use segcore::image::{Frame, ImageSize, PixelFormat};
 use segcore::preprocess::{Preprocessor, ResizePlan};
+use segcore::yuv::rgb_of;
 
 use super::{Deployment, StageError, nanos_since};
 use crate::backend::{Session, TensorBuffer, check_finite};
@@ -18,6 +19,8 @@ pub struct EmbedStage {
     /// Made anew when the size of the frames changes.
     preprocessor: Option<Preprocessor>,
     input_scale: f32,
+    /// The frame as RGB, where it came as YUV: frames do that for stages on a GPU only, but these here take any.
+    rgb: Frame,
     input: Vec<f32>,
     output: TensorBuffer,
     map: EmbeddingMap,
@@ -46,6 +49,7 @@ impl EmbedStage {
             session,
             preprocessor: None,
             input_scale: 1.0,
+            rgb: Frame::black(ImageSize::new(0, 0), PixelFormat::Rgb8),
             input: Vec::new(),
             output: TensorBuffer::default(),
             map: EmbeddingMap::default(),
@@ -76,6 +80,10 @@ impl EmbedStage {
         let preprocessor = self.preprocessor.insert(preprocessor);
         let padded = preprocessor.plan().padded;
         self.input.resize(3 * padded.num_pixels(), 0.0);
+        let frame = match frame.format.yuv_colors() {
+            None => frame,
+            Some(_) => rgb_of(frame, &mut self.rgb).map_err(StageError::at("preprocess"))?,
+        };
         preprocessor.run(&frame.view(), &mut self.input).map_err(StageError::at("preprocess"))?;
         let preprocess = nanos_since(start);
 

@@ -80,6 +80,8 @@ pub struct Measurements {
     pub graphs: u64,
     /// Those of them that were uploaded while the frame before was worked on.
     pub uploaded_ahead: u64,
+    /// Those of them that no CPU converted to RGB.
+    pub as_they_came: u64,
     /// Per level, Σ segments present.
     pub segments: Vec<u64>,
     /// Frames at each step of [`super::degrade::LADDER`], and the time from the frame before to them, nanoseconds.
@@ -212,6 +214,7 @@ fn publish_all(
             measured.on_device += 1;
             measured.graphs += u64::from(on_device.graph);
             measured.uploaded_ahead += u64::from(on_device.uploaded_ahead);
+            measured.as_they_came += u64::from(on_device.as_it_came);
         }
         measured.segments.resize(output.levels.len(), 0);
         for (sum, level) in measured.segments.iter_mut().zip(&output.levels) {

@@ -38,6 +38,8 @@ pub struct OnDevice {
     pub graph: bool,
     /// Whether its bytes were uploaded while the frame before was worked on.
     pub uploaded_ahead: bool,
+    /// Whether the GPU took it as the camera has it, in a YUV format.
+    pub as_it_came: bool,
 }
 
 impl Default for FrameSlot {

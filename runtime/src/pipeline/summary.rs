@@ -77,6 +77,8 @@ pub struct StagesOn {
     pub graph_frames: u64,
     /// Those of them that were uploaded while the frame before was worked on.
     pub uploaded_ahead_frames: u64,
+    /// Those of them that the GPU took in the camera's YUV format; the others' source made RGB or grey of them.
+    pub unconverted_frames: u64,
 }
 
 /// Times of all stages.
@@ -213,6 +215,7 @@ impl Summary {
                 device_frames: measured.on_device,
                 graph_frames: measured.graphs,
                 uploaded_ahead_frames: measured.uploaded_ahead,
+                unconverted_frames: measured.as_they_came,
             },
             jitter_millis: measured.jitter_sum_nanos / frames.saturating_sub(1).max(1) as f64 / 1e6,
             peak_rss_bytes: peak_rss_bytes(),

@@ -53,7 +53,7 @@ pub struct StageNanos {
 /// (image folders) replaces that of `frame`.
 #[derive(Clone, Debug)]
 pub struct SegmentedFrame {
-    /// The input at source size, RGB8; `frame.index` names the files.
+    /// The input at source size, RGB8, or as the camera has it where a GPU takes it so; `frame.index` names the files.
     pub frame: Frame,
     /// Name of the stream (the source).
     pub stream: String,

@@ -2,8 +2,9 @@
 
 use fast_image_resize as fir;
 use rayon::prelude::*;
-use segcore::image::ImageSize;
+use segcore::image::{Frame, ImageSize, PixelFormat};
 use segcore::label_space::LabelSpace;
+use segcore::yuv::rgb_of;
 
 use super::maps::{Ancestors, SlotTable};
 use super::palette::track_color;
@@ -35,6 +36,8 @@ pub(super) struct Panel {
     has_classes: bool,
     layout: Option<Layout>,
     pixels: Vec<u8>,
+    /// The frame as RGB, where it is not.
+    rgb: Frame,
     /// The input at picture size, RGB.
     image: Vec<u8>,
     /// Slots at picture size.
@@ -126,6 +129,7 @@ impl Panel {
             has_classes,
             layout: None,
             pixels: Vec::new(),
+            rgb: Frame::black(ImageSize::new(0, 0), PixelFormat::Rgb8),
             image: Vec::new(),
             slots: Vec::new(),
             resizer: fir::Resizer::new(),
@@ -140,7 +144,9 @@ impl Panel {
     /// not fit its size.
     pub fn draw(&mut self, frame: &SegmentedFrame, ancestors: &Ancestors) -> Option<(&[u8], ImageSize)> {
         let num_pixels = frame.size.num_pixels();
-        if num_pixels == 0 || frame.slots.len() != num_pixels || frame.frame.pixels.len() != num_pixels * 3 {
+        let num_bytes = frame.frame.format.frame_bytes(frame.size);
+        let fits = frame.frame.size == frame.size && frame.frame.pixels.len() == num_bytes;
+        if num_pixels == 0 || frame.slots.len() != num_pixels || !fits {
             return None;
         }
         let fits = |layout: &Layout| layout.source == frame.size && layout.num_levels == frame.levels.len();
@@ -172,9 +178,10 @@ impl Panel {
         self.image.resize(picture.num_pixels() * 3, 0);
         let (source, side) = (frame.size, |value: usize| u32::try_from(value).ok());
         let pixel_type = fir::PixelType::U8x3;
+        // Frames that a GPU takes as the camera has them become RGB here, for those who want a picture.
+        let rgb = rgb_of(&frame.frame, &mut self.rgb).ok()?;
         let from =
-            fir::images::ImageRef::new(side(source.width)?, side(source.height)?, &frame.frame.pixels, pixel_type)
-                .ok()?;
+            fir::images::ImageRef::new(side(source.width)?, side(source.height)?, &rgb.pixels, pixel_type).ok()?;
         let mut to =
             fir::images::Image::from_slice_u8(side(picture.width)?, side(picture.height)?, &mut self.image, pixel_type)
                 .ok()?;
@@ -409,6 +416,8 @@ fn write_text(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use segcore::yuv::{YuvColors, YuvMatrix, frame_to_rgb};
+
     use crate::sink::tests::small_frame;
 
     fn draw(frame: &SegmentedFrame, has_classes: bool) -> Option<(Vec<u8>, ImageSize)> {
@@ -465,6 +474,23 @@ mod tests {
         // Slots 0 and 3 meet in the middle of the first row: a border at level 0, none at level 1.
         assert_eq!(at(Field::Level(0), 159, 20), BORDER);
         assert_ne!(at(Field::Level(1), 159, 20), BORDER);
+    }
+
+    #[test]
+    fn yuv_frames_are_drawn_as_their_rgb() {
+        let colors = YuvColors { matrix: YuvMatrix::Bt709, full_range: false };
+        for format in
+            [PixelFormat::Gray8, PixelFormat::Yuyv8(colors), PixelFormat::Uyvy8(colors), PixelFormat::Nv12(colors)]
+        {
+            let mut frame = small_frame();
+            frame.frame.reshape(frame.size, format);
+            frame.frame.pixels.iter_mut().enumerate().for_each(|(i, byte)| *byte = (i * 37 % 251) as u8);
+            let mut converted = frame.clone();
+            frame_to_rgb(&frame.frame, &mut converted.frame).unwrap();
+            assert!(draw(&frame, true).unwrap() == draw(&converted, true).unwrap(), "{format}");
+            frame.frame.pixels.pop();
+            assert!(draw(&frame, true).is_none(), "{format}: cut");
+        }
     }
 
     #[test]

@@ -18,19 +18,53 @@ use gstreamer::prelude::*;
 use gstreamer::{self as gst, ClockTime, MessageView, StateChangeSuccess};
 use gstreamer_app::AppSink;
 use segcore::image::{CaptureTime, Frame, ImageSize};
+use segcore::yuv::{YuvColors, YuvMatrix};
 
-use super::pixels::{PixelLayout, YuvColors, to_rgb};
+use super::pixels::{Delivery, PixelLayout, take};
 use super::{Source, SourceError, SourceEvent, SourceInfo, TRACKED_RATE_HZ, WAITING, monotonic_nanos};
 
 /// Name of the appsink that frames are taken from.
 const SINK: &str = "hsg";
 /// What may come out of the appsink: GStreamer's name, and how it lies in memory.
-const FORMATS: [(&str, PixelLayout); 4] = [
+const FORMATS: [(&str, PixelLayout); 5] = [
     ("RGB", PixelLayout::Rgb24),
     ("BGR", PixelLayout::Bgr24),
     ("YUY2", PixelLayout::Yuyv),
     ("UYVY", PixelLayout::Uyvy),
+    ("NV12", PixelLayout::Nv12),
 ];
+
+/// What is asked of the pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Offer {
+    /// Anything but NV12, of which `videoconvert`, and not we, would make RGB or YUY2.
+    Usual,
+    /// NV12 too, the others first: a pipeline that has nothing else.
+    WithNv12,
+    /// NV12 first, then the other formats that frames can have as they are.
+    AsIs,
+}
+
+impl Offer {
+    /// The formats, the best first. NV12 of an odd size is left out: GStreamer lays its rows out in another way.
+    fn caps(self) -> gst::Caps {
+        let usual = gst::List::new(["RGB", "BGR", "YUY2", "UYVY"]);
+        let raw = |format: gst::glib::SendValue| gst::Structure::builder("video/x-raw").field("format", format);
+        let even = gst::IntRange::with_step(2, 16384, 2);
+        let nv12 = raw("NV12".to_send_value()).field("width", even).field("height", even).build();
+        let caps = gst::Caps::builder_full();
+        match self {
+            Self::Usual => caps.structure(raw(usual.to_send_value()).build()),
+            Self::WithNv12 => caps.structure(raw(usual.to_send_value()).build()).structure(nv12),
+            Self::AsIs => {
+                let others = gst::List::new(["YUY2", "UYVY", "RGB", "BGR"]);
+                caps.structure(nv12).structure(raw(others.to_send_value()).build())
+            }
+        }
+        .build()
+    }
+}
+
 /// Pictures that wait in the appsink; of live pipelines the oldest makes way.
 const QUEUED: u32 = 2;
 /// Time for the first picture: a server has to be asked, a key frame to come.
@@ -90,7 +124,7 @@ type Reason = String;
 
 impl Running {
     /// Makes the pipeline and starts it.
-    fn start(description: &Description) -> Result<Self, Reason> {
+    fn start(description: &Description, offer: Offer) -> Result<Self, Reason> {
         let element = match description {
             Description::Pipeline(text) => gst::parse::launch(text).map_err(|error| launch_reason(&error))?,
             Description::Rtsp(url) => {
@@ -113,8 +147,7 @@ impl Running {
         };
         let pipeline = element.downcast::<gst::Pipeline>().map_err(|_| missing())?;
         let sink = pipeline.by_name(SINK).and_then(|sink| sink.downcast::<AppSink>().ok()).ok_or_else(missing)?;
-        let formats = gst::List::new(FORMATS.map(|(name, _)| name));
-        sink.set_caps(Some(&gst::Caps::builder("video/x-raw").field("format", formats).build()));
+        sink.set_caps(Some(&offer.caps()));
         // Frames go as fast as they are taken; who wants a file at its rate says `--realtime`.
         sink.set_property("sync", false);
         sink.set_max_buffers(QUEUED);
@@ -126,6 +159,38 @@ impl Running {
         running.sink.set_drop(running.live);
         running.pipeline.set_state(gst::State::Playing).map_err(|_| failed(&running))?;
         Ok(running)
+    }
+
+    /// Asks for other formats from here on. Elements that cannot change theirs go on with what they have, which stays welcome.
+    fn renegotiate(&self, offer: Offer) {
+        self.sink.set_caps(Some(&offer.caps()));
+        if let Some(pad) = self.sink.static_pad("sink") {
+            pad.push_event(gst::event::Reconfigure::new());
+        }
+    }
+
+    /// Starts a pipeline and waits for its first picture.
+    fn first_picture(description: &Description, offer: Offer) -> Result<(Self, gst::Sample), Reason> {
+        let running = Self::start(description, offer)?;
+        let start = Instant::now();
+        loop {
+            if let Some(reason) = running.problem() {
+                return Err(reason);
+            }
+            if let Some(sample) = running.sample(WAITING) {
+                return Ok((running, sample));
+            }
+            // An error may be told a moment after the end.
+            if running.sink.is_eos() {
+                std::thread::sleep(WAITING);
+                return Err(running
+                    .problem()
+                    .unwrap_or_else(|| "it ended without a picture; check its source".to_owned()));
+            }
+            if start.elapsed() > FIRST_PICTURE {
+                return Err(format!("no picture within {} s; check that the other end sends", FIRST_PICTURE.as_secs()));
+            }
+        }
     }
 
     /// An error that the pipeline has told, in words.
@@ -156,6 +221,9 @@ fn launch_reason(error: &gst::glib::Error) -> Reason {
     format!("GStreamer cannot make this pipeline: {}; {remedy}", error.message())
 }
 
+/// How the reason begins when a pipeline and its appsink have no format in common.
+const NO_FORMAT: &str = "the picture's format is none that hsg reads";
+
 fn error_reason(error: &gst::message::Error) -> Reason {
     let (what, debug) = (error.error(), error.debug());
     let debug = debug.as_deref().unwrap_or_default();
@@ -177,7 +245,7 @@ fn error_reason(error: &gst::message::Error) -> Reason {
         return format!("GStreamer lacks a plugin: {text}; `cargo xtask deps gstreamer` installs the usual ones");
     }
     if debug.contains("not-negotiated") {
-        return format!("the picture's format is none that hsg reads: {text}; put `videoconvert` before the appsink");
+        return format!("{NO_FORMAT}: {text}; put `videoconvert` before the appsink");
     }
     let source = error.src().map(|source| format!(" (from {})", source.name())).unwrap_or_default();
     format!("GStreamer says: {text}{source}")
@@ -194,6 +262,8 @@ pub struct GstSource {
     name: String,
     info: SourceInfo,
     description: Description,
+    offer: Offer,
+    delivery: Delivery,
     state: State,
     /// The first frame of a source that is not live, read to know its size.
     first: Option<gst::Sample>,
@@ -212,27 +282,13 @@ impl GstSource {
     pub fn open(description: Description) -> Result<Self, SourceError> {
         let failed = |reason: String| SourceError::Camera { device: description.text(), reason };
         gst::init().map_err(|error| failed(format!("GStreamer cannot be used here: {error}; install it again")))?;
-        let running = Running::start(&description).map_err(failed)?;
-        let start = Instant::now();
-        let first = loop {
-            if let Some(reason) = running.problem() {
-                return Err(failed(reason));
-            }
-            if let Some(sample) = running.sample(WAITING) {
-                break sample;
-            }
-            // An error may be told a moment after the end.
-            if running.sink.is_eos() {
-                std::thread::sleep(WAITING);
-                let reason =
-                    running.problem().unwrap_or_else(|| "it ended without a picture; check its source".to_owned());
-                return Err(failed(reason));
-            }
-            if start.elapsed() > FIRST_PICTURE {
-                let reason = format!("no picture within {} s; check that the other end sends", FIRST_PICTURE.as_secs());
-                return Err(failed(reason));
-            }
-        };
+        let mut offer = Offer::Usual;
+        let mut opened = Running::first_picture(&description, offer);
+        if opened.as_ref().is_err_and(|reason| reason.starts_with(NO_FORMAT)) {
+            offer = Offer::WithNv12;
+            opened = Running::first_picture(&description, offer).or(opened);
+        }
+        let (running, first) = opened.map_err(failed)?;
         let format = Format::of(&first).map_err(failed)?;
         let rate_hz = format.rate_hz;
         let info = SourceInfo {
@@ -252,6 +308,8 @@ impl GstSource {
         Ok(Self {
             name,
             description,
+            offer,
+            delivery: Delivery::Rgb,
             // A picture that waits while the model is loaded is old news of a live source.
             first: Some(first).filter(|_| !info.is_live),
             info,
@@ -284,7 +342,7 @@ impl GstSource {
         let filled = Format::of(sample).and_then(|format| {
             let buffer = sample.buffer().ok_or("the sample has no picture")?;
             let bytes = buffer.map_readable().map_err(|error| error.to_string())?;
-            to_rgb(format.layout, format.size, format.stride, YuvColors::default(), &bytes, frame)
+            take(format.layout, format.size, format.stride, format.colors, self.delivery, &bytes, frame)
         });
         if let Err(reason) = filled {
             let text = self.description.text();
@@ -329,6 +387,7 @@ struct Format {
     size: ImageSize,
     /// Bytes between rows.
     stride: usize,
+    colors: YuvColors,
     rate_hz: Option<f64>,
 }
 
@@ -345,8 +404,32 @@ impl Format {
         // GStreamer's rows begin at multiples of four bytes; appsink asks for no others.
         let stride = layout.row_bytes(width).unwrap_or(0).next_multiple_of(4);
         let rate_hz = rate.map(|rate| f64::from(rate.numer()) / f64::from(rate.denom()));
-        Ok(Self { layout, size: ImageSize::new(width, height), stride, rate_hz })
+        let colors = structure.get::<&str>("colorimetry").ok().map_or_else(YuvColors::default, colors_of);
+        Ok(Self { layout, size: ImageSize::new(width, height), stride, colors, rate_hz })
     }
+}
+
+/// What GStreamer's `colorimetry` means: a name, or RANGE:MATRIX:TRANSFER:PRIMARIES in numbers (GstVideoColorRange,
+/// GstVideoColorMatrix). What it does not say is as webcams have it.
+fn colors_of(colorimetry: &str) -> YuvColors {
+    let usual = YuvColors::default();
+    let matrix = match colorimetry {
+        "bt709" => YuvMatrix::Bt709,
+        "smpte240m" => YuvMatrix::Smpte240,
+        name if name.starts_with("bt2") => YuvMatrix::Bt2020,
+        numbers => {
+            let mut parts = numbers.split(':');
+            let full_range = parts.next() == Some("1");
+            let matrix = match parts.next() {
+                Some("3") => YuvMatrix::Bt709,
+                Some("5") => YuvMatrix::Smpte240,
+                Some("6") => YuvMatrix::Bt2020,
+                _ => usual.matrix,
+            };
+            return YuvColors { matrix, full_range };
+        }
+    };
+    YuvColors { matrix, ..usual }
 }
 
 impl Source for GstSource {
@@ -356,6 +439,13 @@ impl Source for GstSource {
 
     fn info(&self) -> &SourceInfo {
         &self.info
+    }
+
+    fn leave_pixels_as_they_are(&mut self) {
+        (self.delivery, self.offer) = (Delivery::AsIs, Offer::AsIs);
+        if let State::Streaming { running, .. } = &self.state {
+            running.renegotiate(self.offer);
+        }
     }
 
     fn busy(&self) -> Option<Duration> {
@@ -376,7 +466,7 @@ impl Source for GstSource {
                     return Ok(SourceEvent::Waiting);
                 }
                 let pause = *pause;
-                match Running::start(&self.description) {
+                match Running::start(&self.description, self.offer) {
                     Ok(running) => {
                         self.state = State::Streaming { running, last_picture: Instant::now(), any_picture: false };
                     }
@@ -432,6 +522,7 @@ pub fn version() -> String {
 #[cfg(test)]
 mod tests {
     use segcore::image::PixelFormat;
+    use segcore::yuv::frame_to_rgb;
 
     use super::*;
 
@@ -441,7 +532,7 @@ mod tests {
 
     #[test]
     fn files_and_generators_give_every_frame() {
-        for (format, width) in [("RGB", 35), ("BGR", 34), ("YUY2", 34), ("UYVY", 34)] {
+        for (format, width) in [("RGB", 35), ("BGR", 34), ("YUY2", 34), ("UYVY", 34), ("NV12", 34)] {
             let text = format!(
                 "videotestsrc num-buffers=5 pattern=white ! video/x-raw,format={format},width={width},height=18,framerate=10/1 \
                  ! appsink name=hsg"
@@ -466,6 +557,75 @@ mod tests {
         }
     }
 
+    /// The frames of a pipeline to its end.
+    fn frames(text: &str, as_they_are: bool) -> Vec<Frame> {
+        let mut source = pipeline(text).unwrap();
+        if as_they_are {
+            source.leave_pixels_as_they_are();
+        }
+        let (mut frame, mut frames) = (Frame::black(ImageSize::new(0, 0), PixelFormat::Rgb8), Vec::new());
+        loop {
+            match source.next(&mut frame).unwrap() {
+                SourceEvent::Frame => frames.push(frame.clone()),
+                SourceEvent::Waiting => {}
+                SourceEvent::End { .. } => return frames,
+                event => panic!("{event:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn pixels_are_left_as_they_are_on_request() {
+        let high_definition = YuvColors { matrix: YuvMatrix::Bt709, full_range: false };
+        for (caps, format) in [
+            ("NV12,width=34,height=18,colorimetry=bt601", PixelFormat::Nv12(YuvColors::default())),
+            ("NV12,width=34,height=18,colorimetry=bt709", PixelFormat::Nv12(high_definition)),
+            ("YUY2,width=35,height=17,colorimetry=bt601", PixelFormat::Yuyv8(YuvColors::default())),
+            ("UYVY,width=34,height=17,colorimetry=bt709", PixelFormat::Uyvy8(high_definition)),
+            ("RGB,width=35,height=17", PixelFormat::Rgb8),
+            ("BGR,width=35,height=17", PixelFormat::Rgb8),
+        ] {
+            let text =
+                format!("videotestsrc num-buffers=3 pattern=smpte ! video/x-raw,format={caps} ! appsink name=hsg");
+            let (as_is, at_once) = (frames(&text, true), frames(&text, false));
+            assert_eq!((as_is.len(), at_once.len()), (3, 3));
+            for (as_is, at_once) in as_is.iter().zip(&at_once) {
+                assert_eq!((as_is.format, at_once.format), (format, PixelFormat::Rgb8), "{caps}");
+                let mut converted = Frame::black(ImageSize::new(0, 0), PixelFormat::Rgb8);
+                frame_to_rgb(as_is, &mut converted).unwrap();
+                assert!(converted == *at_once, "{caps}");
+            }
+        }
+    }
+
+    /// What converts in the pipeline stops doing so, but for the pictures that were made before.
+    #[test]
+    fn running_pipelines_change_to_what_the_camera_has() {
+        let text = "videotestsrc num-buffers=30 ! video/x-raw,format=NV12,width=34,height=18 ! videoconvert ! appsink name=hsg";
+        assert!(frames(text, false).iter().all(|frame| frame.format == PixelFormat::Rgb8));
+        let formats: Vec<PixelFormat> = frames(text, true).iter().map(|frame| frame.format).collect();
+        assert_eq!(formats.len(), 30);
+        let first = formats.iter().position(|format| matches!(format, PixelFormat::Nv12(_)));
+        assert!(first.is_some_and(|first| first <= 5), "{formats:?}");
+    }
+
+    #[test]
+    fn colorimetry_in_words_and_numbers() {
+        for (text, matrix, full_range) in [
+            ("bt601", YuvMatrix::Bt601, false),
+            ("bt709", YuvMatrix::Bt709, false),
+            ("smpte240m", YuvMatrix::Smpte240, false),
+            ("bt2020-10", YuvMatrix::Bt2020, false),
+            ("1:4:0:0", YuvMatrix::Bt601, true),
+            ("2:3:5:1", YuvMatrix::Bt709, false),
+            ("2:6:13:7", YuvMatrix::Bt2020, false),
+            ("sRGB", YuvMatrix::Bt601, false),
+            ("", YuvMatrix::Bt601, false),
+        ] {
+            assert_eq!(colors_of(text), YuvColors { matrix, full_range }, "{text}");
+        }
+    }
+
     #[test]
     fn what_is_no_pipeline_is_told() {
         for (text, words) in [
@@ -475,7 +635,15 @@ mod tests {
             ("videotestsrc !", &["gst-launch-1.0"]),
             ("filesrc location=/no/such/file ! decodebin ! appsink name=hsg", &["no such file", "check the path"]),
             ("videotestsrc num-buffers=0 ! appsink name=hsg", &["without a picture"]),
-            ("videotestsrc ! video/x-raw,format=NV12 ! appsink name=hsg", &["hsg"]),
+            ("videotestsrc ! video/x-raw,format=I420 ! appsink name=hsg", &["none that hsg reads", "`videoconvert`"]),
+            (
+                "videotestsrc ! video/x-raw,format=NV12,width=35,height=18 ! appsink name=hsg",
+                &["none that hsg reads", "`videoconvert`"],
+            ),
+            (
+                "videotestsrc ! video/x-raw,format=NV12,width=34,height=17 ! appsink name=hsg",
+                &["none that hsg reads", "`videoconvert`"],
+            ),
         ] {
             let message = pipeline(text).err().unwrap();
             for word in words {

@@ -96,7 +96,8 @@ pub trait Source: Send {
     /// What is known about the source.
     fn info(&self) -> &SourceInfo;
 
-    /// Fills `frame` (RGB8, tightly packed; its memory is reused where the decoder allows it) with the next frame.
+    /// Fills `frame` (RGB8, unless [`Source::leave_pixels_as_they_are`] was called; tightly packed; its memory is reused where
+    /// the decoder allows it) with the next frame.
     ///
     /// # Errors
     /// When the source cannot go on.
@@ -109,6 +110,12 @@ pub trait Source: Send {
     fn set_input_size(&mut self, _input: ImageSize) -> Result<(), SourceError> {
         Ok(())
     }
+
+    /// Says before the first frame that frames may stay as the camera has them, in any [`PixelFormat`]: whoever takes them
+    /// has kernels for all. Without, they are RGB8. Sources whose decoder makes RGB go on doing so.
+    ///
+    /// [`PixelFormat`]: segcore::image::PixelFormat
+    fn leave_pixels_as_they_are(&mut self) {}
 
     /// Time that the last frame took from its arrival until it was complete in the caller's memory; none = all of the
     /// call, which did not wait for anything.

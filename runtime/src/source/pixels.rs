@@ -1,8 +1,19 @@
-//! Pixels as cameras and pipes deliver them → RGB8, rows of any stride.
+//! Pixels as cameras and pipes deliver them, rows of any stride → a frame with packed rows: RGB8, or as they are.
 
-use segcore::image::{Frame, ImageSize, PixelFormat};
+use segcore::image::{Frame, ImageSize, ImageView, PixelFormat};
 use segcore::image_io::decode_jpeg_into;
-use yuv::{YuvBiPlanarImage, YuvConversionMode, YuvPackedImage, YuvPlanarImage, YuvRange, YuvStandardMatrix};
+use segcore::yuv::{self as segcore_yuv, YuvColors, YuvMatrix};
+use yuv::{YuvPlanarImage, YuvRange, YuvStandardMatrix};
+
+/// What a source makes of the pictures that it gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// RGB8, whatever came.
+    #[default]
+    Rgb,
+    /// What came, where frames can have that format ([`PixelLayout::pixel_format`]); else RGB8.
+    AsIs,
+}
 
 /// How a picture lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,25 +76,33 @@ impl PixelLayout {
         })
     }
 
+    /// The format of frames that have this layout; none where they must be converted.
+    pub const fn pixel_format(self, colors: YuvColors) -> Option<PixelFormat> {
+        Some(match self {
+            Self::Rgb24 => PixelFormat::Rgb8,
+            Self::Gray8 => PixelFormat::Gray8,
+            Self::Yuyv => PixelFormat::Yuyv8(colors),
+            Self::Uyvy => PixelFormat::Uyvy8(colors),
+            Self::Nv12 => PixelFormat::Nv12(colors),
+            Self::Bgr24 | Self::Yu12 | Self::Mjpeg => return None,
+        })
+    }
+
     /// Smallest distance between two rows, bytes; none for JPEGs.
-    pub const fn row_bytes(self, width: usize) -> Option<usize> {
+    pub fn row_bytes(self, width: usize) -> Option<usize> {
         match self {
-            Self::Nv12 | Self::Yu12 | Self::Gray8 => Some(width),
-            // Two pixels share their colour.
-            Self::Yuyv | Self::Uyvy => Some(width.div_ceil(2) * 4),
-            Self::Rgb24 | Self::Bgr24 => Some(width * 3),
-            Self::Mjpeg => None,
+            Self::Yu12 => Some(width),
+            Self::Bgr24 => Some(PixelFormat::Rgb8.row_bytes(width)),
+            _ => Some(self.pixel_format(YuvColors::default())?.row_bytes(width)),
         }
     }
 
     /// Bytes of a picture whose rows are `stride` bytes apart; none for JPEGs.
-    pub const fn picture_bytes(self, size: ImageSize, stride: usize) -> Option<usize> {
-        let luma = stride.saturating_mul(size.height);
+    pub fn picture_bytes(self, size: ImageSize, stride: usize) -> Option<usize> {
         match self {
-            Self::Nv12 => Some(luma + stride * size.height.div_ceil(2)),
-            Self::Yu12 => Some(luma + 2 * stride.div_ceil(2) * size.height.div_ceil(2)),
-            Self::Mjpeg => None,
-            _ => Some(luma),
+            Self::Yu12 => Some(stride.saturating_mul(size.height) + 2 * stride.div_ceil(2) * size.height.div_ceil(2)),
+            Self::Bgr24 => Some(stride.saturating_mul(size.height)),
+            _ => Some(stride.saturating_mul(self.pixel_format(YuvColors::default())?.num_rows(size.height))),
         }
     }
 }
@@ -94,31 +113,16 @@ impl std::fmt::Display for PixelLayout {
     }
 }
 
-/// What the numbers of a YUV picture mean.
-#[derive(Clone, Copy, Debug)]
-pub struct YuvColors {
-    /// 16–235 or 0–255.
-    pub range: YuvRange,
-    /// Which red, green and blue.
-    pub matrix: YuvStandardMatrix,
-}
-
-impl Default for YuvColors {
-    /// What webcams send, whatever the size: UVC 1.5, section 3.9.2.6, and V4L2's default for sRGB.
-    fn default() -> Self {
-        Self { range: YuvRange::Limited, matrix: YuvStandardMatrix::Bt601 }
-    }
-}
-
-/// Converts one picture into `frame` (reshaped, its memory reused). A JPEG must have `size` as well.
+/// Takes one picture into `frame` (reshaped, its memory reused): as it is or converted. A JPEG must have `size` as well.
 ///
 /// # Errors
 /// In words, when the bytes are too few or damaged, or have another size.
-pub fn to_rgb(
+pub fn take(
     layout: PixelLayout,
     size: ImageSize,
     stride: usize,
     colors: YuvColors,
+    delivery: Delivery,
     bytes: &[u8],
     frame: &mut Frame,
 ) -> Result<(), String> {
@@ -137,69 +141,82 @@ pub fn to_rgb(
             bytes.len()
         ));
     }
-    frame.reshape(size, PixelFormat::Rgb8);
-    let YuvColors { range, matrix } = colors;
-    let (width, height) = (size.width as u32, size.height as u32);
-    let (stride_u32, rgb_stride) = (stride as u32, width * 3);
-    let rgb = frame.pixels.as_mut_slice();
-    let (luma, chroma) = bytes[..expected].split_at(stride * size.height);
-    match layout {
-        PixelLayout::Nv12 => {
-            let image = YuvBiPlanarImage {
-                y_plane: luma,
-                y_stride: stride_u32,
-                uv_plane: chroma,
-                uv_stride: stride_u32,
-                width,
-                height,
-            };
-            yuv::yuv_nv12_to_rgb(&image, rgb, rgb_stride, range, matrix, YuvConversionMode::Balanced)
-                .map_err(|error| format!("{error:?}"))
+    let bytes = &bytes[..expected];
+    match layout.pixel_format(colors) {
+        Some(format) if delivery == Delivery::AsIs => {
+            frame.reshape(size, format);
+            let rows = bytes.chunks_exact(stride).zip(frame.pixels.chunks_exact_mut(row_bytes));
+            rows.for_each(|(from, to)| to.copy_from_slice(&from[..row_bytes]));
+            Ok(())
         }
-        PixelLayout::Yu12 => {
-            let chroma_stride = stride.div_ceil(2);
-            let (u_plane, v_plane) = chroma.split_at(chroma.len() / 2);
-            let image = YuvPlanarImage {
-                y_plane: luma,
-                y_stride: stride_u32,
-                u_plane,
-                u_stride: chroma_stride as u32,
-                v_plane,
-                v_stride: chroma_stride as u32,
-                width,
-                height,
-            };
-            yuv::yuv420_to_rgb(&image, rgb, rgb_stride, range, matrix).map_err(|error| format!("{error:?}"))
+        Some(format) => {
+            let image = ImageView::new(size, format, stride, bytes).map_err(|error| error.to_string())?;
+            frame.reshape(size, PixelFormat::Rgb8);
+            segcore_yuv::to_rgb(&image, &mut frame.pixels).map_err(|error| error.to_string())
         }
-        PixelLayout::Yuyv | PixelLayout::Uyvy => {
-            let image = YuvPackedImage { yuy: luma, yuy_stride: stride_u32, width, height };
-            let convert = if layout == PixelLayout::Yuyv { yuv::yuyv422_to_rgb } else { yuv::uyvy422_to_rgb };
-            convert(&image, rgb, rgb_stride, range, matrix).map_err(|error| format!("{error:?}"))
-        }
-        PixelLayout::Rgb24 | PixelLayout::Bgr24 | PixelLayout::Gray8 => {
-            for (from, to) in luma.chunks_exact(stride).zip(rgb.chunks_exact_mut(size.width * 3)) {
-                let (to, _) = to.as_chunks_mut::<3>();
-                match layout {
-                    PixelLayout::Gray8 => to.iter_mut().zip(from).for_each(|(to, &grey)| *to = [grey; 3]),
-                    PixelLayout::Rgb24 => to.as_flattened_mut().copy_from_slice(&from[..row_bytes]),
-                    _ => {
-                        let (from, _) = from.as_chunks::<3>();
-                        to.iter_mut().zip(from).for_each(|(to, &[b, g, r])| *to = [r, g, b]);
-                    }
-                }
+        None if layout == PixelLayout::Yu12 => planar_to_rgb(size, stride, colors, bytes, frame),
+        None => {
+            frame.reshape(size, PixelFormat::Rgb8);
+            for (from, to) in bytes.chunks_exact(stride).zip(frame.pixels.chunks_exact_mut(row_bytes)) {
+                let ((from, _), (to, _)) = (from.as_chunks::<3>(), to.as_chunks_mut::<3>());
+                to.iter_mut().zip(from).for_each(|(to, &[b, g, r])| *to = [r, g, b]);
             }
             Ok(())
         }
-        PixelLayout::Mjpeg => Ok(()),
     }
+}
+
+/// Planes Y, U, V to RGB, as the video decoder's pictures are converted.
+fn planar_to_rgb(
+    size: ImageSize,
+    stride: usize,
+    colors: YuvColors,
+    bytes: &[u8],
+    frame: &mut Frame,
+) -> Result<(), String> {
+    frame.reshape(size, PixelFormat::Rgb8);
+    let (luma, chroma) = bytes.split_at(stride * size.height);
+    let (u_plane, v_plane) = chroma.split_at(chroma.len() / 2);
+    let chroma_stride = stride.div_ceil(2) as u32;
+    let (width, height) = (size.width as u32, size.height as u32);
+    let image = YuvPlanarImage {
+        y_plane: luma,
+        y_stride: stride as u32,
+        u_plane,
+        u_stride: chroma_stride,
+        v_plane,
+        v_stride: chroma_stride,
+        width,
+        height,
+    };
+    let range = if colors.full_range { YuvRange::Full } else { YuvRange::Limited };
+    let matrix = match colors.matrix {
+        YuvMatrix::Bt709 => YuvStandardMatrix::Bt709,
+        YuvMatrix::Bt2020 => YuvStandardMatrix::Bt2020,
+        YuvMatrix::Smpte240 => YuvStandardMatrix::Smpte240,
+        _ => YuvStandardMatrix::Bt601,
+    };
+    yuv::yuv420_to_rgb(&image, &mut frame.pixels, width * 3, range, matrix).map_err(|error| format!("{error:?}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn empty() -> Frame {
         Frame::black(ImageSize::new(0, 0), PixelFormat::Rgb8)
+    }
+
+    fn to_rgb(
+        layout: PixelLayout,
+        size: ImageSize,
+        stride: usize,
+        bytes: &[u8],
+        frame: &mut Frame,
+    ) -> Result<(), String> {
+        take(layout, size, stride, YuvColors::default(), Delivery::Rgb, bytes, frame)
     }
 
     /// A picture of one colour in `layout`, rows `padding` bytes longer than they need be.
@@ -239,14 +256,53 @@ mod tests {
             for padding in [0, 8] {
                 let (bytes, stride) = plain(layout, size, padding, y, u, v);
                 let mut frame = empty();
-                to_rgb(layout, size, stride, YuvColors::default(), &bytes, &mut frame).unwrap();
+                to_rgb(layout, size, stride, &bytes, &mut frame).unwrap();
                 assert_eq!(frame.pixels.len(), 72);
                 for pixel in frame.pixels.chunks_exact(3) {
                     assert!(pixel[0] > 248 && pixel[1] < 8 && pixel[2] < 8, "{layout}: {pixel:?}");
                 }
-                let short = to_rgb(layout, size, stride, YuvColors::default(), &bytes[1..], &mut frame).unwrap_err();
+                let short = to_rgb(layout, size, stride, &bytes[1..], &mut frame).unwrap_err();
                 assert!(short.contains("cut"), "{short}");
             }
+        }
+    }
+
+    proptest! {
+        /// Frames that were left as they are and converted later are those that were converted at once.
+        #[test]
+        fn later_is_as_at_once(
+            (width, height) in (1usize..70, 1usize..7),
+            padding in 0usize..9,
+            place in 0..PixelLayout::ALL.len(),
+            full_range: bool,
+            bytes in proptest::collection::vec(any::<u8>(), 80 * 3 * 12),
+        ) {
+            let (layout, size) = (PixelLayout::ALL[place], ImageSize::new(width, height));
+            let Some(row_bytes) = layout.row_bytes(width) else { return Ok(()) };
+            let colors = YuvColors { matrix: YuvMatrix::Bt709, full_range };
+            let (stride, mut as_is, mut later, mut at_once) = (row_bytes + padding, empty(), empty(), empty());
+            take(layout, size, stride, colors, Delivery::AsIs, &bytes, &mut as_is).unwrap();
+            take(layout, size, stride, colors, Delivery::Rgb, &bytes, &mut at_once).unwrap();
+            prop_assert_eq!(as_is.format, layout.pixel_format(colors).unwrap_or(PixelFormat::Rgb8));
+            prop_assert_eq!(as_is.pixels.len(), as_is.format.frame_bytes(size));
+            segcore_yuv::frame_to_rgb(&as_is, &mut later).unwrap();
+            prop_assert_eq!(later, at_once);
+        }
+    }
+
+    #[test]
+    fn cut_pictures_are_refused_as_they_are_too() {
+        for layout in PixelLayout::ALL {
+            let size = ImageSize::new(6, 3);
+            let Some(row_bytes) = layout.row_bytes(6) else { continue };
+            let bytes = vec![0; layout.picture_bytes(size, row_bytes).unwrap()];
+            let mut frame = empty();
+            let mut take = |stride, bytes: &[u8]| {
+                take(layout, size, stride, YuvColors::default(), Delivery::AsIs, bytes, &mut frame)
+            };
+            take(row_bytes, &bytes).unwrap();
+            assert!(take(row_bytes, &bytes[1..]).unwrap_err().contains("cut"), "{layout}");
+            assert!(take(row_bytes - 1, &bytes).unwrap_err().contains("bytes per row"), "{layout}");
         }
     }
 
@@ -255,11 +311,11 @@ mod tests {
         let size = ImageSize::new(2, 2);
         let mut frame = empty();
         let bytes = [1, 2, 3, 4, 5, 6, 0, 7, 8, 9, 10, 11, 12, 0];
-        to_rgb(PixelLayout::Rgb24, size, 7, YuvColors::default(), &bytes, &mut frame).unwrap();
+        to_rgb(PixelLayout::Rgb24, size, 7, &bytes, &mut frame).unwrap();
         assert_eq!(frame.pixels, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
-        to_rgb(PixelLayout::Bgr24, size, 7, YuvColors::default(), &bytes, &mut frame).unwrap();
+        to_rgb(PixelLayout::Bgr24, size, 7, &bytes, &mut frame).unwrap();
         assert_eq!(frame.pixels, [3, 2, 1, 6, 5, 4, 9, 8, 7, 12, 11, 10]);
-        to_rgb(PixelLayout::Gray8, size, 3, YuvColors::default(), &bytes, &mut frame).unwrap();
+        to_rgb(PixelLayout::Gray8, size, 3, &bytes, &mut frame).unwrap();
         assert_eq!(frame.pixels, [1, 1, 1, 2, 2, 2, 4, 4, 4, 5, 5, 5]);
     }
 
@@ -281,7 +337,7 @@ mod tests {
         let encoder = jpeg_encoder::Encoder::new(&mut bytes, 90);
         encoder.encode(&[200; 32 * 16 * 3], 32, 16, jpeg_encoder::ColorType::Rgb).unwrap();
         let mut frame = empty();
-        let mut run = |bytes: &[u8], size| to_rgb(PixelLayout::Mjpeg, size, 0, YuvColors::default(), bytes, &mut frame);
+        let mut run = |bytes: &[u8], size| to_rgb(PixelLayout::Mjpeg, size, 0, bytes, &mut frame);
         run(&bytes, size).unwrap();
         let mut padded = bytes.clone();
         padded.extend_from_slice(&[0; 64]);

@@ -8,8 +8,9 @@ use std::os::fd::AsFd as _;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use segcore::image::{CaptureTime, Frame, ImageSize};
+use segcore::yuv::YuvColors;
 
-use super::pixels::{PixelLayout, YuvColors, to_rgb};
+use super::pixels::{Delivery, PixelLayout, take};
 use super::{Source, SourceError, SourceEvent, SourceInfo, TRACKED_RATE_HZ, WAITING};
 
 /// Frames of one size and format, one after the other, without anything between them.
@@ -17,6 +18,7 @@ pub struct RawFrames {
     info: SourceInfo,
     layout: PixelLayout,
     size: ImageSize,
+    delivery: Delivery,
     input: File,
     /// Bytes of the frame that is coming in.
     bytes: Vec<u8>,
@@ -46,7 +48,7 @@ impl RawFrames {
             is_live: false,
         };
         let bytes = vec![0; layout.picture_bytes(size, stride).unwrap_or(0)];
-        Self { info, layout, size, input, bytes, filled: 0, delivered: 0, at_end: false }
+        Self { info, layout, size, delivery: Delivery::Rgb, input, bytes, filled: 0, delivered: 0, at_end: false }
     }
 }
 
@@ -64,6 +66,10 @@ impl Source for RawFrames {
 
     fn info(&self) -> &SourceInfo {
         &self.info
+    }
+
+    fn leave_pixels_as_they_are(&mut self) {
+        self.delivery = Delivery::AsIs;
     }
 
     fn next(&mut self, frame: &mut Frame) -> Result<SourceEvent, SourceError> {
@@ -89,7 +95,7 @@ impl Source for RawFrames {
         }
         self.filled = 0;
         let stride = self.layout.row_bytes(self.size.width).unwrap_or(0);
-        to_rgb(self.layout, self.size, stride, YuvColors::default(), &self.bytes, frame)
+        take(self.layout, self.size, stride, YuvColors::default(), self.delivery, &self.bytes, frame)
             .map_err(|reason| SourceError::Camera { device: "stdin".to_owned(), reason })?;
         frame.index = self.delivered;
         let nanos = self.info.rate_hz.map_or(0.0, |rate| self.delivered as f64 / rate * 1e9);
@@ -104,6 +110,29 @@ mod tests {
     use super::*;
     use segcore::image::PixelFormat;
     use std::io::Write as _;
+
+    #[test]
+    fn pixels_are_left_as_they_are_on_request() {
+        for (as_is, format) in [(false, PixelFormat::Rgb8), (true, PixelFormat::Yuyv8(YuvColors::default()))] {
+            let (reader, mut writer) = io::pipe().unwrap();
+            let input = File::from(std::os::fd::OwnedFd::from(reader));
+            let mut source = RawFrames::new(input, PixelLayout::Yuyv, ImageSize::new(3, 1), None);
+            if as_is {
+                source.leave_pixels_as_they_are();
+            }
+            let bytes = [235, 128, 16, 128, 126, 128, 7, 128];
+            let mut frame = Frame::black(ImageSize::new(0, 0), PixelFormat::Rgb8);
+            let mut memory = None;
+            for _ in 0..3 {
+                writer.write_all(&bytes).unwrap();
+                assert_eq!(source.next(&mut frame).unwrap(), SourceEvent::Frame);
+                assert_eq!(frame.format, format);
+                assert_eq!(frame.pixels, if as_is { &bytes[..] } else { &[255, 255, 255, 0, 0, 0, 128, 128, 128] });
+                // The frame's memory is kept.
+                assert_eq!(*memory.get_or_insert(frame.pixels.as_ptr()), frame.pixels.as_ptr());
+            }
+        }
+    }
 
     #[test]
     fn frames_come_in_pieces_and_the_last_may_be_short() {

@@ -143,6 +143,10 @@ fn parse_raw(form: &str) -> Result<SourceKind, String> {
         .ok_or_else(|| format!("expected WIDTHxHEIGHT of 1 to 16384 pixels, for example 640x480, got `{size}`"))?;
     match PixelLayout::from_name(format) {
         Some(PixelLayout::Mjpeg) | None => Err(unknown_format(format)),
+        // Programs do not agree on whether rows of Y then have a byte more.
+        Some(PixelLayout::Nv12) if size.width % 2 != 0 => {
+            Err(format!("NV12: expected an even width, got {}; use YU12 or RGB24", size.width))
+        }
         Some(layout) => Ok(SourceKind::Raw(layout, size)),
     }
 }
@@ -205,6 +209,7 @@ mod tests {
             "raw:3x3",
             "raw:0x3:RGB24",
             "raw:3x3:MJPG",
+            "raw:3x4:NV12",
         ] {
             let error = SourceSpec::parse(bad).unwrap_err();
             assert!(matches!(error, SourceError::Syntax { .. }), "{bad}: {error}");

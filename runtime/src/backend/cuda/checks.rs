@@ -11,11 +11,11 @@ use segcore::image::{ImageSize, ImageView, PixelFormat};
 use segcore::preprocess::{PreprocessSpec, Preprocessor, ResizePlan};
 use segcore::refine::{Refiner, refine_plain};
 use segcore::spherical_kmeans::{KmeansSpec, SegmentMap, SphericalKmeans, Start, scalar};
+use segcore::yuv::{self, YuvColors, YuvMatrix};
 
 use super::executor::{Executor, Memory};
 use super::{
-    Found, FrameFormat, FrameSteps, Kmeans, LastSegments, MapAxes, NO_NEIGHBOUR, NONE_NOT_FINITE, Preprocess, Refine,
-    TopK, yuv_to_rgb,
+    Found, FrameSteps, Kmeans, LastSegments, MapAxes, NO_NEIGHBOUR, NONE_NOT_FINITE, Preprocess, Refine, TopK,
 };
 use crate::backend::BackendError;
 use crate::pipeline::group::{PositionAxes, fill_axis};
@@ -99,38 +99,29 @@ pub fn features(height: usize, width: usize, dim: usize, num_regions: usize, num
     map
 }
 
-/// Bytes of a made-up frame: soft shapes and noise.
-pub fn frame(format: FrameFormat, size: ImageSize, stride: usize, numbers: &mut Numbers) -> Vec<u8> {
-    let mut bytes = vec![0u8; format.frame_bytes(size, stride)];
+/// The formats that have kernels; those of YUV with different meanings of their numbers.
+pub fn formats() -> [PixelFormat; 7] {
+    let colors = |matrix, full_range| YuvColors { matrix, full_range };
+    [
+        PixelFormat::Gray8,
+        PixelFormat::Rgb8,
+        PixelFormat::Yuyv8(YuvColors::default()),
+        PixelFormat::Uyvy8(colors(YuvMatrix::Bt2020, false)),
+        PixelFormat::Nv12(YuvColors::default()),
+        PixelFormat::Yuyv8(colors(YuvMatrix::Bt601, true)),
+        PixelFormat::Nv12(colors(YuvMatrix::Bt709, false)),
+    ]
+}
+
+/// Bytes of a made-up frame, with all padding: soft shapes and noise.
+pub fn frame(format: PixelFormat, size: ImageSize, stride: usize, numbers: &mut Numbers) -> Vec<u8> {
+    let mut bytes = vec![0u8; stride * format.num_rows(size.height)];
     for (i, byte) in bytes.iter_mut().enumerate() {
         let (y, x) = (i / stride, i % stride);
         let soft = 128.0 + 80.0 * (y as f32 / 17.0).sin() * (x as f32 / 29.0).cos();
         *byte = (soft + 60.0 * numbers.uniform()).clamp(0.0, 255.0) as u8;
     }
     bytes
-}
-
-/// The frame as a conversion on the CPU gives it.
-pub fn to_rgb(format: FrameFormat, size: ImageSize, stride: usize, bytes: &[u8]) -> Vec<u8> {
-    let mut rgb = Vec::with_capacity(size.num_pixels() * 3);
-    for y in 0..size.height {
-        for x in 0..size.width {
-            let row = &bytes[y * stride..];
-            rgb.extend(match format {
-                FrameFormat::Gray8 => [row[x]; 3],
-                FrameFormat::Rgb8 => [row[3 * x], row[3 * x + 1], row[3 * x + 2]],
-                FrameFormat::Yuyv => {
-                    let pair = &row[x / 2 * 4..];
-                    yuv_to_rgb(row[2 * x], pair[1], pair[3])
-                }
-                FrameFormat::Nv12 => {
-                    let pair = &bytes[(size.height + y / 2) * stride + x / 2 * 2..];
-                    yuv_to_rgb(row[x], pair[0], pair[1])
-                }
-            });
-        }
-    }
-    rgb
 }
 
 /// Specification of the shipped models' kind.
@@ -150,10 +141,12 @@ pub fn preprocess<E: Executor>(
 ) -> Result<Vec<Outcome>, BackendError> {
     let spec = preprocess_spec(input);
     let mut outcomes = Vec::new();
-    for format in FrameFormat::ALL {
+    for format in formats() {
         let stride = format.row_bytes(source.width) + if numbers.below(2) == 0 { 0 } else { 24 };
         let bytes = frame(format, source, stride, numbers);
-        let rgb = to_rgb(format, source, stride, &bytes);
+        let mut rgb = vec![0; PixelFormat::Rgb8.frame_bytes(source)];
+        let view = ImageView::new(source, format, stride, &bytes).map_err(as_backend)?;
+        yuv::to_rgb(&view, &mut rgb).map_err(as_backend)?;
         let view = ImageView::new(source, PixelFormat::Rgb8, source.width * 3, &rgb).map_err(as_backend)?;
         let mut oracle = Preprocessor::new(&spec, source).map_err(as_backend)?;
         let mut expected = vec![0.0; oracle.output_len()];

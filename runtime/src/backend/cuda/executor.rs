@@ -46,14 +46,16 @@ macro_rules! kernels {
 }
 
 kernels! {
-    PreprocessGray "preprocess_gray" 0 20,
-    PreprocessRgb "preprocess_rgb" 0 20,
-    PreprocessYuyv "preprocess_yuyv" 0 20,
-    PreprocessNv12 "preprocess_nv12" 0 20,
-    PreprocessGrayHalf "preprocess_gray_half" 0 20,
-    PreprocessRgbHalf "preprocess_rgb_half" 0 20,
-    PreprocessYuyvHalf "preprocess_yuyv_half" 0 20,
-    PreprocessNv12Half "preprocess_nv12_half" 0 20,
+    PreprocessGray "preprocess_gray" 0 26,
+    PreprocessRgb "preprocess_rgb" 0 26,
+    PreprocessYuyv "preprocess_yuyv" 0 26,
+    PreprocessUyvy "preprocess_uyvy" 0 26,
+    PreprocessNv12 "preprocess_nv12" 0 26,
+    PreprocessGrayHalf "preprocess_gray_half" 0 26,
+    PreprocessRgbHalf "preprocess_rgb_half" 0 26,
+    PreprocessYuyvHalf "preprocess_yuyv_half" 0 26,
+    PreprocessUyvyHalf "preprocess_uyvy_half" 0 26,
+    PreprocessNv12Half "preprocess_nv12_half" 0 26,
     KmeansGather "kmeans_gather" 1 7,
     KmeansPrepare "kmeans_prepare" 1 9,
     KmeansStart "kmeans_start" 1 11,
@@ -73,7 +75,7 @@ kernels! {
 }
 
 /// Most arguments of a kernel.
-pub const MAX_ARGUMENTS: usize = 20;
+pub const MAX_ARGUMENTS: usize = 26;
 
 /// An argument of a kernel.
 #[derive(Debug)]

@@ -29,7 +29,7 @@ pub use driver::{Buffer, Cuda, DeviceInfo, Event, Graph, HostMemory, StagedBuffe
 pub use executor::{Argument, Executor, Kernel, MAX_ARGUMENTS, Memory};
 pub use frame_steps::{FrameSteps, MAX_SIDE, MapAxes, NONE_NOT_FINITE};
 pub use kmeans::{Kmeans, LastSegments};
-pub use preprocess::{FrameFormat, Preprocess, yuv_to_rgb};
+pub use preprocess::Preprocess;
 #[cfg(feature = "cuda")]
 pub use quiet::{Noise, noise};
 pub use refine::Refine;

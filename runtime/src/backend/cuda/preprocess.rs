@@ -1,53 +1,12 @@
 //! \[F2\] A camera's frame → network input, on the device.
 
 use half::f16;
-use segcore::image::ImageSize;
+use segcore::image::{ImageSize, PixelFormat};
 use segcore::preprocess::{PreprocessSpec, Preprocessor, ResizePlan};
+use segcore::yuv::Conversion;
 
 use super::executor::{Argument, Executor, Kernel, Memory, expect_len, int, unsupported};
 use crate::backend::{BackendError, BackendErrorKind};
-
-/// How a frame lies in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameFormat {
-    /// One byte of grey.
-    Gray8,
-    /// Red, green, blue.
-    Rgb8,
-    /// Y0 U Y1 V, BT.601 with limited range.
-    Yuyv,
-    /// Y, then interleaved UV at half resolution, BT.601 with limited range.
-    Nv12,
-}
-
-impl FrameFormat {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Gray8, Self::Rgb8, Self::Yuyv, Self::Nv12];
-
-    /// Bytes of a row without filling.
-    pub const fn row_bytes(self, width: usize) -> usize {
-        match self {
-            Self::Gray8 => width,
-            Self::Rgb8 => width * 3,
-            Self::Yuyv => width.div_ceil(2) * 4,
-            Self::Nv12 => width.div_ceil(2) * 2,
-        }
-    }
-
-    /// Bytes of a frame whose rows are `stride` bytes apart.
-    pub const fn frame_bytes(self, size: ImageSize, stride: usize) -> usize {
-        match self {
-            Self::Nv12 => stride * (size.height + size.height.div_ceil(2)),
-            _ => stride * size.height,
-        }
-    }
-}
-
-/// RGB of a pixel as the kernel computes it: BT.601, limited range, 13 bits.
-pub fn yuv_to_rgb(y: u8, u: u8, v: u8) -> [u8; 3] {
-    let (y, u, v) = ((i32::from(y) - 16) * 9539, i32::from(u) - 128, i32::from(v) - 128);
-    [y + 13075 * v, y - 3209 * u - 6660 * v, y + 16525 * u].map(|value| ((value + 4096) >> 13).clamp(0, 255) as u8)
-}
 
 /// Numbers of the output.
 enum Output<B> {
@@ -55,10 +14,23 @@ enum Output<B> {
     Half(Memory<B, f16>),
 }
 
+/// The kernels of a format: float, half.
+fn kernels(format: PixelFormat) -> Result<[Kernel; 2], BackendError> {
+    Ok(match format {
+        PixelFormat::Gray8 => [Kernel::PreprocessGray, Kernel::PreprocessGrayHalf],
+        PixelFormat::Rgb8 => [Kernel::PreprocessRgb, Kernel::PreprocessRgbHalf],
+        PixelFormat::Yuyv8(_) => [Kernel::PreprocessYuyv, Kernel::PreprocessYuyvHalf],
+        PixelFormat::Uyvy8(_) => [Kernel::PreprocessUyvy, Kernel::PreprocessUyvyHalf],
+        PixelFormat::Nv12(_) => [Kernel::PreprocessNv12, Kernel::PreprocessNv12Half],
+        other => return Err(unsupported(format!("frames of format {other} have no kernel"))),
+    })
+}
+
 /// Turns frames of one size and format into network input: tables, a frame and the output on the device.
 pub struct Preprocess<E: Executor> {
     plan: ResizePlan,
     kernel: Kernel,
+    conversion: Conversion,
     stride: usize,
     taps: [usize; 2],
     gain: [f32; 3],
@@ -75,7 +47,7 @@ pub struct Preprocess<E: Executor> {
 }
 
 impl<E: Executor> Preprocess<E> {
-    /// For frames of `source` size whose rows are `stride` bytes apart; the output is float, or half (16 bits).
+    /// For frames of `source` size whose rows, of all planes, are `stride` bytes apart; the output is float, or half (16 bits).
     ///
     /// # Errors
     /// When the specification or the stride makes no sense, or memory runs out.
@@ -83,19 +55,14 @@ impl<E: Executor> Preprocess<E> {
         executor: &E,
         spec: &PreprocessSpec,
         source: ImageSize,
-        format: FrameFormat,
+        format: PixelFormat,
         stride: usize,
         half: bool,
     ) -> Result<Self, BackendError> {
         let mut made = Self::without_output(executor, spec, source, format, stride)?;
         let len = 3 * made.plan.padded.num_pixels();
         if half {
-            made.kernel = match format {
-                FrameFormat::Gray8 => Kernel::PreprocessGrayHalf,
-                FrameFormat::Rgb8 => Kernel::PreprocessRgbHalf,
-                FrameFormat::Yuyv => Kernel::PreprocessYuyvHalf,
-                FrameFormat::Nv12 => Kernel::PreprocessNv12Half,
-            };
+            made.kernel = kernels(format)?[1];
         }
         made.frame = Memory::zeros(executor, made.frame_bytes)?;
         made.output = Some(match half {
@@ -113,7 +80,7 @@ impl<E: Executor> Preprocess<E> {
         executor: &E,
         spec: &PreprocessSpec,
         source: ImageSize,
-        format: FrameFormat,
+        format: PixelFormat,
         stride: usize,
     ) -> Result<Self, BackendError> {
         let same = Preprocessor::new(spec, source)
@@ -122,22 +89,19 @@ impl<E: Executor> Preprocess<E> {
         if plan.padded.width % 4 != 0 {
             return Err(unsupported(format!("the padded width is {}, expected a multiple of 4", plan.padded.width)));
         }
-        if stride < format.row_bytes(source.width) {
-            let least = format.row_bytes(source.width);
+        let least = format.row_bytes(source.width);
+        if stride < least {
             return Err(unsupported(format!("rows are {stride} bytes apart, expected at least {least}")));
         }
-        int("bytes of a frame", format.frame_bytes(source, stride))?;
+        let frame_bytes = stride.saturating_mul(format.num_rows(source.height));
+        int("bytes of a frame", frame_bytes)?;
         int("values of the output", same.output_len())?;
         let (gain, bias) = same.gain_and_bias();
-        let kernel = match format {
-            FrameFormat::Gray8 => Kernel::PreprocessGray,
-            FrameFormat::Rgb8 => Kernel::PreprocessRgb,
-            FrameFormat::Yuyv => Kernel::PreprocessYuyv,
-            FrameFormat::Nv12 => Kernel::PreprocessNv12,
-        };
         Ok(Self {
             plan,
-            kernel,
+            kernel: kernels(format)?[0],
+            // Of other formats it is an argument that nothing reads.
+            conversion: format.yuv_colors().unwrap_or_default().conversion(),
             stride,
             taps: [same.rows().num_taps(), same.columns().num_taps()],
             gain,
@@ -146,7 +110,7 @@ impl<E: Executor> Preprocess<E> {
             row_weights: Memory::of(executor, same.rows().weights())?,
             column_starts: Memory::of(executor, same.columns().starts())?,
             column_weights: Memory::of(executor, same.columns().weights())?,
-            frame_bytes: format.frame_bytes(source, stride),
+            frame_bytes,
             frame: Memory::zeros(executor, 0)?,
             output: None,
         })
@@ -220,6 +184,7 @@ impl<E: Executor> Preprocess<E> {
         let ResizePlan { source, content, padded } = self.plan;
         let [g0, g1, g2] = self.gain.map(Argument::Float);
         let [b0, b1, b2] = self.bias.map(Argument::Float);
+        let Conversion { black, luma, red_v, green_u, green_v, blue_u } = self.conversion;
         let arguments = [
             frame.argument(),
             Argument::Int(self.stride as i32),
@@ -240,6 +205,12 @@ impl<E: Executor> Preprocess<E> {
             b0,
             b1,
             b2,
+            Argument::Int(black),
+            Argument::Int(luma),
+            Argument::Int(red_v),
+            Argument::Int(green_u),
+            Argument::Int(green_v),
+            Argument::Int(blue_u),
             output,
         ];
         let num_threads = padded.num_pixels() / 4;

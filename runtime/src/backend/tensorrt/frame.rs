@@ -2,7 +2,7 @@
 //!
 //! | step | what | back to the host |
 //! |---|---|---|
-//! | upload | bytes of the frame, through page-locked memory; of the next one, if it is there, meanwhile | |
+//! | upload | bytes of the frame as the camera has them (RGB, grey, YUYV, UYVY, NV12), through page-locked memory; of the next one, if it is there, meanwhile | |
 //! | preprocess | `kernels/preprocess.cu` writes into the embedding engine's input | |
 //! | embed | the engine; are its features numbers? content cells row by row | index of the first that is none |
 //! | compare | warm start: distance to the last frame's prototypes | sums by block |
@@ -28,7 +28,7 @@ use segcore::spherical_kmeans::Start;
 use super::backend::TensorRtEngine;
 use super::device_network::DeviceNetwork;
 use crate::backend::cuda::{
-    Buffer, Cuda, Event, FrameFormat, FrameSteps, Graph, HostMemory, Kmeans, LastSegments, MAX_SIDE, MapAxes, Memory,
+    Buffer, Cuda, Event, FrameSteps, Graph, HostMemory, Kmeans, LastSegments, MAX_SIDE, MapAxes, Memory,
     NONE_NOT_FINITE, Noise, Preprocess, Refine, noise,
 };
 use crate::backend::{BackendError, BackendErrorKind, check_finite};
@@ -505,14 +505,9 @@ impl Stages {
     ) -> Result<Self, BackendError> {
         let manifest = &networks.manifest;
         let (dim, stride, num_slots) = (manifest.network.embedding_dim, manifest.stride, manifest.num_slots());
-        let format = match geometry.format {
-            PixelFormat::Rgb8 => FrameFormat::Rgb8,
-            PixelFormat::Gray8 => FrameFormat::Gray8,
-            other => return Err(unsupported(&format!("frames of format {other:?} have no kernel"))),
-        };
         let source = geometry.source;
-        let row_bytes = format.row_bytes(source.width);
-        let preprocess = Preprocess::without_output(cuda, &geometry.preprocessing, source, format, row_bytes)?;
+        let row_bytes = geometry.format.row_bytes(source.width);
+        let preprocess = Preprocess::without_output(cuda, &geometry.preprocessing, source, geometry.format, row_bytes)?;
         let (plan, num_bytes) = (*preprocess.plan(), preprocess.frame_bytes());
         let shape = [1, 3, plan.padded.height, plan.padded.width];
         networks.embedding.set_shape(cuda, &manifest.tensors.image, &shape)?;
@@ -557,8 +552,12 @@ impl Stages {
     /// Begins to upload a frame. Nobody reads the memory of the upload that is not the current one: its frame is done.
     fn upload(&mut self, stream: &Cuda, which: usize, frame: &Frame) -> Result<(), BackendError> {
         if !self.fits(frame) {
-            let (size, bytes) = (frame.size, frame.pixels.len());
-            return Err(unsupported(&format!("the frame is {size} with {bytes} bytes, expected {}", self.plan.source)));
+            let (size, format, bytes) = (frame.size, frame.format, frame.pixels.len());
+            let (expected, least) = (self.plan.source, self.preprocess.frame_bytes());
+            return Err(unsupported(&format!(
+                "the frame is {size}, {format}, with {bytes} bytes, expected {expected}, {}, with {least}",
+                self.format
+            )));
         }
         let Upload { host, device, done, holds } = &mut self.uploads[which];
         *holds = None;

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use segcore::image::{CaptureTime, Frame, ImageSize};
+use segcore::yuv::{YuvColors, YuvMatrix};
 use v4l::buffer::{Flags, Metadata, Type};
 use v4l::format::{Colorspace, Quantization};
 use v4l::io::mmap::Stream as MappedStream;
@@ -28,14 +29,13 @@ use v4l::io::traits::{CaptureStream as _, Stream as _};
 use v4l::video::Capture as _;
 use v4l::video::capture::Parameters;
 use v4l::{Device, Format, FourCC, Fraction};
-use yuv::{YuvRange, YuvStandardMatrix};
 
 pub use device::{Address, Listed, list};
 use device::{Identity, guarded, open_reason};
 pub use negotiate::Wish;
 use negotiate::{Choice, choose, describe as modes_text};
 
-use super::pixels::{PixelLayout, YuvColors, to_rgb};
+use super::pixels::{Delivery, PixelLayout, take};
 use super::{Source, SourceError, SourceEvent, SourceInfo, WAITING, monotonic_nanos};
 
 /// Buffers that the driver fills in turn. One is with us, so it can be three frames ahead of us before it drops.
@@ -62,6 +62,7 @@ pub struct Camera {
     identity: Identity,
     node: PathBuf,
     choice: Choice,
+    delivery: Delivery,
     state: State,
     /// Index of the next frame.
     index: u64,
@@ -188,18 +189,18 @@ impl From<io::Error> for SessionError {
 
 /// What the driver says about colours; where it is silent, what webcams send.
 fn colors_of(format: &Format) -> YuvColors {
-    let full = match format.quantization {
+    let full_range = match format.quantization {
         Quantization::FullRange => true,
         Quantization::LimitedRange => false,
         Quantization::Default => matches!(format.colorspace, Colorspace::JPEG),
     };
     let matrix = match format.colorspace {
-        Colorspace::Rec709 | Colorspace::DCIP3 => YuvStandardMatrix::Bt709,
-        Colorspace::Rec2020 => YuvStandardMatrix::Bt2020,
-        Colorspace::SMPTE240M => YuvStandardMatrix::Smpte240,
-        _ => YuvStandardMatrix::Bt601,
+        Colorspace::Rec709 | Colorspace::DCIP3 => YuvMatrix::Bt709,
+        Colorspace::Rec2020 => YuvMatrix::Bt2020,
+        Colorspace::SMPTE240M => YuvMatrix::Smpte240,
+        _ => YuvMatrix::Bt601,
     };
-    YuvColors { range: if full { YuvRange::Full } else { YuvRange::Limited }, matrix }
+    YuvColors { matrix, full_range }
 }
 
 impl Camera {
@@ -229,6 +230,7 @@ impl Camera {
             identity,
             node,
             choice,
+            delivery: Delivery::Rgb,
             state: State::Ready(session),
             index: 0,
             last_sequence: None,
@@ -288,7 +290,7 @@ impl Camera {
             Err("the driver marks the picture as broken".to_owned())
         } else {
             let used = (metadata.bytesused as usize).min(bytes.len());
-            to_rgb(layout, size, stride, colors, &bytes[..used], frame)
+            take(layout, size, stride, colors, self.delivery, &bytes[..used], frame)
         };
         if let Err(reason) = converted {
             let reason = format!("camera {}, frame {index}: {reason}", self.address.text());
@@ -360,6 +362,10 @@ impl Source for Camera {
         self.choice = choice;
         self.state = State::Ready(session);
         Ok(())
+    }
+
+    fn leave_pixels_as_they_are(&mut self) {
+        self.delivery = Delivery::AsIs;
     }
 
     fn busy(&self) -> Option<Duration> {
