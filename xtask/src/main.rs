@@ -151,6 +151,9 @@ enum Dependency {
     /// NVIDIA's own TensorRT libraries out of Python wheels (0.9 GB), for the tests that open them without a GPU.
     #[value(name = "tensorrt")]
     TensorRt,
+    /// The headers of TensorRT 10 out of a package on crates.io, for the test that compiles with them; `test` fetches them.
+    #[value(name = "tensorrt-headers")]
+    TensorRtHeaders,
     /// Open MPI and libclang from apt, for training in several processes on CPUs (cargo feature `mpi`).
     Mpi,
     /// GStreamer with its usual plugins from apt, for RTSP, CSI cameras and other codecs (cargo feature `gstreamer`).
@@ -170,6 +173,9 @@ fn main() -> ExitCode {
         }
         Chore::Deps { what: Dependency::TensorRt } => {
             tensorrt::ensure().map(|place| println!("TensorRT's libraries are in {}", place.display()))
+        }
+        Chore::Deps { what: Dependency::TensorRtHeaders } => {
+            tensorrt::ensure_headers().map(|place| println!("TensorRT's headers are in {}", place.display()))
         }
         Chore::Deps { what: Dependency::Mpi } => mpi::install(),
         Chore::Deps { what: Dependency::GStreamer } => gstreamer::install(),

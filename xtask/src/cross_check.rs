@@ -1,0 +1,76 @@
+//! `cargo xtask cross-check`: builds everything but the trainer for aarch64, runs its tests there and compares a run on the
+//! shipped clip with this machine's. There: a Debian of its own in .deps/aarch64 (tests/aarch64/run.sh), where programs for
+//! aarch64 run under QEMU, about twenty times slower than a board.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde_json::Value;
+
+use crate::process::{Program, cargo, program, workspace};
+use crate::suites::{Counts, count};
+
+/// Everything that a board runs, with TensorRT; the trainer's libtorch is for x86-64, and xtask's chores are this machine's.
+const PACKAGES: [&str; 5] = ["--workspace", "--exclude=trainer", "--exclude=xtask", "--features", "runtime/tensorrt,tests/tensorrt"];
+/// Tests whose outcome hangs on how fast the machine is, or on what QEMU does not imitate, each with the reason.
+const LEFT_OUT: [&str; 0] = [];
+/// Least share of pixels with the same class on both.
+const LEAST_SAME: f64 = 0.999;
+
+/// What is checked.
+#[derive(Args)]
+pub struct Options {
+    /// Part of the names of the tests to run [default: all]
+    filter: Option<String>,
+    /// Frames of the shipped clip that both compute; 0: none
+    #[arg(long, default_value_t = 3)]
+    frames: u32,
+}
+
+/// Builds, tests, and compares.
+pub fn run(options: &Options) -> Result<()> {
+    inside(["--prepare"]).run("make the Debian system for aarch64")?;
+    inside(["cargo", "build", "--release", "--locked", "--bins"]).args(PACKAGES).run("build for aarch64")?;
+    let mut counts = Counts::default();
+    let mut tests = inside(["cargo", "test", "--release", "--locked", "--no-fail-fast"]).args(PACKAGES);
+    // Documentation's examples are compiled by a compiler that knows nothing of QEMU's folder.
+    tests = tests.args(["--lib", "--bins", "--tests", "--"]).args(options.filter.as_deref());
+    tests = tests.args(LEFT_OUT.iter().flat_map(|name| ["--skip", name]));
+    count(tests, &mut counts)?;
+    if options.frames > 0 {
+        compare(options.frames)?;
+    }
+    println!("\non aarch64, under QEMU:\n{counts}");
+    ensure!(counts.failed == 0, "{} tests failed: their names stand above under `failures:`", counts.failed);
+    Ok(())
+}
+
+/// A command in the Debian system, in the workspace's folder.
+fn inside<'a>(words: impl IntoIterator<Item = &'a str>) -> Program {
+    program(workspace().join("tests/aarch64/run.sh")).args(words)
+}
+
+/// The shipped model on the first frames of the shipped clip, here and there: the share of pixels with the same class.
+fn compare(frames: u32) -> Result<()> {
+    let metadata = crate::arrows::metadata()?;
+    let target = PathBuf::from(metadata["target_directory"].as_str().context("no target folder")?);
+    cargo().args(["build", "--release", "-p", "runtime", "--bin", "hsg"]).run("build hsg")?;
+    let hsg = target.join("release/hsg");
+    // The folder that is /target there.
+    let out = target.join("aarch64/cross-check");
+    fs::remove_dir_all(&out).ok();
+    fs::create_dir_all(&out).with_context(|| format!("could not create {}", out.display()))?;
+    let frames = frames.to_string();
+    let arguments = ["run", "--quiet", "--save", "classes,frames", "--frames", &frames, "--backend", "cpu", "--out"];
+    program(&hsg).args(arguments).arg(out.join("here")).run("run hsg")?;
+    inside(["/target/aarch64-unknown-linux-gnu/release/hsg"])
+        .args(arguments)
+        .arg("/target/cross-check/there")
+        .run("run hsg for aarch64")?;
+    let same = same_pixels(&hsg, &out)?;
+    println!("{:.4} % of the pixels of {frames} frames have the same class on x86-64 and aarch64", same * 100.0);
+    ensure!(same >= LEAST_SAME, "at least {} % were expected", LEAST_SAME * 100.0);
+    Ok(())
+}
