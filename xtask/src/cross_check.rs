@@ -3,7 +3,7 @@
 //! aarch64 run under QEMU, about twenty times slower than a board.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -13,7 +13,8 @@ use crate::process::{Program, cargo, program, workspace};
 use crate::suites::{Counts, count};
 
 /// Everything that a board runs, with TensorRT; the trainer's libtorch is for x86-64, and xtask's chores are this machine's.
-const PACKAGES: [&str; 5] = ["--workspace", "--exclude=trainer", "--exclude=xtask", "--features", "runtime/tensorrt,tests/tensorrt"];
+const PACKAGES: [&str; 5] =
+    ["--workspace", "--exclude=trainer", "--exclude=xtask", "--features", "runtime/tensorrt,tests/tensorrt"];
 /// Tests whose outcome hangs on how fast the machine is, or on what QEMU does not imitate, each with the reason.
 const LEFT_OUT: [&str; 0] = [];
 /// Least share of pixels with the same class on both.
@@ -69,7 +70,19 @@ fn compare(frames: u32) -> Result<()> {
         .args(arguments)
         .arg("/target/cross-check/there")
         .run("run hsg for aarch64")?;
-    let same = same_pixels(&hsg, &out)?;
+    // Our class maps are a data set like any other.
+    program(&hsg)
+        .args(["eval", "files", "--quiet", "--dataset", "camvid", "--truth"])
+        .arg(out.join("here/classes"))
+        .arg("--prediction")
+        .arg(out.join("there/classes"))
+        .arg("--out")
+        .arg(out.join("figures"))
+        .output("compare the class maps")?;
+    let figures = out.join("figures/evaluation.json");
+    let text = fs::read_to_string(&figures).with_context(|| format!("could not read {}", figures.display()))?;
+    let figures: Value = serde_json::from_str(&text).with_context(|| format!("{} is no JSON", figures.display()))?;
+    let same = figures["accuracy"].as_f64().context("the figures have no accuracy")?;
     println!("{:.4} % of the pixels of {frames} frames have the same class on x86-64 and aarch64", same * 100.0);
     ensure!(same >= LEAST_SAME, "at least {} % were expected", LEAST_SAME * 100.0);
     Ok(())

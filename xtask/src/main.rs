@@ -10,6 +10,7 @@ mod bench_train;
 mod board;
 mod camera_test;
 mod ci;
+mod cross_check;
 mod gpu;
 mod gstreamer;
 mod kernels;
@@ -122,6 +123,12 @@ enum Chore {
     /// Test cameras on a real kernel in QEMU: formats, faults, unplugging; about five minutes.
     #[command(after_help = "Example: cargo xtask camera-test")]
     CameraTest,
+    /// Build everything but the trainer for aarch64, run its tests there under QEMU, and compare a run on the shipped clip with
+    /// this machine's; about an hour. The first time needs root, debootstrap and 3 GB.
+    #[command(
+        after_help = "Examples:\n  cargo xtask cross-check\n  cargo xtask cross-check golden --frames 0     tests with `golden` in their names"
+    )]
+    CrossCheck(cross_check::Options),
     /// Compare the committed V4L2 bindings with what bindgen makes of this machine's headers (needs libclang).
     #[command(
         name = "v4l2-bindings",
@@ -189,6 +196,7 @@ fn main() -> ExitCode {
         Chore::BenchRetrieval { arguments } => bench_retrieval::run(&arguments),
         Chore::BenchTrain(options) => bench_train::run(&options),
         Chore::CameraTest => camera_test::run(),
+        Chore::CrossCheck(options) => cross_check::run(&options),
         Chore::V4l2Bindings { write } => v4l2_bindings::run(write),
         Chore::GpuPack(options) => gpu::pack(&options),
         Chore::GpuCheck(options) => gpu::check(&options),
