@@ -123,8 +123,8 @@ enum Chore {
     /// Test cameras on a real kernel in QEMU: formats, faults, unplugging; about five minutes.
     #[command(after_help = "Example: cargo xtask camera-test")]
     CameraTest,
-    /// Build everything but the trainer for aarch64, run its tests there under QEMU, and compare a run on the shipped clip with
-    /// this machine's; about an hour. The first time needs root, debootstrap and 3 GB.
+    /// Build everything but the trainer for aarch64, run tests there under QEMU, and compare a run on the shipped clip with
+    /// this machine's; an hour or more. The first time needs root, debootstrap and 3 GB.
     #[command(
         after_help = "Examples:\n  cargo xtask cross-check\n  cargo xtask cross-check golden --frames 0     tests with `golden` in their names"
     )]

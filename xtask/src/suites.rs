@@ -116,7 +116,7 @@ pub fn features() -> &'static str {
 }
 
 /// Names of the test targets of all crates, each once.
-fn suites(metadata: &Value) -> Vec<String> {
+pub fn suites(metadata: &Value) -> Vec<String> {
     let packages = metadata["packages"].as_array().into_iter().flatten();
     let targets = packages.flat_map(|package| package["targets"].as_array().into_iter().flatten());
     let tests = targets.filter(|target| target["kind"].as_array().is_some_and(|kinds| kinds.contains(&"test".into())));
