@@ -26,10 +26,10 @@ const TRANSFER_BYTES: u64 = 64 << 20;
 /// Most transfers that a session with a GPU is worth.
 const MOST_TRANSFERS: u64 = 10;
 /// What building an engine takes of TensorRT 8.6.0 (the wheel of `cargo xtask deps tensorrt`): bytes, and bytes after `xz -6`, so
-/// that half an hour of compressing need not be repeated while the version stays. (Of the second: what was written after 99 %.)
+/// that half an hour of compressing need not be repeated while the version stays.
 const TENSORRT: [(&str, u64, u64); 3] = [
     ("libnvinfer.so.8", 235_184_720, 61_808_548),
-    ("libnvinfer_builder_resource.so.8.6.0", 990_844_368, 406_175_744),
+    ("libnvinfer_builder_resource.so.8.6.0", 990_844_368, 407_453_344),
     ("libnvonnxparser.so.8", 2_868_632, 715_232),
 ];
 /// Suites of libtorch that run on the device that HSG_TEST_DEVICE names.
