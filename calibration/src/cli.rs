@@ -99,7 +99,8 @@ pub struct QuantizeArgs {
     /// Frames to measure on, evenly over the sources; half of them decide, the others check [default: 16].
     #[arg(long, value_name = "N", env = "HSG_FRAMES")]
     pub frames: Option<u64>,
-    /// Largest share of the multiplications that may be done in floats to keep sensitive layers, in percent [default: 7.5].
+    /// What floats may cost to keep sensitive layers, in percent of the multiplications; values that pass between integers and
+    /// floats count [default: 7.5].
     #[arg(long, value_name = "PERCENT", env = "HSG_BUDGET")]
     pub budget: Option<f64>,
     /// Leave the fp16 networks out: smaller, and `--precision fp16` is refused then.

@@ -121,8 +121,8 @@ fn compile(headers: &Path) -> Result<(), String> {
     build.flag("-Wno-deprecated-declarations");
     build.try_compile("hsg_tensorrt").map_err(|error| {
         format!(
-            "the shim does not compile with the headers in {}: {error}; TensorRT 8.6, 10 and 11 are known to hsg, of \
-             which 8.6 and 10 were never compiled by its authors",
+            "the shim does not compile with the headers in {}: {error}; TensorRT 8.6, 10 and 11 are known to hsg \
+             (crates/tensorrt-sys/README.md says which headers were tried)",
             headers.display()
         )
         .replace('\n', " ")

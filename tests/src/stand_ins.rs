@@ -9,6 +9,11 @@ use crate::skip;
 /// Set in the process that was started again: a folder for what the test writes.
 const FOLDER: &str = "HSG_TEST_STAND_INS";
 
+/// The stand-in for libnvinfer, beside which the others are; `None` without.
+pub fn stand_in() -> Option<&'static Path> {
+    option_env!("HSG_TENSORRT_TWIN").map(Path::new)
+}
+
 /// Runs `body` in a process that has the stand-ins, the variables, and a folder of its own, which `body` is given. `test` is
 /// the name of the calling test. Returns what that process wrote to standard output; none in that process itself, and where
 /// there are no stand-ins, which is said.
@@ -21,8 +26,8 @@ pub fn with_stand_ins(test: &str, variables: &[(&str, &str)], body: impl FnOnce(
         body(Path::new(&folder));
         return None;
     }
-    let Some(twin) = option_env!("HSG_TENSORRT_TWIN").map(PathBuf::from) else {
-        skip(test, "no stand-ins for TensorRT: hsg was built with headers of another version than 11");
+    let Some(library) = stand_in() else {
+        skip(test, "no stand-ins for TensorRT: hsg was built with headers of another version than 10 or 11");
         return None;
     };
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -30,8 +35,8 @@ pub fn with_stand_ins(test: &str, variables: &[(&str, &str)], body: impl FnOnce(
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(FOLDER, folder.path())
         .env("HSG_CACHE", folder.path().join("cache"))
-        .env("HSG_TENSORRT", twin.join("libnvinfer.so.11"))
-        .env("LD_LIBRARY_PATH", &twin)
+        .env("HSG_TENSORRT", library)
+        .env("LD_LIBRARY_PATH", library.parent().unwrap_or(library))
         .env("FAKE_CUDA_FAIL_FILE", fail_file(folder.path()))
         .envs(variables.iter().copied())
         .output()

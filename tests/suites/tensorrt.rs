@@ -535,23 +535,24 @@ mod stand_ins {
 
     struct Bench {
         sandbox: Sandbox,
-        twin: PathBuf,
+        library: &'static Path,
     }
 
     impl Bench {
         fn new() -> Option<Self> {
-            let Some(twin) = option_env!("HSG_TENSORRT_TWIN") else {
-                skip("TensorRT's stand-ins", "hsg was built with headers of another version than 11");
+            let Some(library) = tests::stand_ins::stand_in() else {
+                skip("TensorRT's stand-ins", "hsg was built with headers of another version than 10 or 11");
                 return None;
             };
-            Some(Self { sandbox: Sandbox::new(), twin: twin.into() })
+            Some(Self { sandbox: Sandbox::new(), library })
         }
 
         /// `hsg` with the stand-ins and variables.
         fn std_command(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
             let mut command = self.sandbox.command(hsg());
-            command.args(arguments).env("HSG_TENSORRT", self.twin.join("libnvinfer.so.11"));
-            command.env("LD_LIBRARY_PATH", &self.twin).env("HSG_MODELS", tiny_model().parent().unwrap());
+            command.args(arguments).env("HSG_TENSORRT", self.library);
+            command.env("LD_LIBRARY_PATH", self.library.parent().unwrap());
+            command.env("HSG_MODELS", tiny_model().parent().unwrap());
             command.env("HSG_CACHE", self.sandbox.path("cache")).env("FAKE_TENSORRT_TRACE", self.sandbox.path("trace"));
             command.envs(variables.iter().copied());
             command

@@ -1,5 +1,6 @@
 //! Stand-ins for libnvinfer, libnvonnxparser and libcuda (`nvinfer.cpp`, `cuda.cpp`): compiled against the headers that the shim
-//! was compiled with; libcuda's has the kernels (`kernel_twin/`). Their folder becomes the variable `HSG_TENSORRT_TWIN`; without headers of TensorRT 11 there are none.
+//! was compiled with; libcuda's has the kernels (`kernel_twin/`). The variable `HSG_TENSORRT_TWIN` becomes the file of libnvinfer's,
+//! beside which the others are; without headers of TensorRT 10 or 11 there are none.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -24,10 +25,12 @@ pub fn compile() {
     println!("cargo:rerun-if-changed=tensorrt_twin");
     let headers = PathBuf::from(std::env::var_os("DEP_HSG_TENSORRT_HEADERS").unwrap_or_default());
     let version = fs::read_to_string(headers.join("NvInferVersion.h")).unwrap_or_default();
-    if !version.contains("define TRT_MAJOR_ENTERPRISE 11") {
-        println!("cargo:warning=no headers of TensorRT 11: nothing stands in for its libraries in the tests");
+    let Some(major) =
+        [10, 11].into_iter().find(|major| version.contains(&format!("define TRT_MAJOR_ENTERPRISE {major}")))
+    else {
+        println!("cargo:warning=no headers of TensorRT 10 or 11: nothing stands in for its libraries in the tests");
         return;
-    }
+    };
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("tensorrt_twin");
     fs::create_dir_all(&out).expect("a folder for the stand-ins");
     fs::write(out.join("stubs.h"), stubs(&headers)).expect("the stubs can be written");
@@ -46,11 +49,12 @@ pub fn compile() {
         }
     };
     let nvinfer = ["tensorrt_twin/nvinfer.cpp".to_owned()];
-    library(&nvinfer, &["../crates/tensorrt-sys/shim/stub"], &["libnvinfer.so.11", "libnvonnxparser.so.11"]);
+    let names = [format!("libnvinfer.so.{major}"), format!("libnvonnxparser.so.{major}")];
+    library(&nvinfer, &["../crates/tensorrt-sys/shim/stub"], &[&names[0], &names[1]]);
     let kernels = super::KERNEL_TWIN.iter().map(|name| format!("kernel_twin/{name}.cpp"));
     let cuda: Vec<String> = kernels.chain(["tensorrt_twin/cuda.cpp".to_owned()]).collect();
     library(&cuda, &[super::KERNELS, "kernel_twin"], &["libcuda.so"]);
-    println!("cargo:rustc-env=HSG_TENSORRT_TWIN={}", out.display());
+    println!("cargo:rustc-env=HSG_TENSORRT_TWIN={}", out.join(&names[0]).display());
 }
 
 /// For every interface a class whose functions end the process by their names.
@@ -81,7 +85,7 @@ fn stub(stubs: &mut String, text: &str, base: &str, name: &str) {
     let body = &text[start.unwrap_or_else(|| panic!("no class {base}"))..];
     let body = &body[..body.find("\n};").unwrap_or(body.len())];
     let _ = writeln!(stubs, "struct {name} : {base} {{");
-    for piece in body.split(';') {
+    for piece in without_conditions(body).split(';') {
         let Some(at) = piece.rfind("virtual ") else { continue };
         let declaration = piece[at + "virtual ".len()..].split_whitespace().collect::<Vec<_>>().join(" ");
         let Some(function) = declaration.strip_suffix("= 0").map(str::trim) else { continue };
@@ -93,4 +97,19 @@ fn stub(stubs: &mut String, text: &str, base: &str, name: &str) {
         let _ = writeln!(stubs, "    {function} override {{ unexpected(\"{base}::{called}\"); }}");
     }
     stubs.push_str("};\n");
+}
+
+/// Without what only NVIDIA's own builds of a header have.
+fn without_conditions(text: &str) -> String {
+    let mut depth = 0;
+    let mut kept = String::new();
+    for line in text.lines() {
+        depth += usize::from(line.starts_with("#if"));
+        if depth == 0 {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+        depth = depth.saturating_sub(usize::from(line.starts_with("#endif")));
+    }
+    kept
 }

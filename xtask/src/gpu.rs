@@ -23,6 +23,15 @@ use crate::process::{cargo, program, workspace};
 const PACK: &str = "gpu-pack";
 /// What one transfer takes, tracked files included.
 const TRANSFER_BYTES: u64 = 64 << 20;
+/// Most transfers that a session with a GPU is worth.
+const MOST_TRANSFERS: u64 = 10;
+/// What building an engine takes of TensorRT 8.6.0 (the wheel of `cargo xtask deps tensorrt`): bytes, and bytes after `xz -6`, so
+/// that half an hour of compressing need not be repeated while the version stays.
+const TENSORRT: [(&str, u64, u64); 3] = [
+    ("libnvinfer.so.8", 235_184_720, 61_808_548),
+    ("libnvinfer_builder_resource.so.8.6.0", 990_844_368, 407_453_344),
+    ("libnvonnxparser.so.8", 2_868_632, 715_232),
+];
 /// Suites of libtorch that run on the device that HSG_TEST_DEVICE names.
 const SUITES: [&str; 2] = ["golden_torch", "training_step"];
 /// The program that checks and times the kernels.
@@ -46,6 +55,9 @@ pub struct PackOptions {
     /// Edge segments of CamVid's train split that exist already [default: made now, minutes]
     #[arg(long, value_name = "FOLDER", requires = "camvid")]
     edges: Option<PathBuf>,
+    /// Pack nothing: say how many transfers TensorRT 8.6's libraries would take
+    #[arg(long, conflicts_with = "camvid")]
+    tensorrt: bool,
 }
 
 /// A check.
@@ -87,6 +99,9 @@ pub struct CheckOptions {
 /// Builds everything and puts it into the pack's folder.
 pub fn pack(options: &PackOptions) -> Result<()> {
     ensure!(cfg!(all(target_arch = "x86_64", target_os = "linux")), "packs are for x86-64 Linux");
+    if options.tensorrt {
+        return say_tensorrt_transfers();
+    }
     libtorch::ensure()?;
     let metadata = crate::arrows::metadata()?;
     let target = PathBuf::from(metadata["target_directory"].as_str().context("no target folder")?);
@@ -134,7 +149,6 @@ pub fn pack(options: &PackOptions) -> Result<()> {
         }
     }
     let (tracked, packed) = (tracked_bytes()?, folder_bytes(&pack)?);
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     println!(
         "{}: {:.1} MiB, beside {:.1} MiB of tracked files; one transfer takes {:.0} MiB",
         pack.display(),
@@ -145,6 +159,50 @@ pub fn pack(options: &PackOptions) -> Result<()> {
     ensure!(tracked + packed <= TRANSFER_BYTES, "too large for one transfer: leave --camvid out");
     println!("on the GPU machine, in the repository's root: {PACK}/xtask gpu-check");
     Ok(())
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// TensorRT's libraries in pieces: the tracked files travel every time, the pack with the first piece.
+fn say_tensorrt_transfers() -> Result<()> {
+    let place = workspace().join(".deps/tensorrt/8.6");
+    for (name, bytes, packed) in TENSORRT {
+        let there = fs::metadata(place.join(name)).map(|file| file.len());
+        ensure!(
+            there.as_ref().is_ok_and(|&there| there == bytes) || there.is_err(),
+            "{} is not of TensorRT 8.6.0: measure again what `xz -6` makes of it (xtask/src/gpu.rs)",
+            place.join(name).display()
+        );
+        let note = if there.is_ok() { "" } else { "; not in .deps/tensorrt" };
+        println!("{name}: {:.1} MiB, {:.1} MiB by xz -6{note}", mib(bytes), mib(packed));
+    }
+    let tracked = tracked_bytes()?;
+    let pack = workspace().join(PACK);
+    let programs = if pack.is_dir() { folder_bytes(&pack)? } else { 0 };
+    let total = TENSORRT.iter().map(|(_, _, packed)| packed).sum();
+    let Some(transfers) = transfers(total, tracked, programs) else {
+        bail!("{:.1} MiB of tracked files and {:.1} MiB in {PACK} leave no room", mib(tracked), mib(programs));
+    };
+    println!(
+        "{:.1} MiB in transfers of {:.0} MiB, of which {:.1} MiB are tracked files, and {:.1} MiB of the first {PACK}: {transfers} \
+         transfers; {MOST_TRANSFERS} at most are worth it: it {}",
+        mib(total),
+        mib(TRANSFER_BYTES),
+        mib(tracked),
+        mib(programs),
+        if transfers <= MOST_TRANSFERS { "fits" } else { "does not fit" }
+    );
+    Ok(())
+}
+
+/// Transfers for `total` bytes, when `each` bytes travel every time and `first` more in the first; `None` if nothing else
+/// finds room then.
+fn transfers(total: u64, each: u64, first: u64) -> Option<u64> {
+    let room = TRANSFER_BYTES.checked_sub(each).filter(|&room| room > 0)?;
+    let left = total.saturating_sub(room.checked_sub(first)?);
+    Some(1 + left.div_ceil(room))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
@@ -383,4 +441,19 @@ fn set(settings: &mut toml::Table, section: &str, key: &str, value: toml::Value)
     let section = settings.get_mut(section).and_then(toml::Value::as_table_mut);
     section.with_context(|| format!("the preset has no section for `{key}`"))?.insert(key.into(), value);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_transfer_carries_the_tracked_files_too() {
+        let mib = 1 << 20;
+        assert_eq!(transfers(10 * mib, 34 * mib, 20 * mib), Some(1));
+        assert_eq!(transfers(11 * mib, 34 * mib, 20 * mib), Some(2));
+        assert_eq!(transfers(100 * mib, 34 * mib, 0), Some(4));
+        assert_eq!(transfers(mib, TRANSFER_BYTES, 0), None);
+        assert_eq!(transfers(mib, 34 * mib, 31 * mib), None);
+    }
 }

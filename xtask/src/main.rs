@@ -10,6 +10,7 @@ mod bench_train;
 mod board;
 mod camera_test;
 mod ci;
+mod cross_check;
 mod gpu;
 mod gstreamer;
 mod kernels;
@@ -122,6 +123,12 @@ enum Chore {
     /// Test cameras on a real kernel in QEMU: formats, faults, unplugging; about five minutes.
     #[command(after_help = "Example: cargo xtask camera-test")]
     CameraTest,
+    /// Build everything but the trainer for aarch64, run tests there under QEMU, and compare a run on the shipped clip with
+    /// this machine's; an hour or more. The first time needs root, debootstrap and 3 GB.
+    #[command(
+        after_help = "Examples:\n  cargo xtask cross-check\n  cargo xtask cross-check golden --frames 0     tests with `golden` in their names"
+    )]
+    CrossCheck(cross_check::Options),
     /// Compare the committed V4L2 bindings with what bindgen makes of this machine's headers (needs libclang).
     #[command(
         name = "v4l2-bindings",
@@ -151,6 +158,9 @@ enum Dependency {
     /// NVIDIA's own TensorRT libraries out of Python wheels (0.9 GB), for the tests that open them without a GPU.
     #[value(name = "tensorrt")]
     TensorRt,
+    /// The headers of TensorRT 10 out of a package on crates.io, for the test that compiles with them; `test` fetches them.
+    #[value(name = "tensorrt-headers")]
+    TensorRtHeaders,
     /// Open MPI and libclang from apt, for training in several processes on CPUs (cargo feature `mpi`).
     Mpi,
     /// GStreamer with its usual plugins from apt, for RTSP, CSI cameras and other codecs (cargo feature `gstreamer`).
@@ -171,6 +181,9 @@ fn main() -> ExitCode {
         Chore::Deps { what: Dependency::TensorRt } => {
             tensorrt::ensure().map(|place| println!("TensorRT's libraries are in {}", place.display()))
         }
+        Chore::Deps { what: Dependency::TensorRtHeaders } => {
+            tensorrt::ensure_headers().map(|place| println!("TensorRT's headers are in {}", place.display()))
+        }
         Chore::Deps { what: Dependency::Mpi } => mpi::install(),
         Chore::Deps { what: Dependency::GStreamer } => gstreamer::install(),
         Chore::CheckArrows => arrows::check(),
@@ -183,6 +196,7 @@ fn main() -> ExitCode {
         Chore::BenchRetrieval { arguments } => bench_retrieval::run(&arguments),
         Chore::BenchTrain(options) => bench_train::run(&options),
         Chore::CameraTest => camera_test::run(),
+        Chore::CrossCheck(options) => cross_check::run(&options),
         Chore::V4l2Bindings { write } => v4l2_bindings::run(write),
         Chore::GpuPack(options) => gpu::pack(&options),
         Chore::GpuCheck(options) => gpu::check(&options),

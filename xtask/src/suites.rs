@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::process::{Program, cargo};
-use crate::{arrows, gstreamer, libtorch, mpi, onnxruntime};
+use crate::{arrows, gstreamer, libtorch, mpi, onnxruntime, tensorrt};
 
 /// What cargo's own result lines add up to.
 #[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
@@ -69,6 +69,9 @@ pub fn run(filter: Option<&str>) -> Result<Counts> {
     if let Err(error) = onnxruntime::ensure() {
         eprintln!("warning: the backend onnxruntime is not tested: {error:#}");
     }
+    if let Err(error) = tensorrt::ensure_headers() {
+        eprintln!("warning: the shim is not compiled with headers of TensorRT 10: {error:#}");
+    }
     let metadata = arrows::metadata()?;
     // The suites run the real programs. `cargo test` alone would leave those of other packages unbuilt or stale.
     cargo()
@@ -113,7 +116,7 @@ pub fn features() -> &'static str {
 }
 
 /// Names of the test targets of all crates, each once.
-fn suites(metadata: &Value) -> Vec<String> {
+pub fn suites(metadata: &Value) -> Vec<String> {
     let packages = metadata["packages"].as_array().into_iter().flatten();
     let targets = packages.flat_map(|package| package["targets"].as_array().into_iter().flatten());
     let tests = targets.filter(|target| target["kind"].as_array().is_some_and(|kinds| kinds.contains(&"test".into())));
@@ -140,6 +143,11 @@ fn run_part(targets: &[String], filter: Option<&str>, programs: &PathBuf, counts
     if let Some(filter) = filter {
         program = program.args(["--", filter]);
     }
+    count(program, counts)
+}
+
+/// Runs a program that prints the results of tests, such as `cargo test`, and counts them.
+pub fn count(program: Program, counts: &mut Counts) -> Result<()> {
     let (mut command, line) = program.command_with_piped_stdout();
     let mut child = command.spawn().with_context(|| format!("`{line}` did not start"))?;
     let failed_before = counts.failed;

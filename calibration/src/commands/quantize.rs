@@ -200,7 +200,7 @@ impl QuantizeReport<'_> {
     fn text(&self) -> String {
         let made = self.quantization;
         let mut rows = vec![
-            ["layer", "share of multiplications", "in floats if kept", "error without it", ""]
+            ["layer", "share of multiplications", "cost if kept alone", "error without it", ""]
                 .map(str::to_owned)
                 .to_vec(),
         ];
@@ -229,8 +229,8 @@ impl QuantizeReport<'_> {
         }
         text + &format!(
             "on the {} frames that only checked: min-max alone {:.2e}, the result {:.2e} (in TensorRT's \
-             forms {:.2e} for 8.6, {:.2e} for 10)\n{:.1} % of the multiplications are \
-             done in floats for accuracy's sake (budget {:.1} %); {} biases corrected\nembedding network {:.2} MB, fp32 {:.2} MB, in {}",
+             forms {:.2e} for 8.6, {:.2e} for 10)\nfloats for accuracy's \
+             sake cost {:.1} % of the multiplications (budget {:.1} %); {} biases corrected\nembedding network {:.2} MB, fp32 {:.2} MB, in {}",
             made.check_frames,
             made.check_min_max,
             made.check_final,

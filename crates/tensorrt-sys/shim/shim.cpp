@@ -18,6 +18,10 @@
 #if HSG_TRT_MAJOR < 8 || (HSG_TRT_MAJOR == 8 && NV_TENSORRT_MINOR < 6)
 #error "TensorRT 8.6 or newer is needed; let TENSORRT_INCLUDE_DIR name the folder of its NvInfer.h"
 #endif
+// Between weak and strong typing: what is below would build fp32 where fp16 is asked for. No JetPack has it.
+#if HSG_TRT_MAJOR == 9
+#error "TensorRT 9 is not known to hsg; 8.6, 10 and 11 are"
+#endif
 
 namespace nv = nvinfer1;
 

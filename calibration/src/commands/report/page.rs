@@ -92,7 +92,7 @@ pub(super) fn page(receipt: &Receipt, worst: &[WorstFrame]) -> anyhow::Result<St
         .table(&sizes);
     if let Some(made) = &receipt.quantization {
         let mut layers =
-            Table::new(["layer", "share of multiplications %", "in floats if kept %", "error without it", ""]);
+            Table::new(["layer", "share of multiplications %", "cost if kept alone %", "error without it", ""]);
         for layer in &made.layers {
             let kept = if layer.kept { "stays fp32" } else { "" };
             layers = layers.row([
@@ -120,7 +120,7 @@ pub(super) fn page(receipt: &Receipt, worst: &[WorstFrame]) -> anyhow::Result<St
                 (
                     "budget",
                     format!(
-                        "{} % of the multiplications in floats, {} % used",
+                        "{} % of the multiplications for floats, {} % used",
                         percent(Some(made.budget)),
                         percent(Some(made.kept_share))
                     ),
