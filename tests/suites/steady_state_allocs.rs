@@ -255,6 +255,7 @@ fn on_the_gpu() {
             precision: Precision::Fp16,
             int8_float: false,
             num_threads: 2,
+            batching: Default::default(),
         };
         let deployment = Arc::new(Deployment::load(ModelFolder::open(&model).unwrap(), spec).unwrap());
         let device = ProcessorSpec { placement: Placement::Auto, tracking: true, ..ProcessorSpec::default() };

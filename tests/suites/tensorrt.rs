@@ -260,8 +260,13 @@ fn a_stream_moves_over_to_engines_that_are_made_later() {
     use tests::fake_backend::FakeBackend;
 
     let (first, later) = (FakeBackend::default(), FakeBackend::default());
-    let spec =
-        DeploymentSpec { backend: BackendChoice::Auto, precision: Precision::Fp32, int8_float: false, num_threads: 1 };
+    let spec = DeploymentSpec {
+        backend: BackendChoice::Auto,
+        precision: Precision::Fp32,
+        int8_float: false,
+        num_threads: 1,
+        batching: Default::default(),
+    };
     let selection =
         Selection { info: first.probe().unwrap(), backend: Box::new(first.clone()), reason: "a test's".into() };
     let folder = ModelFolder::open(&tiny_model()).unwrap();
@@ -320,7 +325,7 @@ fn engines_agree_with_the_cpu() {
     }
     let folder = ModelFolder::find(model, &[workspace().join("models/zoo")]).unwrap();
     let options = EngineOptions { num_threads: 4 };
-    let source = |precision| NetworkSource { folder: &folder, kind: NetworkKind::Embedding, precision };
+    let source = |precision| NetworkSource { folder: &folder, kind: NetworkKind::Embedding, precision, max_batch: 1 };
     let load = |backend: &dyn runtime::backend::Backend, precision| {
         backend.load_network(&source(precision), options).unwrap().session().unwrap()
     };

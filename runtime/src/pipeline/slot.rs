@@ -38,6 +38,8 @@ pub struct OnDevice {
     pub graph: bool,
     /// Whether its bytes were uploaded while the frame before was worked on.
     pub uploaded_ahead: bool,
+    /// Frames of the run of the embedding network that it was part of; 0 when streams run it for themselves.
+    pub batch: usize,
 }
 
 impl Default for FrameSlot {
