@@ -305,7 +305,7 @@ fn a_run_that_fails_fails_its_members_and_no_others() {
 fn live_streams_end_together() {
     with_stand_ins("live_streams_end_together", &[], |folder| {
         for what in [Some("engine"), Some("copy"), None] {
-            let shared = deployment(folder, 3, Duration::from_millis(20));
+            let shared = deployment(folder, 3, Duration::from_secs(1));
             let stop = Arc::<std::sync::atomic::AtomicBool>::default();
             let progress = [(); 3].map(|()| Arc::<Progress>::default());
             let outcomes = std::thread::scope(|scope| {
@@ -330,12 +330,13 @@ fn live_streams_end_together() {
                 threads.map(|thread| thread.join().unwrap())
             });
             std::fs::remove_file(fail_file(folder)).ok();
+            let mut met = 0;
             for outcome in outcomes {
                 match (what, outcome) {
                     (None, Ok(report)) => {
                         let batched: u64 = report.measured.batches.iter().sum();
                         assert_eq!((batched, report.measured.on_device), (report.measured.frames, batched));
-                        assert!(report.measured.batches[1..].iter().sum::<u64>() > 0, "{:?}", report.measured.batches);
+                        met += report.measured.batches[1..].iter().sum::<u64>();
                     }
                     (Some(what), Err(PipelineError::Backend(error))) => {
                         assert_eq!(error.kind(), BackendErrorKind::DeviceLost, "{what}: {error}");
@@ -344,6 +345,7 @@ fn live_streams_end_together() {
                     (what, outcome) => panic!("{what:?}: {outcome:?}"),
                 }
             }
+            assert!(what.is_some() || met > 0, "no two frames were in one run");
         }
     });
 }

@@ -270,9 +270,10 @@ fn on_the_gpu() {
 #[cfg(feature = "tensorrt")]
 fn two_streams(deployment: &Arc<Deployment>, device: ProcessorSpec) {
     use runtime::backend::tensorrt::Batching;
+    use runtime::pipeline::DeploymentSpec;
 
     let batching = Batching { most: 2, wait: Duration::from_millis(20) };
-    let spec = runtime::pipeline::DeploymentSpec { batching, ..deployment.spec() };
+    let spec = DeploymentSpec { batching, ..deployment.spec() };
     let deployment = Arc::new(Deployment::load(deployment.folder().clone(), spec).unwrap());
     let stop = Arc::<AtomicBool>::default();
     let progress = Progress::default();

@@ -776,11 +776,19 @@ mod stand_ins {
         for name in names.iter().map(|name| name.to_str().unwrap()) {
             let of = |out: &str, file: &str| bench.sandbox.path(&format!("{out}/{name}/{file}"));
             assert_eq!(assert_whole(&of("two", "")), Some(12));
-            for index in 0..12 {
-                let file = format!("labels/{index:08}.png");
-                let both = ["two", "alone"].map(|out| fs::read(of(out, &file)).unwrap_or_default());
-                assert_eq!(both[0], both[1], "{name}/{file}");
-            }
+            let labels = ["two", "alone"].map(|out| {
+                let levels = (0..3).map(|level| of(out, &format!("labels/level{level}")));
+                let files = levels.flat_map(|folder| fs::read_dir(folder).unwrap().flatten());
+                files
+                    .map(|file| (file.path().file_name().unwrap().to_owned(), fs::read(file.path()).unwrap()))
+                    .collect()
+            });
+            let [together, each]: [Vec<_>; 2] = labels.map(|mut files: Vec<_>| {
+                files.sort();
+                files
+            });
+            assert_eq!(together.len(), 36);
+            assert!(together == each, "{name}: other labels");
             let batches = &read_json(&of("two", "summary.json"))["batches"];
             let frames = |size: &str| batches["frames_by_size"][size].as_u64().unwrap_or(0);
             assert!(frames("1") + frames("2") == 12 && frames("2") >= 6, "{batches}");
