@@ -799,6 +799,7 @@ mod stand_ins {
         let (trace, text) = run(4, "four", &[]);
         assert_in_order(&trace);
         assert_eq!(count(&trace, "built"), 1, "{text}");
+        assert!(text.contains("in fp16 for 4 frames at once: there is none yet"), "{text}");
         assert!(bench.engines().iter().any(|path| path.to_string_lossy().contains("-batch4-")));
         assert_eq!(bench.engines().len(), 3);
         // In real time, too, and on a stream that is lost to none.
@@ -810,6 +811,17 @@ mod stand_ins {
             let by_size = summary["batches"]["frames_by_size"].as_object().unwrap();
             let frames: u64 = by_size.values().filter_map(serde_json::Value::as_u64).sum();
             assert_eq!(Some(frames), summary["frames"].as_u64(), "{name}");
+        }
+        // `auto` builds nothing: it takes the engine for one frame where there is none for five.
+        bench.build(&["--force"], &[]).code(0);
+        bench.trace();
+        let usual = [&["run"][..], &vec![&*clip; 5], &["--frames=2"], &more].concat();
+        let usual: Vec<&str> = usual.into_iter().filter(|argument| !argument.starts_with("--backend")).collect();
+        let assert = bench.hsg(&usual, &[]).code(0).stderr(predicate::str::contains("`hsg build --max-batch 5`"));
+        let report: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+        let summaries = report["sources"].as_object().unwrap().values();
+        for summary in summaries {
+            assert_eq!((&summary["backend"]["name"], &summary["batches"]), (&"tensorrt".into(), &().into()));
         }
         // Failures as ever, and nobody hangs.
         for fail in [("FAKE_TENSORRT_FAIL", "enqueue"), ("FAKE_TENSORRT_FAIL", "context"), ("FAKE_CUDA_FAIL", "copy")] {

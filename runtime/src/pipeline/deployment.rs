@@ -79,8 +79,8 @@ impl Deployment {
     /// # Errors
     /// When the backend does not work here, a network or the bank cannot be loaded, weights are not finite, the files do not
     /// fit each other, or an int8 network has no receipt that vouches for it.
-    pub fn load(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
-        let selection = select(&folder, spec)?;
+    pub fn load(folder: ModelFolder, mut spec: DeploymentSpec) -> Result<Self, PipelineError> {
+        let selection = select(&folder, &mut spec)?;
         if spec.precision == Precision::Int8 {
             receipt::check(&folder)?;
         }
@@ -91,8 +91,8 @@ impl Deployment {
     ///
     /// # Errors
     /// As [`Deployment::load`].
-    pub fn load_unverified(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
-        let selection = select(&folder, spec)?;
+    pub fn load_unverified(folder: ModelFolder, mut spec: DeploymentSpec) -> Result<Self, PipelineError> {
+        let selection = select(&folder, &mut spec)?;
         Self::load_on(folder, spec, selection)
     }
 
@@ -276,8 +276,20 @@ impl Deployment {
 }
 
 /// The backend that a spec asks for, and with it the way int8 and fp16 are executed, in the words of its reason.
-fn select(folder: &ModelFolder, spec: DeploymentSpec) -> Result<Selection, backend::BackendError> {
-    let mut selection = backend::select_for(spec.backend, folder, spec.precision, spec.batching.most)?;
+///
+/// Streams share runs only where the engine for that is there or was asked for by name: `auto` takes one for a single frame
+/// before it leaves the GPU.
+fn select(folder: &ModelFolder, spec: &mut DeploymentSpec) -> Result<Selection, backend::BackendError> {
+    let most = spec.batching.most;
+    let mut selection = backend::select_for(spec.backend, folder, spec.precision, most)?;
+    if spec.backend == BackendChoice::Auto && most > 1 && selection.info.device.is_none() {
+        let for_one = backend::select_for(spec.backend, folder, spec.precision, 1)?;
+        if for_one.info.device.is_some() {
+            spec.batching.most = 1;
+            let how = format!("every source runs the network for itself (`hsg build --max-batch {most}`)");
+            selection = Selection { reason: format!("{}; {how}", for_one.reason), ..for_one };
+        }
+    }
     if selection.info.device.is_some() {
         // A GPU computes in the precision of its engine.
         return Ok(selection);

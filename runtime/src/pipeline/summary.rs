@@ -38,7 +38,8 @@ pub struct Summary {
     /// reading, plus "computing begins" to "published"; the wait between reading and computing is not counted.
     pub latency_millis: Distribution,
     /// Per stage; stages that did not run have zeros. Where pixels are computed on a GPU, `preprocess` is until all work is
-    /// started (where sources run the embedding network together, waiting for the others' run is in it), `embed` until segments and their transitions are there, and `refine` what is left to wait for pixels.
+    /// started, `embed` until segments and their transitions are there, and `refine` what is left to wait for pixels. Where
+    /// sources run the embedding network together, waiting for the run before is part of `preprocess`.
     pub stages_millis: StagesMillis,
     /// What was computed on a GPU beside the networks.
     pub stages_on: StagesOn,

@@ -149,7 +149,10 @@ impl EngineCache {
             is_new: false,
             unsaved: None,
         };
-        let name = format!("{} of {} in {}", wanted.network, wanted.model, wanted.precision);
+        let mut name = format!("{} of {} in {}", wanted.network, wanted.model, wanted.precision);
+        if wanted.max_batch() > 1 {
+            name.push_str(&format!(" for {} frames at once", wanted.max_batch()));
+        }
         if again {
             tell(&format!("engine {name}: built again, as asked"));
         } else {
