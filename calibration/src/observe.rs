@@ -225,6 +225,7 @@ pub struct Description {
 
 #[cfg(test)]
 mod tests {
+    use runtime::backend::tensorrt::Batching;
     use runtime::pipeline::DeploymentSpec;
     use segcore::image::{CaptureTime, ImageSize, PixelFormat};
 
@@ -239,6 +240,7 @@ mod tests {
             precision: Precision::Fp32,
             int8_float: false,
             num_threads: 1,
+            batching: Batching::default(),
         };
         Arc::new(Deployment::load(folder, spec).unwrap())
     }

@@ -156,7 +156,13 @@ pub struct ModelSettings {
 impl ModelSettings {
     /// How to load it; int8 as written.
     pub fn deployment(&self, precision: Precision) -> DeploymentSpec {
-        DeploymentSpec { backend: self.backend.choice(), precision, int8_float: true, num_threads: self.threads }
+        DeploymentSpec {
+            backend: self.backend.choice(),
+            precision,
+            int8_float: true,
+            num_threads: self.threads,
+            batching: Default::default(),
+        }
     }
 
     fn config(&self) -> ConfigFile {

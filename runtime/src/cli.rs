@@ -70,6 +70,9 @@ pub struct BuildArgs {
     /// For every GPU from Ampere on instead of this one; slower.
     #[arg(long, env = "HSG_HARDWARE_COMPATIBLE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub hardware_compatible: Option<bool>,
+    /// Most frames that the embedding network takes at once, for as many cameras: 1 to 32 [default: 1].
+    #[arg(long, value_name = "N", env = "HSG_MAX_BATCH")]
+    pub max_batch: Option<usize>,
     /// Build int8 also where its receipt is missing, belongs to another network or says that a limit was missed.
     #[arg(long, env = "HSG_ALLOW_UNVERIFIED", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub allow_unverified: Option<bool>,
@@ -182,6 +185,14 @@ pub struct RunArgs {
     /// With --backend tensorrt: begin on the CPU where engines have to be built, and move over when they are.
     #[arg(long, env = "HSG_BUILD_BESIDE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub build_beside: Option<bool>,
+    /// With --backend tensorrt: most frames of several sources that the embedding network takes at once; 1 = every source runs
+    /// it for itself [default: auto = as many as there are sources, up to 8].
+    #[arg(long, value_name = "auto|N", env = "HSG_BATCH")]
+    pub batch: Option<String>,
+    /// How long a run of the embedding network waits for the frames of sources that brought some lately: more frames a run,
+    /// later [default: 0 = it takes what is there].
+    #[arg(long, value_name = "T", env = "HSG_BATCH_WAIT_MILLIS")]
+    pub batch_wait_millis: Option<f64>,
     /// PNG of the frames' size whose black pixels (bonnet, mount) are not segmented; one for all sources, or one for each
     /// in their order.
     #[arg(long = "mask", value_name = "FILE.png", env = "HSG_MASK")]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use models::manifest::Precision;
 use retrieval::Storage;
-use runtime::backend::tensorrt::BuildOptions;
+use runtime::backend::tensorrt::{Batching, BuildOptions, MAX_BATCH};
 use runtime::pipeline::names::Naming;
 use runtime::pipeline::{BankSearch, DeploymentSpec, Placement, ProcessorSpec, Resolution};
 use runtime::sink::SaveKinds;
@@ -97,6 +97,10 @@ struct RunSection {
     deadline_millis: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     build_beside: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch_wait_millis: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -169,6 +173,8 @@ struct BankSection {
 #[serde(deny_unknown_fields, default)]
 struct BuildSection {
     #[serde(skip_serializing_if = "Option::is_none")]
+    max_batch: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     workspace_mib: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timing_cache: Option<PathBuf>,
@@ -228,6 +234,7 @@ impl Base {
             int8_float: args.int8_float.or(file.int8_float).unwrap_or(measures),
             allow_unverified: args.allow_unverified.or(file.allow_unverified).unwrap_or(false),
             threads: self.threads,
+            batching: Batching::default(),
         })
     }
 
@@ -292,6 +299,7 @@ pub struct ModelSettings {
     /// Whether an int8 network needs no receipt.
     pub allow_unverified: bool,
     threads: usize,
+    batching: Batching,
 }
 
 impl ModelSettings {
@@ -302,7 +310,15 @@ impl ModelSettings {
             precision: precision_of(self.precision),
             int8_float: self.int8_float,
             num_threads: self.threads,
+            batching: self.batching,
         }
+    }
+
+    /// The same, for streams that share runs of the embedding network.
+    #[must_use]
+    pub fn batched(mut self, batching: Batching) -> Self {
+        self.batching = batching;
+        self
     }
 }
 
@@ -330,6 +346,11 @@ impl ComputeSettings {
             (false, false, true) => Resolution::Refined,
             (false, false, false) => Resolution::Nearest,
         }
+    }
+
+    /// Whether the stages may run on a GPU, where frames of several streams meet.
+    pub fn may_be_on_device(self) -> bool {
+        !self.host_stages && matches!(self.resolution(), Resolution::Refined | Resolution::Nearest)
     }
 
     /// How segments get their classes.
@@ -401,6 +422,9 @@ pub struct RunSettings {
     pub realtime: bool,
     /// Whether streams begin on the CPU while engines are built.
     pub build_beside: bool,
+    /// Most frames of several sources that the embedding network takes at once; none = as many as there are sources.
+    batch: Option<usize>,
+    batch_wait: Duration,
     /// Latency that frames should keep.
     pub deadline: Option<Duration>,
 }
@@ -463,8 +487,19 @@ impl RunSettings {
             frames: positive(args.frames.or(file.frames), "frames")?,
             realtime: args.realtime.or(file.realtime).unwrap_or(false),
             build_beside,
+            batch: batch(args.batch.as_deref().or(file.batch.as_deref()))?,
+            batch_wait: batch_wait(args.batch_wait_millis.or(file.batch_wait_millis))?,
             deadline: deadline(args.deadline_millis.or(file.deadline_millis))?,
         })
+    }
+
+    /// How so many sources share runs of the embedding network.
+    pub fn batching(&self, num_sources: usize) -> Batching {
+        if !self.compute.may_be_on_device() {
+            return Batching::default();
+        }
+        let most = self.batch.unwrap_or(MAX_AUTO_BATCH).min(num_sources).max(1);
+        Batching { most, wait: self.batch_wait }
     }
 
     /// The settings as a file for `--config`.
@@ -481,6 +516,8 @@ impl RunSettings {
                 frames: self.frames,
                 realtime: Some(self.realtime),
                 build_beside: Some(self.build_beside),
+                batch: Some(self.batch.map_or_else(|| "auto".to_owned(), |most| most.to_string())),
+                batch_wait_millis: Some(self.batch_wait.as_secs_f64() * 1e3),
                 deadline_millis: self.deadline.map(|deadline| deadline.as_secs_f64() * 1e3),
             }),
             ..common_config(&self.model, Some(self.compute))
@@ -810,6 +847,7 @@ impl BuildSettings {
             precision: precision.unwrap_or(PrecisionArg::Fp16),
             allow_unverified: args.allow_unverified.or(common.allow_unverified).unwrap_or(false),
             options: BuildOptions {
+                max_batch: max_batch(args.max_batch.or(file.max_batch).unwrap_or(1), "max-batch")?,
                 workspace_mebibytes: positive(args.workspace_mib.or(file.workspace_mib), "workspace-mib")?,
                 timing_cache: args.timing_cache.clone().or(file.timing_cache),
                 hardware_compatible: args.hardware_compatible.or(file.hardware_compatible).unwrap_or(false),
@@ -830,6 +868,7 @@ impl BuildSettings {
             precision: Some(name_of(self.precision)),
             allow_unverified: Some(self.allow_unverified),
             build: Some(BuildSection {
+                max_batch: Some(self.options.max_batch),
                 workspace_mib: self.options.workspace_mebibytes,
                 timing_cache: self.options.timing_cache.clone(),
                 hardware_compatible: Some(self.options.hardware_compatible),
@@ -846,6 +885,34 @@ fn precision_of(precision: PrecisionArg) -> Precision {
         PrecisionArg::Fp16 => Precision::Fp16,
         PrecisionArg::Int8 => Precision::Int8,
     }
+}
+
+/// Most frames at once that `--batch auto` asks for: memory grows with it, and the GPU is full before.
+const MAX_AUTO_BATCH: usize = 8;
+
+fn max_batch(most: usize, option: &str) -> anyhow::Result<usize> {
+    ensure!((1..=MAX_BATCH).contains(&most), "--{option}: expected 1 to {MAX_BATCH} frames, got {most}");
+    Ok(most)
+}
+
+/// `auto` (none) or a number of frames.
+fn batch(text: Option<&str>) -> anyhow::Result<Option<usize>> {
+    match text {
+        None | Some("auto") => Ok(None),
+        Some(text) => match text.parse() {
+            Ok(most) => Ok(Some(max_batch(most, "batch")?)),
+            Err(_) => bail!("--batch: expected auto or 1 to {MAX_BATCH} frames, got `{text}`"),
+        },
+    }
+}
+
+fn batch_wait(millis: Option<f64>) -> anyhow::Result<Duration> {
+    let millis = millis.unwrap_or(0.0);
+    ensure!(
+        (0.0..=1000.0).contains(&millis),
+        "--batch-wait-millis: expected 0 to 1000 milliseconds, got {millis}; every frame may be as much later"
+    );
+    Ok(Duration::from_secs_f64(millis / 1e3))
 }
 
 /// A deadline in milliseconds.
@@ -948,6 +1015,30 @@ mod tests {
         let text = settings.to_config().to_toml().unwrap();
         let again = run_settings(&text, &[]).unwrap();
         assert_eq!(format!("{settings:?}"), format!("{again:?}"));
+    }
+
+    #[test]
+    fn batches_are_as_large_as_there_are_sources() {
+        let most = |typed: &[&str], sources| run_settings("", typed).unwrap().batching(sources).most;
+        assert_eq!([1, 2, 8, 20].map(|sources| most(&[], sources)), [1, 2, 8, 8]);
+        assert_eq!([1, 2, 8, 20].map(|sources| most(&["--batch", "3"], sources)), [1, 2, 3, 3]);
+        assert_eq!(most(&["--batch=auto", "--no-refine"], 4), 4);
+        // Nothing meets on the CPU.
+        for typed in [&["--host-stages"][..], &["--reference"], &["--cluster-pixels"], &["--batch", "1"]] {
+            assert_eq!(most(typed, 4), 1, "{typed:?}");
+        }
+        let settings = run_settings("[run]\nbatch = \"2\"\nbatch_wait_millis = 1.5\n", &[]).unwrap();
+        assert_eq!(settings.batching(4), Batching { most: 2, wait: Duration::from_micros(1500) });
+        for (typed, words) in [
+            (["--batch", "0"], "1 to 32"),
+            (["--batch", "33"], "got 33"),
+            (["--batch", "many"], "auto or"),
+            (["--batch-wait-millis", "nan"], "0 to 1000"),
+            (["--batch-wait-millis", "1001"], "0 to 1000"),
+        ] {
+            let error = run_settings("", &typed).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

@@ -66,8 +66,13 @@ impl FakeBackend {
 pub fn deploy_on(backend: impl Backend + 'static, folder: &Path, num_threads: usize) -> Arc<Deployment> {
     let info = backend.probe().expect("the backend works");
     let selection = Selection { backend: Box::new(backend), info, reason: "given by a test".to_owned() };
-    let spec =
-        DeploymentSpec { backend: BackendChoice::Auto, precision: Precision::Fp32, int8_float: false, num_threads };
+    let spec = DeploymentSpec {
+        backend: BackendChoice::Auto,
+        precision: Precision::Fp32,
+        int8_float: false,
+        num_threads,
+        batching: Default::default(),
+    };
     let folder = ModelFolder::open(folder).expect("the model folder is whole");
     Arc::new(Deployment::load_on(folder, spec, selection).expect("the model is deployed"))
 }

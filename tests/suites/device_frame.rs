@@ -37,6 +37,7 @@ fn deployment(folder: &Path) -> Arc<Deployment> {
         precision: Precision::Fp16,
         int8_float: false,
         num_threads: 2,
+        batching: Default::default(),
     };
     let model = model_with_bank(folder);
     Arc::new(Deployment::load(ModelFolder::open(&model).unwrap(), spec).unwrap())

@@ -117,8 +117,13 @@ impl Source for Scripted {
 }
 
 fn deployment() -> Arc<Deployment> {
-    let spec =
-        DeploymentSpec { backend: BackendChoice::Cpu, precision: Precision::Fp32, int8_float: false, num_threads: 1 };
+    let spec = DeploymentSpec {
+        backend: BackendChoice::Cpu,
+        precision: Precision::Fp32,
+        int8_float: false,
+        num_threads: 1,
+        batching: Default::default(),
+    };
     Arc::new(Deployment::load(ModelFolder::open(&tiny_model()).unwrap(), spec).unwrap())
 }
 

@@ -255,13 +255,44 @@ fn on_the_gpu() {
             precision: Precision::Fp16,
             int8_float: false,
             num_threads: 2,
+            batching: Default::default(),
         };
         let deployment = Arc::new(Deployment::load(ModelFolder::open(&model).unwrap(), spec).unwrap());
         let device = ProcessorSpec { placement: Placement::Auto, tracking: true, ..ProcessorSpec::default() };
         assert_none(&deployment, Case { spec: device, ..Case::new("on the GPU") });
         let spec = ProcessorSpec { resolution: Resolution::Nearest, tracking: false, ..device };
         assert_none(&deployment, Case { spec, ..Case::new("on the GPU, frame by frame, not refined") });
+        two_streams(&deployment, device);
     });
+}
+
+/// Two streams that share runs of the embedding network, neither of which allocates.
+#[cfg(feature = "tensorrt")]
+fn two_streams(deployment: &Arc<Deployment>, device: ProcessorSpec) {
+    use runtime::backend::tensorrt::Batching;
+    use runtime::pipeline::DeploymentSpec;
+
+    let batching = Batching { most: 2, wait: Duration::from_millis(20) };
+    let spec = DeploymentSpec { batching, ..deployment.spec() };
+    let deployment = Arc::new(Deployment::load(deployment.folder().clone(), spec).unwrap());
+    let stop = Arc::<AtomicBool>::default();
+    let progress = Progress::default();
+    let batches = std::thread::scope(|scope| {
+        // It is warm before the other one counts, and goes on after.
+        let beside = scope.spawn(|| {
+            let mut processor = Processor::new(Arc::clone(&deployment), device).unwrap();
+            let spec = PipelineSpec { name: "beside".to_owned(), max_frames: None, realtime_hz: None };
+            let (sink, control) = (&mut pipeline::publish::Discard, Control::new(Arc::clone(&stop)));
+            pipeline::run(&mut MovingStreet::new(false), &mut processor, sink, &spec, &control, &progress).unwrap()
+        });
+        while progress.frames.load(Ordering::Relaxed) < WARM_UP && !beside.is_finished() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_none(&deployment, Case { spec: device, ..Case::new("on the GPU, together with another") });
+        stop.store(true, Ordering::Relaxed);
+        beside.join().unwrap().measured.batches
+    });
+    assert!(batches[1] >= COUNTED / 2, "runs by size: {batches:?}");
 }
 
 #[test]

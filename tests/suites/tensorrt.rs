@@ -86,6 +86,46 @@ fn shapes_cover_every_frame_up_to_the_models_input() {
     assert_eq!(grouping.shapes, BTreeMap::new());
 }
 
+/// The first axis counts frames, in every form that TensorRT is given: several are each as alone, to the last bit but for
+/// what a library that sums in another order for other shapes leaves.
+#[test]
+fn several_frames_at_once_are_as_one_after_the_other() {
+    let sandbox = Sandbox::new();
+    let int8 = int8_model(&sandbox.path("int8"));
+    let shipped = ModelFolder::open(&workspace().join("models/zoo/camvid-r18")).unwrap();
+    let half = |tensor: &Tensor, which: usize| {
+        let len = tensor.values.len() / 2;
+        Tensor { shape: [&[1], &tensor.shape[1..]].concat(), values: tensor.values[which * len..][..len].to_vec() }
+    };
+    for folder in [&int8, &shipped] {
+        for precision in [Precision::Fp32, Precision::Fp16, Precision::Int8] {
+            let network = prepare(folder, NetworkKind::Embedding, precision, 10).unwrap();
+            assert!(network.takes_batches);
+            let of_four = network.clone().for_batches(4);
+            assert_eq!((of_four.shapes["image"].least[0], of_four.shapes["image"].best[0]), (1, 4));
+            assert_eq!((of_four.shapes["image"].most[0], &of_four.onnx), (4, &network.onnx));
+            assert_eq!(of_four.shapes["image"].most[1..], network.shapes["image"].most[1..]);
+            assert_eq!(network.clone().for_batches(1), network);
+            let (mut graph, weights) = read(&network.onnx, &network.source).unwrap();
+            models::passes::to_fp32(&mut graph);
+            let values = (0..2 * 3 * 64 * 96).map(|i| (i as f64 * 0.11).sin() as f32).collect();
+            let both = Tensor { shape: vec![2, 3, 64, 96], values };
+            let together = &run_on_cpu(&graph, &weights, &[("image", &both)])["embedding"];
+            assert_eq!(together.shape[0], 2);
+            for which in 0..2 {
+                let alone = &run_on_cpu(&graph, &weights, &[("image", &half(&both, which))])["embedding"];
+                let of_both = half(together, which);
+                assert_eq!(of_both.shape, alone.shape);
+                let largest = of_both.values.iter().zip(&alone.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(largest < 1e-4, "{}, {precision}, frame {which}: {largest}", folder.manifest().name);
+            }
+        }
+    }
+    // The grouping network has a frame's segments, always as many.
+    let grouping = prepare(&shipped, NetworkKind::Grouping, Precision::Fp16, 10).unwrap();
+    assert_eq!(grouping.clone().for_batches(4), grouping);
+}
+
 /// A frame of the shipped clip as the model's network gets it.
 fn clip_frame(folder: &ModelFolder) -> Tensor {
     let mut video = video::VideoReader::open(tests::folders::shipped_clip()).unwrap();
@@ -260,8 +300,13 @@ fn a_stream_moves_over_to_engines_that_are_made_later() {
     use tests::fake_backend::FakeBackend;
 
     let (first, later) = (FakeBackend::default(), FakeBackend::default());
-    let spec =
-        DeploymentSpec { backend: BackendChoice::Auto, precision: Precision::Fp32, int8_float: false, num_threads: 1 };
+    let spec = DeploymentSpec {
+        backend: BackendChoice::Auto,
+        precision: Precision::Fp32,
+        int8_float: false,
+        num_threads: 1,
+        batching: Default::default(),
+    };
     let selection =
         Selection { info: first.probe().unwrap(), backend: Box::new(first.clone()), reason: "a test's".into() };
     let folder = ModelFolder::open(&tiny_model()).unwrap();
@@ -320,7 +365,7 @@ fn engines_agree_with_the_cpu() {
     }
     let folder = ModelFolder::find(model, &[workspace().join("models/zoo")]).unwrap();
     let options = EngineOptions { num_threads: 4 };
-    let source = |precision| NetworkSource { folder: &folder, kind: NetworkKind::Embedding, precision };
+    let source = |precision| NetworkSource { folder: &folder, kind: NetworkKind::Embedding, precision, max_batch: 1 };
     let load = |backend: &dyn runtime::backend::Backend, precision| {
         backend.load_network(&source(precision), options).unwrap().session().unwrap()
     };
@@ -740,6 +785,99 @@ mod stand_ins {
                     }
                 }
             }
+        }
+    }
+
+    /// Several sources share runs of the embedding network, and get what each gets for itself.
+    #[test]
+    fn several_sources_share_runs() {
+        let Some(bench) = Bench::new() else { return };
+        bench.build(&["--max-batch", "33"], &[]).code(2).stderr(predicate::str::contains("1 to 32"));
+        let assert = bench.build(&["--max-batch", "3", "--json"], &[]).code(0);
+        let report: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+        let batches: Vec<_> = report["engines"].as_array().unwrap().iter().map(|it| it["max_batch"].clone()).collect();
+        assert_eq!(batches, [3, 1]);
+        let trace = bench.trace();
+        assert_eq!(count(&trace, "profile 4 1 3 8 8 to 4 3 3 64 96 for 4 3 3 64 96"), 1, "{trace:?}");
+        let clip = shipped_clip().display().to_string();
+        let run = |sources: usize, out: &str, more: &[&str]| {
+            let clips = vec![&*clip; sources];
+            let usual = ["--model=tiny-model", "--precision=fp16", "--backend=tensorrt", "--frames=12", "--out", out];
+            let assert = bench.hsg(&[&["run"], &clips[..], &usual, &["--save=frames,labels"], more].concat(), &[]);
+            let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+            assert.code(0);
+            (bench.trace(), text)
+        };
+        // Two of three, because that engine is there.
+        let (trace, text) = run(2, "two", &["--batch-wait-millis=1000"]);
+        assert!(!text.contains("engine"), "{text}");
+        assert_in_order(&trace);
+        assert_eq!(count(&trace, "built"), 0);
+        assert!(count(&trace, "run of 2") >= 6 && count(&trace, "run of 3") == 0, "{trace:?}");
+        // One context for the embedding network, one each for grouping.
+        assert_eq!(count(&trace, "+IExecutionContext"), 3);
+        let (alone, text) = run(2, "alone", &["--batch=1"]);
+        assert!(!text.contains("engine") && count(&alone, "run of 2") == 0, "{text}");
+        assert_eq!(count(&alone, "+IExecutionContext"), 4);
+        let names: Vec<_> =
+            fs::read_dir(bench.sandbox.path("two")).unwrap().flatten().map(|it| it.file_name()).collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+        for name in names.iter().map(|name| name.to_str().unwrap()) {
+            let of = |out: &str, file: &str| bench.sandbox.path(&format!("{out}/{name}/{file}"));
+            assert_eq!(assert_whole(&of("two", "")), Some(12));
+            let labels = ["two", "alone"].map(|out| {
+                let levels = (0..3).map(|level| of(out, &format!("labels/level{level}")));
+                let files = levels.flat_map(|folder| fs::read_dir(folder).unwrap().flatten());
+                files
+                    .map(|file| (file.path().file_name().unwrap().to_owned(), fs::read(file.path()).unwrap()))
+                    .collect()
+            });
+            let [together, each]: [Vec<_>; 2] = labels.map(|mut files: Vec<_>| {
+                files.sort();
+                files
+            });
+            assert_eq!(together.len(), 36);
+            assert!(together == each, "{name}: other labels");
+            let batches = &read_json(&of("two", "summary.json"))["batches"];
+            let frames = |size: &str| batches["frames_by_size"][size].as_u64().unwrap_or(0);
+            assert!(frames("1") + frames("2") == 12 && frames("2") >= 6, "{batches}");
+            assert!(batches["mean_size"].as_f64().is_some_and(|mean| mean >= 1.5), "{batches}");
+            assert!(read_json(&of("alone", "summary.json"))["batches"].is_null());
+        }
+        // Four want an engine of their own, which is built beside that of three.
+        let (trace, text) = run(4, "four", &[]);
+        assert_in_order(&trace);
+        assert_eq!(count(&trace, "built"), 1, "{text}");
+        assert!(text.contains("in fp16 for 4 frames at once: there is none yet"), "{text}");
+        assert!(bench.engines().iter().any(|path| path.to_string_lossy().contains("-batch4-")));
+        assert_eq!(bench.engines().len(), 3);
+        // In real time, too, and on a stream that is lost to none.
+        let arguments = ["run", &format!("{clip}?rate=60"), &format!("{clip}?rate=25"), "--realtime", "--frames=20"];
+        let more = ["--model=tiny-model", "--precision=fp16", "--backend=tensorrt", "--save=none", "--json"];
+        let assert = bench.hsg(&[&arguments[..], &more].concat(), &[]).code(0);
+        let report: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+        for (name, summary) in report["sources"].as_object().unwrap() {
+            let by_size = summary["batches"]["frames_by_size"].as_object().unwrap();
+            let frames: u64 = by_size.values().filter_map(serde_json::Value::as_u64).sum();
+            assert_eq!(Some(frames), summary["frames"].as_u64(), "{name}");
+        }
+        // `auto` builds nothing: it takes the engine for one frame where there is none for five.
+        bench.build(&["--force"], &[]).code(0);
+        bench.trace();
+        let usual = [&["run"][..], &[&*clip; 5], &["--frames=2"], &more].concat();
+        let usual: Vec<&str> = usual.into_iter().filter(|argument| !argument.starts_with("--backend")).collect();
+        let assert = bench.hsg(&usual, &[]).code(0).stderr(predicate::str::contains("`hsg build --max-batch 5`"));
+        let report: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+        let summaries = report["sources"].as_object().unwrap().values();
+        for summary in summaries {
+            assert_eq!((&summary["backend"]["name"], &summary["batches"]), (&"tensorrt".into(), &().into()));
+        }
+        // Failures as ever, and nobody hangs.
+        for fail in [("FAKE_TENSORRT_FAIL", "enqueue"), ("FAKE_TENSORRT_FAIL", "context"), ("FAKE_CUDA_FAIL", "copy")] {
+            let arguments = [&["run", &clip, &clip][..], &more].concat();
+            let assert = bench.hsg(&arguments, &[fail]).code(2);
+            let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+            assert!(!text.contains("panicked"), "{fail:?}: {text}");
         }
     }
 

@@ -36,6 +36,7 @@ enum {
     FULL = 2,
     ABSENT = 801,
     INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201,
     NOT_FOUND = 500,
     OUT_OF_RESOURCES = 701,
     LOST = 719,
@@ -80,6 +81,8 @@ std::recursive_mutex one_call;
 using Guard = std::lock_guard<std::recursive_mutex>;
 std::set<Stream*> streams;
 std::map<const char*, size_t> page_locked;
+// Every thread has its own, and none before it has set one.
+thread_local void* current = nullptr;
 // A capture is spoilt by what its own thread does (CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).
 thread_local Stream* capturing = nullptr;
 int num_launched = 0;
@@ -142,6 +145,9 @@ void finish_to(Stream* stream, uint64_t mark)
         work.run();
 }
 
+// As the driver answers where no context is current on the calling thread.
+#define NEEDS_CONTEXT if (current == nullptr) return INVALID_CONTEXT;
+
 bool is_page_locked(const void* at)
 {
     auto next = page_locked.upper_bound(static_cast<const char*>(at));
@@ -163,7 +169,8 @@ void fake_cuda_enqueue(void* stream, void (*run)(void*), void* data, void (*free
     add(static_cast<Stream*>(stream), {[=] { run(shared.get()); }});
 }
 int fake_cuda_is_capturing(void* stream) { return static_cast<Stream*>(stream)->is_capturing; }
-int fake_cuda_fails_engines() { return fails("engine"); }
+int fake_cuda_fails(const char* what) { return fails(what); }
+int fake_cuda_has_context() { return current != nullptr; }
 void fake_cuda_spoil_capture(void* stream) { static_cast<Stream*>(stream)->is_spoilt = true; }
 
 int cuInit(unsigned) { return 0; }
@@ -187,6 +194,7 @@ int cuDeviceGetName(char* name, int length, int)
 int cuDeviceTotalMem_v2(size_t* bytes, int) { *bytes = size_t{8} << 30; return 0; }
 int cuMemGetInfo_v2(size_t* free, size_t* total)
 {
+    NEEDS_CONTEXT
     const char* value = std::getenv("FAKE_CUDA_FREE");
     *free = value == nullptr ? size_t{4} << 30 : std::strtoull(value, nullptr, 10);
     *total = size_t{8} << 30;
@@ -194,10 +202,11 @@ int cuMemGetInfo_v2(size_t* free, size_t* total)
 }
 int cuDevicePrimaryCtxRetain(void** context, int) { static int one; *context = &one; return 0; }
 int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
-int cuCtxSetCurrent(void* context) { return context == nullptr; }
+int cuCtxSetCurrent(void* context) { current = context; return 0; }
 
 int cuStreamCreate(void** stream, unsigned)
 {
+    NEEDS_CONTEXT
     Guard guard(one_call);
     auto* made = new Stream;
     streams.insert(made);
@@ -206,6 +215,7 @@ int cuStreamCreate(void** stream, unsigned)
 }
 int cuStreamSynchronize(void* stream)
 {
+    NEEDS_CONTEXT
     Guard guard(one_call);
     auto* of = static_cast<Stream*>(stream);
     if (of->is_capturing) {
@@ -223,10 +233,11 @@ int cuStreamDestroy_v2(void* stream)
     return 0;
 }
 
-int cuEventCreate(void** event, unsigned) { *event = new Event; return 0; }
+int cuEventCreate(void** event, unsigned) { NEEDS_CONTEXT *event = new Event; return 0; }
 int cuEventDestroy_v2(void* event) { delete static_cast<Event*>(event); return 0; }
 int cuEventRecord(void* event, void* stream)
 {
+    NEEDS_CONTEXT
     Guard guard(one_call);
     if (static_cast<Stream*>(stream)->is_capturing) {
         static_cast<Stream*>(stream)->is_spoilt = true;
@@ -239,6 +250,7 @@ int cuEventRecord(void* event, void* stream)
 }
 int cuEventSynchronize(void* event)
 {
+    NEEDS_CONTEXT
     Guard guard(one_call);
     const Event of = *static_cast<Event*>(event);
     finish_to(of.stream, of.mark);
@@ -248,6 +260,7 @@ int cuEventSynchronize(void* event)
 }
 int cuStreamWaitEvent(void* stream, void* event, unsigned)
 {
+    NEEDS_CONTEXT
     Guard guard(one_call);
     const Event of = *static_cast<Event*>(event);
     add(static_cast<Stream*>(stream), {[=] { finish_to(of.stream, of.mark); }});
@@ -256,6 +269,7 @@ int cuStreamWaitEvent(void* stream, void* event, unsigned)
 
 int cuMemAlloc_v2(unsigned long long* pointer, size_t bytes)
 {
+    NEEDS_CONTEXT
     Guard guard(one_call);
     if (spoils_capture())
         return CAPTURE_UNSUPPORTED;
@@ -268,6 +282,7 @@ int cuMemAlloc_v2(unsigned long long* pointer, size_t bytes)
 }
 int cuMemFree_v2(unsigned long long pointer)
 {
+    NEEDS_CONTEXT
     Guard guard(one_call);
     spoils_capture();
     // The driver waits for what may use it.
@@ -278,6 +293,7 @@ int cuMemFree_v2(unsigned long long pointer)
 }
 int cuMemHostAlloc(void** pointer, size_t bytes, unsigned)
 {
+    NEEDS_CONTEXT
     Guard guard(one_call);
     if (fails("pinned"))
         return FULL;
@@ -301,6 +317,7 @@ int cuMemFreeHost(void* pointer)
 }
 int cuMemcpyHtoDAsync_v2(unsigned long long to, const void* from, size_t bytes, void* stream)
 {
+    NEEDS_CONTEXT
     Guard guard(one_call);
     void* const target = reinterpret_cast<void*>(static_cast<uintptr_t>(to));
     if (is_page_locked(from)) {
@@ -315,13 +332,24 @@ int cuMemcpyHtoDAsync_v2(unsigned long long to, const void* from, size_t bytes, 
 }
 int cuMemcpyDtoHAsync_v2(void* to, unsigned long long from, size_t bytes, void* stream)
 {
+    NEEDS_CONTEXT
     Guard guard(one_call);
     const void* const source = reinterpret_cast<const void*>(static_cast<uintptr_t>(from));
     add(static_cast<Stream*>(stream), {[=] { std::memcpy(to, source, bytes); }, to});
     return 0;
 }
+int cuMemcpyDtoDAsync_v2(unsigned long long to, unsigned long long from, size_t bytes, void* stream)
+{
+    NEEDS_CONTEXT
+    Guard guard(one_call);
+    const void* const source = reinterpret_cast<const void*>(static_cast<uintptr_t>(from));
+    void* const target = reinterpret_cast<void*>(static_cast<uintptr_t>(to));
+    add(static_cast<Stream*>(stream), {[=] { std::memcpy(target, source, bytes); }});
+    return 0;
+}
 int cuMemsetD8Async(unsigned long long to, unsigned char byte, size_t bytes, void* stream)
 {
+    NEEDS_CONTEXT
     Guard guard(one_call);
     add(static_cast<Stream*>(stream), {[=] { std::memset(reinterpret_cast<void*>(static_cast<uintptr_t>(to)), byte, bytes); }});
     return 0;
@@ -329,6 +357,7 @@ int cuMemsetD8Async(unsigned long long to, unsigned char byte, size_t bytes, voi
 
 int cuModuleLoadData(void** module, const void* image)
 {
+    NEEDS_CONTEXT
     const char* const text = static_cast<const char*>(image);
     if (std::strstr(text, ".version") == nullptr)
         return INVALID_IMAGE;
@@ -349,6 +378,7 @@ int cuModuleGetFunction(void** function, void* module, const char* name)
 int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned, unsigned num_threads, unsigned, unsigned,
                    unsigned, void* stream, void** arguments, void**)
 {
+    NEEDS_CONTEXT
     Guard guard(one_call);
     if (fails("launch"))
         return LOST;
@@ -374,6 +404,7 @@ int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned, u
 
 int cuStreamBeginCapture_v2(void* stream, int)
 {
+    NEEDS_CONTEXT
     Guard guard(one_call);
     auto* of = static_cast<Stream*>(stream);
     of->captured.clear();
@@ -404,6 +435,7 @@ int cuGraphDestroy(void* graph) { delete static_cast<Graph*>(graph); return 0; }
 int cuGraphExecDestroy(void* instance) { delete static_cast<Graph*>(instance); return 0; }
 int cuGraphLaunch(void* instance, void* stream)
 {
+    NEEDS_CONTEXT
     Guard guard(one_call);
     if (fails("graph"))
         return LOST;
@@ -418,6 +450,7 @@ int cuGetErrorString(int error, const char** text)
     *text = error == FULL                  ? "out of memory"
             : error == LOST                ? "unspecified launch failure"
             : error == CAPTURE_UNSUPPORTED ? "operation not permitted when stream is capturing"
+            : error == INVALID_CONTEXT     ? "invalid device context"
             : error == CAPTURE_INVALIDATED ? "operation failed due to a previous error during capture"
             : error == NOT_FOUND           ? "named symbol not found"
             : error == OUT_OF_RESOURCES    ? "too many resources requested for launch"

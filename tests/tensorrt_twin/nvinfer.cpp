@@ -6,7 +6,8 @@
 //
 // FAKE_TENSORRT_VERSION  what getInferLibVersion says
 // FAKE_TENSORRT_FAIL     parse, build, load, context, shape, enqueue: what goes wrong; capture: runs that are captured as a graph;
-//                        nan: a feature that is no number
+//                        nan: a feature that is no number; nan-black: the same, of black frames alone
+// FAKE_CUDA_FAIL_FILE    enqueue, batch: runs, and those of more than one frame, do not start for as long as it says so
 // FAKE_TENSORRT_TRACE    a file that gets a line for each object made (+) and destroyed (-), and each call worth a line
 // FAKE_TENSORRT_SLOW     milliseconds that a build takes
 #include "stubs.h"
@@ -67,7 +68,7 @@ struct TensorSpec
     std::string name;
     bool is_input = false;
     std::vector<int64_t> dims;  // -1: varies
-    std::vector<int64_t> least, most;
+    std::vector<int64_t> least, best, most;
 };
 
 Dims to_dims(std::vector<int64_t> const& from)
@@ -317,11 +318,13 @@ float noise(size_t index)
     return static_cast<float>(mixed >> 8) / 8388608.0f - 1.0f;
 }
 
-// [3, height, width] → a unit vector per cell of 8×8 pixels by its mean colours and its contrast.
-void embed(Tensor const& image, Tensor const& out)
+// [3, height, width] → a unit vector per cell of 8×8 pixels by its mean colours and its contrast; of one frame of a batch.
+void embed_one(Tensor const& image, Tensor const& out, size_t frame)
 {
     size_t const height = image.dims[2], width = image.dims[3], dim = out.dims[1], columns = out.dims[3];
     size_t const cells = static_cast<size_t>(out.dims[2]) * columns;
+    float const* const pixels = image.values + frame * 3 * height * width;
+    float* const features = out.values + frame * dim * cells;
     std::vector<float> feature(dim);
     for (size_t cell = 0; cell < cells; ++cell)
     {
@@ -330,7 +333,7 @@ void embed(Tensor const& image, Tensor const& out)
         {
             for (size_t y = 0; y < 8; ++y)
             {
-                float const* row = image.values + (channel * height + cell / columns * 8 + y) * width + cell % columns * 8;
+                float const* row = pixels + (channel * height + cell / columns * 8 + y) * width + cell % columns * 8;
                 for (size_t x = 0; x < 8; ++x)
                 {
                     looks[channel] += row[x] / 64;
@@ -351,12 +354,21 @@ void embed(Tensor const& image, Tensor const& out)
         }
         for (size_t channel = 0; channel < dim; ++channel)
         {
-            out.values[channel * cells + cell] = feature[channel] / std::fmax(std::sqrt(squares), 1e-6f);
+            features[channel * cells + cell] = feature[channel] / std::fmax(std::sqrt(squares), 1e-6f);
         }
     }
-    if (fails("nan"))
+    bool const is_black = std::all_of(pixels, pixels + height * width, [&](float value) { return value == pixels[0]; });
+    if (fails("nan") || (is_black && fails("nan-black")))
     {
-        out.values[5] = NAN;
+        features[5] = NAN;
+    }
+}
+
+void embed(Tensor const& image, Tensor const& out)
+{
+    for (size_t frame = 0; frame < static_cast<size_t>(image.dims[0]); ++frame)
+    {
+        embed_one(image, out, frame);
     }
 }
 
@@ -433,6 +445,21 @@ Function* of_cuda(char const* name)
         unexpected("no stand-in for libcuda");
     }
     return reinterpret_cast<Function*>(function);
+}
+
+// Whether calls of this kind fail for a while (FAKE_CUDA_FAIL_FILE).
+bool fails_now(char const* what)
+{
+    return of_cuda<int(char const*)>("fake_cuda_fails")(what) != 0;
+}
+
+// Real ones crash or fail where no CUDA context is current on the calling thread.
+void expect_context()
+{
+    if (of_cuda<int()>("fake_cuda_has_context")() == 0)
+    {
+        unexpected("TensorRT is called on a thread without a CUDA context");
+    }
 }
 
 struct ContextImpl : apiv::SExecutionContext
@@ -523,7 +550,11 @@ struct ContextImpl : apiv::SExecutionContext
 
     bool enqueueV3(cudaStream_t stream) noexcept override
     {
-        if (fails("enqueue") || stream == nullptr || of_cuda<int()>("fake_cuda_fails_engines")() != 0)
+        expect_context();
+        auto const image = shapes.find("image");
+        bool const is_batch = image != shapes.end() && image->second[0] > 1;
+        if (fails("enqueue") || stream == nullptr || fails_now("engine") || fails_now("enqueue")
+            || (is_batch && fails_now("batch")))
         {
             say(ILogger::Severity::kERROR, "fake: the device has no time for this");
             return false;
@@ -533,6 +564,10 @@ struct ContextImpl : apiv::SExecutionContext
             of_cuda<void(void*)>("fake_cuda_spoil_capture")(stream);
             say(ILogger::Severity::kERROR, "fake: this network cannot be captured");
             return false;
+        }
+        if (image != shapes.end())
+        {
+            trace("run of " + std::to_string(image->second[0]));
         }
         auto* run = new Tensors;
         for (TensorSpec const& spec : tensors)
@@ -615,6 +650,7 @@ struct EngineImpl : apiv::SCudaEngine
     }
     IExecutionContext* createExecutionContext(ExecutionContextAllocationStrategy) noexcept override
     {
+        expect_context();
         if (fails("context"))
         {
             say(ILogger::Severity::kERROR, "fake: out of memory");
@@ -652,13 +688,17 @@ PAIR(Network, INetworkDefinition)
 
 struct ProfileImpl : apiv::SOptimizationProfile
 {
-    std::map<std::string, std::vector<int64_t>> least, most;
+    std::map<std::string, std::vector<int64_t>> least, best, most;
 
     bool setDimensions(char const* name, OptProfileSelector select, Dims const& dims) noexcept override
     {
         if (select == OptProfileSelector::kMIN)
         {
             least[name] = from_dims(dims);
+        }
+        if (select == OptProfileSelector::kOPT)
+        {
+            best[name] = from_dims(dims);
         }
         if (select == OptProfileSelector::kMAX)
         {
@@ -721,6 +761,19 @@ struct ConfigImpl : apiv::SBuilderConfig
 };
 PAIR(Config, IBuilderConfig)
 
+// Least, best and largest have the input's axes, in this order, and what does not vary is what the input has.
+bool is_profile_of(TensorSpec const& spec)
+{
+    size_t const axes = spec.dims.size();
+    bool fits = spec.least.size() == axes && spec.best.size() == axes && spec.most.size() == axes;
+    for (size_t i = 0; fits && i < axes; ++i)
+    {
+        fits = spec.least[i] >= 0 && spec.least[i] <= spec.best[i] && spec.best[i] <= spec.most[i]
+            && (spec.dims[i] < 0 || (spec.least[i] == spec.dims[i] && spec.most[i] == spec.dims[i]));
+    }
+    return fits;
+}
+
 struct BuilderImpl : apiv::SBuilder
 {
     std::unique_ptr<Profile> profile;
@@ -767,7 +820,14 @@ struct BuilderImpl : apiv::SBuilder
             if (configured.profile != nullptr && profile->impl_->most.count(spec.name) != 0)
             {
                 spec.least = profile->impl_->least[spec.name];
+                spec.best = profile->impl_->best[spec.name];
                 spec.most = profile->impl_->most[spec.name];
+                trace("profile " + join(spec.least) + " to " + join(spec.most) + " for " + join(spec.best));
+                if (!is_profile_of(spec))
+                {
+                    say(ILogger::Severity::kERROR, ("fake: the profile does not fit the input " + spec.name).c_str());
+                    return nullptr;
+                }
             }
             else if (spec.is_input)
             {

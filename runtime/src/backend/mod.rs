@@ -209,6 +209,8 @@ pub struct NetworkSource<'a> {
     pub kind: NetworkKind,
     /// Number format asked for.
     pub precision: Precision,
+    /// Most frames that one run of the embedding network should take, where the backend takes more than one.
+    pub max_batch: usize,
 }
 
 impl NetworkSource<'_> {
@@ -303,7 +305,7 @@ pub fn select(choice: BackendChoice) -> Result<Selection, BackendError> {
     }
 }
 
-/// Chooses a backend for a model: `auto` takes TensorRT where its engines of this model are built already, because building
+/// Chooses a backend for a model, whose engines should take `max_batch` frames at once: `auto` takes TensorRT where its engines of this model are built already, because building
 /// them takes minutes that nobody asked for.
 ///
 /// # Errors
@@ -312,12 +314,13 @@ pub fn select_for(
     choice: BackendChoice,
     folder: &ModelFolder,
     precision: Precision,
+    max_batch: usize,
 ) -> Result<Selection, BackendError> {
     if choice != BackendChoice::Auto {
         return select(choice);
     }
     let Ok(found) = tensorrt::look() else { return select(choice) };
-    let reason = match tensorrt::missing_engines(folder, precision, found) {
+    let reason = match tensorrt::missing_engines(folder, precision, found, max_batch) {
         Ok(None) => {
             let backend: Box<dyn Backend> = Box::new(tensorrt::TensorRtBackend);
             let info = backend.probe()?;

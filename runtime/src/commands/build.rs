@@ -27,6 +27,8 @@ struct EngineReport {
     network: String,
     precision: String,
     path: String,
+    /// Most frames that one run takes.
+    max_batch: usize,
     /// Whether it was built just now; otherwise it was there.
     built: bool,
     bytes: u64,
@@ -41,6 +43,7 @@ impl EngineReport {
     fn new(engine: BuiltEngine) -> Self {
         let BuiltEngine { path, is_new, manifest } = engine;
         Self {
+            max_batch: manifest.identity.max_batch(),
             network: manifest.identity.network,
             precision: manifest.identity.precision.to_string(),
             path: path.display().to_string(),
@@ -106,13 +109,17 @@ pub fn run(settings: &BuildSettings, printer: Printer) -> anyhow::Result<Outcome
         engines: built.into_iter().map(EngineReport::new).collect(),
     };
     printer.document(&report)?;
-    let mut rows =
-        vec![["network", "precision", "MB", "activations MB", "layers", "seconds", "file"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["network", "precision", "batch", "MB", "activations MB", "layers", "seconds", "file"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for engine in &report.engines {
         let seconds = if engine.built { format!("{:.0}", engine.build_seconds) } else { "there already".to_owned() };
         rows.push(vec![
             engine.network.clone(),
             engine.precision.clone(),
+            engine.max_batch.to_string(),
             format!("{:.1}", engine.bytes as f64 / 1e6),
             format!("{:.1}", engine.activation_bytes as f64 / 1e6),
             engine.layers.to_string(),

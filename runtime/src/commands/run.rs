@@ -47,15 +47,16 @@ pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> 
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let masks = settings.masks.iter().map(|path| Mask::read(path)).collect::<Result<Vec<_>, _>>()?;
     let mut streams = open_sources(settings, printer)?;
+    let model = settings.model.clone().batched(settings.batching(streams.len()));
     let deployment = if settings.build_beside {
         let load = if settings.model.allow_unverified {
             Deployment::load_building_beside_unverified
         } else {
             Deployment::load_building_beside
         };
-        deploy_by(&settings.model, printer, load)?
+        deploy_by(&model, printer, load)?
     } else {
-        deploy(&settings.model, printer)?
+        deploy(&model, printer)?
     };
     let mut processors = Vec::new();
     for (index, stream) in streams.iter_mut().enumerate() {

@@ -10,11 +10,11 @@ use retrieval::Bank;
 use segcore::label_space::LabelSpace;
 
 use super::MAX_LEVELS;
-use super::device::SharedBank;
+use super::device::{SharedBank, SharedBatches};
 use super::turns::Turns;
 use crate::backend::onnxruntime::AsWritten;
 use crate::backend::switching::SwitchingEngine;
-use crate::backend::tensorrt::{self, LogWatch};
+use crate::backend::tensorrt::{self, Batching, LogWatch};
 use crate::backend::{
     self, BackendChoice, BackendInfo, Engine, EngineOptions, NetworkKind, NetworkSource, Selection, first_not_finite,
 };
@@ -33,6 +33,8 @@ pub struct DeploymentSpec {
     pub int8_float: bool,
     /// Threads for arithmetic, at least 1.
     pub num_threads: usize,
+    /// How streams share runs of the embedding network on a GPU.
+    pub batching: Batching,
 }
 
 /// A model, ready to run. Immutable but for the queue of those who use it; all pipelines of a process share one.
@@ -46,6 +48,8 @@ pub struct Deployment {
     bank: Option<Bank>,
     /// The same on a GPU, once a stream there asks for it.
     pub(super) device_bank: SharedBank,
+    /// Runs of the embedding network there, for several streams at once.
+    pub(super) batches: SharedBatches,
     /// Segments per level, n_0 … n_L.
     sizes: Vec<usize>,
     turns: Arc<Turns>,
@@ -75,8 +79,8 @@ impl Deployment {
     /// # Errors
     /// When the backend does not work here, a network or the bank cannot be loaded, weights are not finite, the files do not
     /// fit each other, or an int8 network has no receipt that vouches for it.
-    pub fn load(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
-        let selection = select(&folder, spec)?;
+    pub fn load(folder: ModelFolder, mut spec: DeploymentSpec) -> Result<Self, PipelineError> {
+        let selection = select(&folder, &mut spec)?;
         if spec.precision == Precision::Int8 {
             receipt::check(&folder)?;
         }
@@ -87,8 +91,8 @@ impl Deployment {
     ///
     /// # Errors
     /// As [`Deployment::load`].
-    pub fn load_unverified(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
-        let selection = select(&folder, spec)?;
+    pub fn load_unverified(folder: ModelFolder, mut spec: DeploymentSpec) -> Result<Self, PipelineError> {
+        let selection = select(&folder, &mut spec)?;
         Self::load_on(folder, spec, selection)
     }
 
@@ -108,7 +112,8 @@ impl Deployment {
         };
         let options = EngineOptions { num_threads: spec.num_threads };
         let load = |kind: NetworkKind| -> Result<Arc<dyn Engine>, PipelineError> {
-            let source = NetworkSource { folder: &folder, kind, precision: spec.precision };
+            let source =
+                NetworkSource { folder: &folder, kind, precision: spec.precision, max_batch: spec.batching.most };
             let made = || selection.backend.makes_precisions().then(|| kind.path(&folder, Precision::Fp32)).flatten();
             let path = source.path().or_else(made).ok_or_else(|| missing(&kind.to_string(), folder.path()))?;
             check_weights(&path)?;
@@ -141,6 +146,7 @@ impl Deployment {
             grouping,
             bank,
             device_bank: SharedBank::default(),
+            batches: SharedBatches::default(),
             sizes,
             turns: Arc::default(),
             _beside: None,
@@ -167,7 +173,7 @@ impl Deployment {
     pub fn load_building_beside_unverified(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
         let on_gpu = backend::select(BackendChoice::TensorRt)?;
         let found = tensorrt::look().map_err(backend::BackendError::from)?;
-        let Some(reason) = tensorrt::missing_engines(&folder, spec.precision, found)? else {
+        let Some(reason) = tensorrt::missing_engines(&folder, spec.precision, found, spec.batching.most)? else {
             return Self::load_on(folder, spec, on_gpu);
         };
         let mut selection = backend::select(BackendChoice::Auto)?;
@@ -177,7 +183,9 @@ impl Deployment {
         deployment.switch_later(move |stop| {
             let watch = LogWatch { stop: Some(stop) };
             let load = |kind| {
-                tensorrt::load_watched(&NetworkSource { folder: &folder, kind, precision: spec.precision }, &watch)
+                let max_batch = spec.batching.most;
+                let source = NetworkSource { folder: &folder, kind, precision: spec.precision, max_batch };
+                tensorrt::load_watched(&source, &watch)
             };
             Ok([load(NetworkKind::Embedding)?, load(NetworkKind::Grouping)?])
         })?;
@@ -268,8 +276,20 @@ impl Deployment {
 }
 
 /// The backend that a spec asks for, and with it the way int8 and fp16 are executed, in the words of its reason.
-fn select(folder: &ModelFolder, spec: DeploymentSpec) -> Result<Selection, backend::BackendError> {
-    let mut selection = backend::select_for(spec.backend, folder, spec.precision)?;
+///
+/// Streams share runs only where the engine for that is there or was asked for by name: `auto` takes one for a single frame
+/// before it leaves the GPU.
+fn select(folder: &ModelFolder, spec: &mut DeploymentSpec) -> Result<Selection, backend::BackendError> {
+    let most = spec.batching.most;
+    let mut selection = backend::select_for(spec.backend, folder, spec.precision, most)?;
+    if spec.backend == BackendChoice::Auto && most > 1 && selection.info.device.is_none() {
+        let for_one = backend::select_for(spec.backend, folder, spec.precision, 1)?;
+        if for_one.info.device.is_some() {
+            spec.batching.most = 1;
+            let how = format!("every source runs the network for itself (`hsg build --max-batch {most}`)");
+            selection = Selection { reason: format!("{}; {how}", for_one.reason), ..for_one };
+        }
+    }
     if selection.info.device.is_some() {
         // A GPU computes in the precision of its engine.
         return Ok(selection);

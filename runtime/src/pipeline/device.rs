@@ -24,6 +24,8 @@ use super::segment::{SceneCuts, SegmentStart};
 use super::slot::OnDevice;
 use super::{Deployment, MAX_LEVELS, Ready, Resolution, StageError, nanos_since};
 use crate::backend::cuda::{Buffer, Cuda, DeviceBank, DeviceSearch, MapAxes, Nearest, noise};
+use crate::backend::tensorrt::TensorRtEngine;
+use crate::backend::tensorrt::batch::Batches;
 use crate::backend::tensorrt::frame::{DeviceFrame, FrameGeometry};
 use crate::backend::{BackendError, BackendErrorKind};
 use crate::error::PipelineError;
@@ -74,8 +76,9 @@ impl DeviceStages {
             log::warn!("only the networks run on the GPU, the stages between them on the CPU: {lack}");
             return Ok(None);
         }
+        let batches = deployment.batches.of(deployment, &embedding)?;
         Ok(Some(Self {
-            frame: DeviceFrame::new(deployment.manifest(), embedding, grouping)?,
+            frame: DeviceFrame::new(deployment.manifest(), embedding, grouping, batches)?,
             refine: resolution == Resolution::Refined,
             deployment: Arc::clone(deployment),
             geometry: None,
@@ -239,7 +242,33 @@ impl DeviceStages {
     /// How the last frame was computed.
     pub fn how(&self) -> OnDevice {
         let as_it_came = self.geometry.is_some_and(|(_, format, _)| format.yuv_colors().is_some());
-        OnDevice { graph: self.frame.was_graph(), uploaded_ahead: self.frame.was_ahead(), as_it_came }
+        let (graph, uploaded_ahead) = (self.frame.was_graph(), self.frame.was_ahead());
+        OnDevice { graph, uploaded_ahead, as_it_came, batch: self.frame.batch() }
+    }
+
+    /// Whether the embedding network runs for several streams at once.
+    pub fn is_batched(&self) -> bool {
+        self.frame.is_batched()
+    }
+}
+
+/// Where the streams of a deployment meet to share runs of the embedding network, as long as one of them does.
+#[derive(Default)]
+pub struct SharedBatches(Mutex<Weak<Batches>>);
+
+impl SharedBatches {
+    /// Their meeting place, made by the first; none where every stream is to run the network for itself.
+    fn of(&self, deployment: &Deployment, engine: &Arc<TensorRtEngine>) -> Result<Option<Arc<Batches>>, BackendError> {
+        // Nobody panics while holding it.
+        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(batches) = shared.upgrade() {
+            return Ok(Some(batches));
+        }
+        let made = Batches::new(deployment.manifest(), engine, deployment.spec().batching)?;
+        if let Some(batches) = &made {
+            *shared = Arc::downgrade(batches);
+        }
+        Ok(made)
     }
 }
 

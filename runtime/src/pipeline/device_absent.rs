@@ -80,7 +80,15 @@ impl DeviceStages {
     pub fn how(&self) -> OnDevice {
         match *self {}
     }
+
+    pub fn is_batched(&self) -> bool {
+        match *self {}
+    }
 }
+
+/// Runs that there cannot be.
+#[derive(Default)]
+pub struct SharedBatches(());
 
 /// A bank that is on no device.
 #[derive(Default)]

@@ -30,7 +30,9 @@
 //! ([`degrade::LADDER`]); each frame says at which step.
 //!
 //! **Several sources** run side by side as pipelines of their own, which share one [`Deployment`]. Those
-//! in real time take [`turns`] at its engine, one frame at a time, and a frame that waited makes way for a newer one.
+//! in real time take [`turns`] at its engine, one frame at a time, and a frame that waited makes way for a newer one. Where their
+//! stages run on a GPU they run the embedding network together instead (`backend/tensorrt/batch.rs`), and nobody waits for
+//! another's whole frame.
 //!
 //! **Live sources keep going** ([`SourceInfo::is_live`](crate::source::SourceInfo::is_live)). A frame that the network or a
 //! stage refuses is counted as skipped, and the stages start afresh; files that cannot be written (a full disk) are tried
@@ -179,7 +181,8 @@ impl Compute for Processor {
     }
 
     fn turns(&self) -> Option<Arc<Turns>> {
-        Some(Arc::clone(self.deployment().turns()))
+        // Taking turns, streams would never meet to run the network together.
+        (!self.is_batched()).then(|| Arc::clone(self.deployment().turns()))
     }
 
     fn pool(&self) -> Option<Arc<rayon::ThreadPool>> {

@@ -260,6 +260,11 @@ impl Processor {
         matches!(self.stages.pixels, PixelStages::Device(_))
     }
 
+    /// Whether the embedding network runs for several streams at once.
+    pub fn is_batched(&self) -> bool {
+        matches!(&self.stages.pixels, PixelStages::Device(device) if device.is_batched())
+    }
+
     /// The threads that frames are computed on; whoever calls [`Processor::process`] on one of them hands nothing over.
     pub fn pool(&self) -> &Arc<rayon::ThreadPool> {
         &self.pool
@@ -511,6 +516,7 @@ mod tests {
             precision: Precision::Fp32,
             int8_float: false,
             num_threads: 1,
+            batching: crate::backend::tensorrt::Batching::default(),
         };
         let deployment = Arc::new(Deployment::load(ModelFolder::open(&path).unwrap(), spec).unwrap());
         Processor::new(deployment, ProcessorSpec { tracking: true, deadline, ..ProcessorSpec::default() }).unwrap()

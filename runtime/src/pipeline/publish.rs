@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::slot::{BoundedQueue, CloseOnDrop, FrameSlot};
 use super::stats::{Histogram, rss_bytes};
 use super::{Control, Progress, Timing, nanos_since};
+use crate::backend::tensorrt::MAX_BATCH;
 use crate::error::PipelineError;
 use crate::sink::{FileSinks, SegmentedFrame, SinkError, StageNanos};
 
@@ -82,6 +83,8 @@ pub struct Measurements {
     pub uploaded_ahead: u64,
     /// Those of them that no CPU converted to RGB.
     pub as_they_came: u64,
+    /// Those of them that were embedded together with so many frames less one of other streams, from 0 on.
+    pub batches: [u64; MAX_BATCH],
     /// Per level, Σ segments present.
     pub segments: Vec<u64>,
     /// Frames at each step of [`super::degrade::LADDER`], and the time from the frame before to them, nanoseconds.
@@ -215,6 +218,9 @@ fn publish_all(
             measured.graphs += u64::from(on_device.graph);
             measured.uploaded_ahead += u64::from(on_device.uploaded_ahead);
             measured.as_they_came += u64::from(on_device.as_it_came);
+            if let Some(frames) = on_device.batch.checked_sub(1).and_then(|others| measured.batches.get_mut(others)) {
+                *frames += 1;
+            }
         }
         measured.segments.resize(output.levels.len(), 0);
         for (sum, level) in measured.segments.iter_mut().zip(&output.levels) {

@@ -40,6 +40,8 @@ pub struct OnDevice {
     pub uploaded_ahead: bool,
     /// Whether the GPU took it as the camera has it, in a YUV format.
     pub as_it_came: bool,
+    /// Frames of the run of the embedding network that it was part of; 0 when streams run it for themselves.
+    pub batch: usize,
 }
 
 impl Default for FrameSlot {

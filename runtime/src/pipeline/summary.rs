@@ -1,5 +1,7 @@
 //! `summary.json`: what a run reports. All commands use these words.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::degrade::LADDER;
@@ -36,10 +38,13 @@ pub struct Summary {
     /// reading, plus "computing begins" to "published"; the wait between reading and computing is not counted.
     pub latency_millis: Distribution,
     /// Per stage; stages that did not run have zeros. Where pixels are computed on a GPU, `preprocess` is until all work is
-    /// started, `embed` until segments and their transitions are there, and `refine` what is left to wait for pixels.
+    /// started, `embed` until segments and their transitions are there, and `refine` what is left to wait for pixels. Where
+    /// sources run the embedding network together, waiting for the run before is part of `preprocess`.
     pub stages_millis: StagesMillis,
     /// What was computed on a GPU beside the networks.
     pub stages_on: StagesOn,
+    /// How frames of several sources went through the embedding network together; null where each source ran it for itself.
+    pub batches: Option<BatchSummary>,
     /// Mean absolute difference between the latencies of successive frames.
     pub jitter_millis: f64,
     /// Largest resident set of the process (all sources together).
@@ -79,6 +84,26 @@ pub struct StagesOn {
     pub uploaded_ahead_frames: u64,
     /// Those of them that the GPU took in the camera's YUV format; the others' source made RGB or grey of them.
     pub unconverted_frames: u64,
+}
+
+/// How many frames the embedding network took at once.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BatchSummary {
+    /// Mean over the runs that this source's frames were part of, weighted by those frames.
+    pub mean_size: f64,
+    /// This source's frames by the number of frames in their run.
+    pub frames_by_size: BTreeMap<usize, u64>,
+}
+
+impl BatchSummary {
+    /// From frames by the number of others in their run; none when there are no such frames.
+    fn new(frames_by_others: &[u64]) -> Option<Self> {
+        let by_size = (1..).zip(frames_by_others.iter().copied()).filter(|(_, frames)| *frames > 0);
+        let frames_by_size: BTreeMap<usize, u64> = by_size.collect();
+        let frames: u64 = frames_by_size.values().sum();
+        let sum: u64 = frames_by_size.iter().map(|(size, frames)| *size as u64 * frames).sum();
+        (frames > 0).then(|| Self { mean_size: sum as f64 / frames as f64, frames_by_size })
+    }
 }
 
 /// Times of all stages.
@@ -217,6 +242,7 @@ impl Summary {
                 uploaded_ahead_frames: measured.uploaded_ahead,
                 unconverted_frames: measured.as_they_came,
             },
+            batches: BatchSummary::new(&measured.batches),
             jitter_millis: measured.jitter_sum_nanos / frames.saturating_sub(1).max(1) as f64 / 1e6,
             peak_rss_bytes: peak_rss_bytes(),
             cpu_seconds: cpu_seconds(),
@@ -246,5 +272,20 @@ impl Summary {
             }),
             machine: Machine::of(deployment),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_counted_by_frames() {
+        assert_eq!(BatchSummary::new(&[0; 4]), None);
+        let summary = BatchSummary::new(&[2, 0, 6, 0]).unwrap();
+        assert_eq!(summary.frames_by_size, BTreeMap::from([(1, 2), (3, 6)]));
+        assert_eq!(summary.mean_size, 2.5);
+        let text = serde_json::to_value(&summary).unwrap();
+        assert_eq!(text["frames_by_size"]["3"], 6);
     }
 }

@@ -718,6 +718,29 @@ impl Cuda {
     }
 }
 
+impl Cuda {
+    /// Begins to copy `len` numbers within the device, from place `from_at` of `from` to place `to_at` of `to`.
+    ///
+    /// # Errors
+    /// When either is shorter, or the device is lost.
+    pub fn copy_range<T: Pod>(
+        &self,
+        (from, from_at): (&Memory<Buffer, T>, usize),
+        (to, to_at): (&mut Memory<Buffer, T>, usize),
+        len: usize,
+    ) -> Result<(), BackendError> {
+        let size = size_of::<T>();
+        expect_room(from.raw(), from_at.saturating_add(len).saturating_mul(size))?;
+        expect_room(to.raw(), to_at.saturating_add(len).saturating_mul(size))?;
+        self.context.enter()?;
+        let (source, target) = (from.address() + (from_at * size) as u64, to.address() + (to_at * size) as u64);
+        // SAFETY: both are at least that long, as was just checked; they are two allocations, and the driver frees neither
+        // before work that uses it has ended.
+        unsafe { result::memcpy_dtod_async(target, source, len * size, self.stream) }
+            .map_err(|error| failed("copy on the GPU", error))
+    }
+}
+
 impl Drop for Cuda {
     fn drop(&mut self) {
         if self.context.enter().is_err() {

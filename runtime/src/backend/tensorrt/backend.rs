@@ -72,9 +72,16 @@ impl Backend for TensorRtBackend {
 /// As [`Backend::load_network`], and when stopped.
 pub fn load_watched(source: &NetworkSource<'_>, watch: &dyn BuildWatch) -> Result<Arc<dyn Engine>, BackendError> {
     let ready = ready_or_error()?;
-    let network = prepare(source.folder, source.kind, source.precision, ready.library.version().major)?;
+    let major = ready.library.version().major;
+    let network = prepare(source.folder, source.kind, source.precision, major)?.for_batches(source.max_batch);
+    if source.kind == NetworkKind::Embedding && source.max_batch > 1 && !network.takes_batches {
+        watch.event(BuildEvent::Line(format!(
+            "{}: its network takes one frame at a time, so streams are not batched; export the model again",
+            network.source.display()
+        )));
+    }
     let identity = identity_of(source.folder, source.kind, &network, &ready.found, false);
-    let options = BuildOptions::default();
+    let options = BuildOptions { max_batch: source.max_batch, ..BuildOptions::default() };
     let cached = obtain(ready, &identity, &network, &options, watch)?;
     // What the driver refuses is not the engine's fault: no reason to build another one.
     let cuda = gpu()?;
@@ -125,7 +132,7 @@ pub fn build(
     let cache = EngineCache::open()?;
     let mut built = Vec::new();
     for kind in NetworkKind::ALL {
-        let network = prepare(folder, kind, precision, ready.library.version().major)?;
+        let network = prepare(folder, kind, precision, ready.library.version().major)?.for_batches(options.max_batch);
         let identity = identity_of(folder, kind, &network, &ready.found, options.hardware_compatible);
         if network.precision != precision {
             let line = format!("the model has no {kind} network in {precision}: it is built in {}", network.precision);
@@ -381,16 +388,16 @@ impl TensorRtSession {
         let name = |tensor: &tensorrt_sys::Tensor| {
             CString::new(tensor.name.as_str()).map_err(|_| run_error(&engine.path, "a name with a zero byte"))
         };
-        // With the largest inputs the outputs are largest: room for those, once.
+        // With the largest inputs the outputs are largest: room for those, once. A session runs for one frame at a time.
         for tensor in engine.tensors.iter().filter(|tensor| tensor.is_input) {
-            context.set_shape(&name(tensor)?, &tensor.most).map_err(words)?;
+            context.set_shape(&name(tensor)?, &largest_of_one(tensor)).map_err(words)?;
         }
         let mut slots = Vec::with_capacity(engine.tensors.len());
         for tensor in &engine.tensors {
             let name = name(tensor)?;
             let mut shape = Vec::new();
             if tensor.is_input {
-                shape.extend_from_slice(&tensor.most);
+                shape = largest_of_one(tensor);
             } else {
                 context.shape(&name, &mut shape).map_err(words)?;
             }
@@ -478,6 +485,10 @@ impl TensorRtSession {
                 slot.shape.extend_from_slice(shape);
             }
             let bytes: &[u8] = bytemuck::cast_slice(data);
+            if data.len() > slot.capacity {
+                let what = format!("the input `{name}` has {} values, there is room for {}", data.len(), slot.capacity);
+                return Err(run_error(path, what));
+            }
             slot.memory.host_mut()[..bytes.len()].copy_from_slice(bytes);
             // SAFETY: `run` waits for the stream before anybody touches the host's side again; `drop` does, too.
             unsafe { cuda.begin_upload(&slot.memory, bytes.len()) }?;
@@ -504,6 +515,15 @@ impl TensorRtSession {
         }
         Ok(())
     }
+}
+
+/// The largest shape of an input for one frame, whatever the engine takes at once.
+fn largest_of_one(tensor: &tensorrt_sys::Tensor) -> Vec<usize> {
+    let mut shape = tensor.most.clone();
+    if let (Some(frames), Some(&least)) = (shape.first_mut(), tensor.least.first()) {
+        *frames = least;
+    }
+    shape
 }
 
 /// Refuses a shape that the engine was not built for.

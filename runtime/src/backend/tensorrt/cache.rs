@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use models::files::write_atomically;
 
+use super::MAX_BATCH;
 use super::engine_file::{BuildRecord, EngineManifest, Identity, encode, read};
 use crate::backend::{BackendError, BackendErrorKind};
 
@@ -91,7 +92,7 @@ impl EngineCache {
     }
 
     /// The file that an engine of this identity has. What changes with an update (versions, files, shapes) is not in the
-    /// name, so that an old engine is replaced.
+    /// name, so that an old engine is replaced. How many frames a run takes is: one camera and four have an engine each.
     pub fn path(&self, identity: &Identity) -> PathBuf {
         let plain = |text: &str| -> String {
             text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
@@ -99,21 +100,31 @@ impl EngineCache {
         let gpu = if identity.hardware_compatible { "ampere-and-later".to_owned() } else { plain(&identity.gpu.name) };
         let hash: String = identity.model_hash.chars().take(16).collect();
         let (network, precision) = (plain(&identity.network), identity.precision);
-        self.folder.join(format!("{}-{}-{network}-{precision}-{gpu}.{EXTENSION}", plain(&identity.model), plain(&hash)))
+        let batch = match identity.max_batch() {
+            1 => String::new(),
+            most => format!("-batch{most}"),
+        };
+        let model = plain(&identity.model);
+        self.folder.join(format!("{model}-{}-{network}-{precision}{batch}-{gpu}.{EXTENSION}", plain(&hash)))
     }
 
-    /// Looks for an engine. Where one for this GPU is wanted, one for all of them will do.
+    /// Looks for an engine. Where one for this GPU is wanted, one for all of them will do, and one that takes more frames at
+    /// once.
     pub fn look(&self, wanted: &Identity) -> Lookup {
-        let own = look_at(&self.path(wanted), wanted);
-        if matches!(own, Lookup::Found(..)) || wanted.hardware_compatible {
-            return own;
-        }
         let for_all = Identity { hardware_compatible: true, ..wanted.clone() };
-        match look_at(&self.path(&for_all), wanted) {
-            found @ Lookup::Found(..) => found,
-            unusable @ Lookup::Unusable(_) if matches!(own, Lookup::Absent) => unusable,
-            _ => own,
+        let mut unusable = None;
+        for identity in [wanted, &for_all] {
+            let most = if identity.shapes.is_empty() { 1 } else { MAX_BATCH };
+            for max_batch in wanted.max_batch()..=most.max(wanted.max_batch()) {
+                match look_at(&self.path(&identity.clone().for_batches(max_batch)), wanted) {
+                    found @ Lookup::Found(..) => return found,
+                    Lookup::Absent => {}
+                    // The reason of the first, which is the one that was asked for if it is there.
+                    Lookup::Unusable(reason) => unusable = unusable.or(Some(reason)),
+                }
+            }
         }
+        unusable.map_or(Lookup::Absent, Lookup::Unusable)
     }
 
     /// The engine of this identity, built by `build` if there is none or `again` says so. `tell` gets a line when something
@@ -138,7 +149,10 @@ impl EngineCache {
             is_new: false,
             unsaved: None,
         };
-        let name = format!("{} of {} in {}", wanted.network, wanted.model, wanted.precision);
+        let mut name = format!("{} of {} in {}", wanted.network, wanted.model, wanted.precision);
+        if wanted.max_batch() > 1 {
+            name.push_str(&format!(" for {} frames at once", wanted.max_batch()));
+        }
         if again {
             tell(&format!("engine {name}: built again, as asked"));
         } else {
@@ -343,6 +357,24 @@ mod tests {
             assert!(!again.is_new && again.manifest.identity == wanted);
             assert_eq!(trial.last_words(), told, "the reason is told once");
         }
+    }
+
+    /// One camera and four have an engine each; that of four is taken for fewer where they have none.
+    #[test]
+    fn engines_of_several_batches_are_beside_each_other() {
+        let trial = Trial::new();
+        let of = |most: usize| identity().for_batches(most);
+        assert!(trial.get(&of(4)).is_new);
+        assert_eq!(trial.get(&of(2)).manifest.identity.max_batch(), 4);
+        assert_eq!(trial.get(&of(1)).engine, [1; 1000]);
+        let more = trial.get(&of(5));
+        assert!(more.is_new && more.engine == [2; 1000]);
+        // Its own first.
+        let build = || Ok((vec![9; 1000], BuildRecord::default()));
+        let tell = |_: &str| {};
+        trial.cache.get_or_build(&of(1), true, &tell, &|| false, &mut { build }).unwrap();
+        assert_eq!(trial.get(&of(1)).engine, [9; 1000]);
+        assert_eq!(trial.get(&of(4)).engine, [1; 1000]);
     }
 
     #[test]

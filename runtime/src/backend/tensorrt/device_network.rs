@@ -79,6 +79,54 @@ impl DeviceNetwork {
         Ok(())
     }
 
+    /// Gives an input that varies this shape, whose first axis counts frames, for [`DeviceNetwork::enqueue_over`]. More than one
+    /// frame get memory here, at once as much as `most` frames of this size need; it never shrinks. Work may be under way: it
+    /// is waited for where its memory goes.
+    ///
+    /// # Errors
+    /// As [`DeviceNetwork::set_shape`]; the shape must be set again then.
+    pub fn set_batch(&mut self, cuda: &Cuda, input: &str, shape: &[usize; 4], most: usize) -> Result<(), BackendError> {
+        cuda.make_current()?;
+        check_profile(&self.engine.path, input, shape, &self.engine.tensors)?;
+        let path = &self.engine.path;
+        let tensor = self.tensors.iter().find(|tensor| tensor.is_input && tensor.name.to_bytes() == input.as_bytes());
+        let tensor = tensor.ok_or_else(|| run_error(path, format!("there is no input `{input}`")))?;
+        self.context.set_shape(&tensor.name, shape).map_err(|error| run_error(path, error))?;
+        let num_frames = shape[0].max(1);
+        for tensor in &mut self.tensors {
+            self.context.shape(&tensor.name, &mut tensor.shape).map_err(|error| run_error(path, error))?;
+            let len = tensor.shape.iter().product::<usize>();
+            if num_frames > 1 && tensor.memory.len() < len {
+                tensor.memory = Memory::zeros(cuda, len / num_frames * most.max(num_frames))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the network on the stream of `cuda` over memory of the caller's for the tensors that are `given` by name, and over
+    /// its own for the others.
+    ///
+    /// # Errors
+    /// When a tensor has less memory than its shape says, or in TensorRT's words.
+    pub fn enqueue_over(&mut self, cuda: &Cuda, given: &[(&str, &Memory<Buffer, f32>)]) -> Result<(), BackendError> {
+        cuda.make_current()?;
+        let path = &self.engine.path;
+        for tensor in &self.tensors {
+            let of_caller = given.iter().find(|(name, _)| tensor.name.to_bytes() == name.as_bytes());
+            let memory = of_caller.map_or(&tensor.memory, |(_, memory)| memory);
+            let (len, room) = (tensor.shape.iter().product::<usize>(), memory.len());
+            if room < len {
+                let name = tensor.name.to_string_lossy();
+                return Err(run_error(path, format!("the tensor `{name}` has {len} values, there is room for {room}")));
+            }
+            // SAFETY: device memory with room for the tensor, as was just checked. The network starts below and nowhere else
+            // before all addresses are set again; the driver frees memory only when the work that uses it has ended.
+            unsafe { self.context.set_address(&tensor.name, memory.address()) }
+                .map_err(|error| run_error(path, error))?;
+        }
+        self.enqueue(cuda)
+    }
+
     /// The memory of a tensor, row-major.
     ///
     /// # Errors
@@ -89,14 +137,24 @@ impl DeviceNetwork {
         Ok(&tensor.memory)
     }
 
+    /// The same, to be written.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn memory_mut(&mut self, name: &str) -> Result<&mut Memory<Buffer, f32>, BackendError> {
+        let tensor = self.tensors.iter_mut().find(|tensor| tensor.name.to_bytes() == name.as_bytes());
+        let tensor = tensor.ok_or_else(|| run_error(&self.engine.path, format!("there is no tensor `{name}`")))?;
+        Ok(&mut tensor.memory)
+    }
+
     /// Starts the network on the stream of `cuda`, the one that this was made for.
     ///
     /// # Errors
     /// In TensorRT's words.
     pub fn enqueue(&mut self, cuda: &Cuda) -> Result<(), BackendError> {
         cuda.make_current()?;
-        // SAFETY: every tensor has memory of its shape (`fit_memory`), which nobody frees while work is under way; TensorRT
-        // refuses itself when an input has no shape.
+        // SAFETY: every tensor has memory of its shape (`fit_memory`, `enqueue_over`), which nobody frees while work is under
+        // way; TensorRT refuses itself when an input has no shape.
         unsafe { self.context.enqueue(cuda.stream()) }
             .map_err(|error| run_error(&self.engine.path, format!("the run failed: {error}")))
     }

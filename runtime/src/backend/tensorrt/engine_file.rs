@@ -76,6 +76,22 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Most frames that one run takes.
+    pub fn max_batch(&self) -> usize {
+        self.shapes.values().filter_map(|range| range.most.first().copied()).max().unwrap_or(1)
+    }
+
+    /// The same network for runs of up to `most` frames.
+    #[must_use]
+    pub fn for_batches(mut self, most: usize) -> Self {
+        for range in self.shapes.values_mut() {
+            for shape in [&mut range.best, &mut range.most] {
+                shape.first_mut().into_iter().for_each(|frames| *frames = most);
+            }
+        }
+        self
+    }
+
     /// Why an engine of this identity is not the one `wanted`, in words; none if it is.
     pub fn difference(&self, wanted: &Self) -> Option<String> {
         let differ = |what: &str, expected: &dyn std::fmt::Display, got: &dyn std::fmt::Display| {
@@ -96,7 +112,9 @@ impl Identity {
         if self.tensorrt != wanted.tensorrt {
             return differ("TensorRT", &wanted.tensorrt, &self.tensorrt);
         }
-        if self.shapes != wanted.shapes {
+        // One that takes more frames at once takes fewer, too: that is better than minutes of building.
+        let enough = self.max_batch() >= wanted.max_batch();
+        if !enough || self.clone().for_batches(1).shapes != wanted.clone().for_batches(1).shapes {
             return differ("inputs of", &shapes_text(&wanted.shapes), &shapes_text(&self.shapes));
         }
         if wanted.hardware_compatible && !self.hardware_compatible {
@@ -374,12 +392,25 @@ pub(super) mod tests {
             (change(&|it| it.gpu.name = "Thor".into()), ["Thor", "Orin"]),
             (change(&|it| it.gpu.capability = (8, 6)), ["8.6", "8.7"]),
             (change(&|it| it.shapes.clear()), ["fixed shapes", "480"]),
+            (change(&|it| it.shapes.get_mut("image").unwrap().most[2] = 720), ["720", "360"]),
         ] {
             assert!(words.iter().all(|word| reason.contains(word)), "{reason}");
         }
         // The name of the model is for people.
         let renamed = Identity { model: "other".into(), ..identity() };
         assert_eq!(renamed.difference(&wanted), None);
+    }
+
+    #[test]
+    fn an_engine_for_more_frames_at_once_takes_fewer() {
+        let (one, four) = (identity(), identity().for_batches(4));
+        assert_eq!((one.max_batch(), four.max_batch()), (1, 4));
+        assert_eq!((four.difference(&one), four.difference(&four.clone().for_batches(3))), (None, None));
+        let reason = one.difference(&four).unwrap();
+        assert!(reason.contains("[1, 3, 360, 480]") && reason.contains("[4, 3, 360, 480]"), "{reason}");
+        // A network of fixed shapes takes what it takes.
+        let fixed = Identity { shapes: BTreeMap::new(), ..identity() };
+        assert_eq!((fixed.max_batch(), fixed.clone().for_batches(4)), (1, fixed));
     }
 
     #[test]

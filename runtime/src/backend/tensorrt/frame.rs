@@ -4,14 +4,14 @@
 //! |---|---|---|
 //! | upload | bytes of the frame as the camera has them (RGB, grey, YUYV, UYVY, NV12), through page-locked memory; of the next one, if it is there, meanwhile | |
 //! | preprocess | `kernels/preprocess.cu` writes into the embedding engine's input | |
-//! | embed | the engine; are its features numbers? content cells row by row | index of the first that is none |
+//! | embed | the engine, for this frame or for those of several streams (`batch.rs`); are its features numbers? content cells row by row | index of the first that is none |
 //! | compare | warm start: distance to the last frame's prototypes | sums by block |
 //! | segment | spherical k-means; from the grid: distance to the own prototypes | labels, areas, prototypes, centroids, re-seeded slots |
 //! | group | inputs of the grouping network, the engine | transitions |
 //! | refine | pixels at borders, while the host already names segments | slot of each pixel |
 //!
 //! The steps from embed to group are always the same work on the same memory when the start is warm, so from the second such
-//! frame on they are one CUDA graph. Where they cannot be captured (TensorRT may refuse), they are started one by one, which is
+//! frame on they are one CUDA graph; a run that is shared with other streams stands before it. Where they cannot be captured (TensorRT may refuse), they are started one by one, which is
 //! said. It is tried again where memory or rounds change, up to `MAX_REFUSALS` times. Nothing is allocated per frame: memory changes with the frame's size only ([`DeviceFrame::set_geometry`]).
 //!
 //! [`DeviceFrame::begin`] starts everything, [`DeviceFrame::wait`] waits for all but the slots, [`DeviceFrame::slots`] for those.
@@ -26,6 +26,7 @@ use segcore::preprocess::{PreprocessSpec, ResizePlan};
 use segcore::spherical_kmeans::Start;
 
 use super::backend::TensorRtEngine;
+use super::batch::{Batches, Embedding};
 use super::device_network::DeviceNetwork;
 use crate::backend::cuda::{
     Buffer, Cuda, Event, FrameSteps, Graph, HostMemory, Kmeans, LastSegments, MAX_SIDE, MapAxes, Memory,
@@ -135,7 +136,7 @@ enum State {
 struct Networks {
     manifest: Manifest,
     transitions: Vec<String>,
-    embedding: DeviceNetwork,
+    embedding: Embedding,
     grouping: DeviceNetwork,
 }
 
@@ -157,6 +158,8 @@ pub struct DeviceFrame {
     was_ahead: bool,
     /// Whether that frame was started as a graph.
     was_graph: bool,
+    /// Frames of the run that embedded it; 0 when the stream has the network for itself.
+    batch: usize,
     /// Uploads run beside everything else.
     upload_stream: Cuda,
     cuda: Cuda,
@@ -180,7 +183,7 @@ impl DeviceFrame {
         (cells > MAX_SIDE).then(|| format!("its maps have up to {cells} cells a side, the kernels take {MAX_SIDE}"))
     }
 
-    /// For one stream of a model with these engines.
+    /// For one stream of a model with these engines; with `batches` it shares runs of the embedding network with others.
     ///
     /// # Errors
     /// When memory runs out, or driver or TensorRT refuse.
@@ -188,13 +191,17 @@ impl DeviceFrame {
         manifest: &Manifest,
         embedding: Arc<TensorRtEngine>,
         grouping: Arc<TensorRtEngine>,
+        batches: Option<Arc<Batches>>,
     ) -> Result<Self, BackendError> {
         let _noise = noise();
         let cuda = Cuda::new()?;
         let networks = Networks {
             transitions: (1..=manifest.groups().len()).map(transition).collect(),
             manifest: manifest.clone(),
-            embedding: DeviceNetwork::new(embedding, &cuda)?,
+            embedding: match batches {
+                Some(batches) => Embedding::Shared(batches.join()),
+                None => Embedding::Own(DeviceNetwork::new(embedding, &cuda)?),
+            },
             grouping: DeviceNetwork::new(grouping, &cuda)?,
         };
         Ok(Self {
@@ -208,6 +215,7 @@ impl DeviceFrame {
             state: State::Idle,
             was_ahead: false,
             was_graph: false,
+            batch: 0,
             upload_stream: cuda.beside()?,
             cuda,
             _leaving: None,
@@ -276,9 +284,9 @@ impl DeviceFrame {
     fn start(&mut self, frame: &Frame, start: Start, refine: bool) -> Result<(), BackendError> {
         self.end()?;
         self.state = State::Unknown;
-        let Self { stages, networks, cuda, upload_stream, was_ahead, was_graph, warm, num_refusals, other_map, .. } =
-            self;
-        *was_graph = false;
+        let Self { stages, networks, cuda, upload_stream, was_ahead, was_graph, batch, .. } = self;
+        let (warm, num_refusals, other_map) = (&mut self.warm, &mut self.num_refusals, &mut self.other_map);
+        (*was_graph, *batch) = (false, 0);
         let stages = stages.as_mut().ok_or_else(|| unsupported("no size was set for frames"))?;
         let next = 1 - stages.current;
         *was_ahead = stages.uploads[next].holds == Some(key(frame));
@@ -291,6 +299,7 @@ impl DeviceFrame {
         upload.holds = None;
         cuda.wait_for(&upload.done)?;
         stages.preprocess.run_from(cuda, &upload.device, networks.image()?)?;
+        *batch = networks.embedding.run_with_others(cuda)?;
         let other_map = other_map.take();
         match (start, &mut *warm) {
             (Start::Warm, Warm::Graph(graph)) => {
@@ -390,7 +399,7 @@ impl DeviceFrame {
         if first != NONE_NOT_FINITE {
             // Once more on the CPU, which has the words; the frame is lost anyway.
             let name = &networks.manifest.tensors.embedding;
-            let memory = networks.embedding.memory(name)?;
+            let memory = networks.features()?;
             let path = networks.embedding.path();
             check_finite(path, name, &memory.to_vec(cuda, memory.len())?)?;
             let what = format!(
@@ -441,6 +450,16 @@ impl DeviceFrame {
         self.was_ahead
     }
 
+    /// Frames of the run of the embedding network that the frame was part of which was begun last; 0 when it is never shared.
+    pub const fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Whether the embedding network is shared with other streams.
+    pub const fn is_batched(&self) -> bool {
+        self.networks.embedding.is_shared()
+    }
+
     /// What runs it.
     pub const fn cuda(&self) -> &Cuda {
         &self.cuda
@@ -487,11 +506,11 @@ impl Drop for DeviceFrame {
 
 impl Networks {
     fn image(&self) -> Result<&Memory<Buffer, f32>, BackendError> {
-        self.embedding.memory(&self.manifest.tensors.image)
+        self.embedding.image(&self.manifest)
     }
 
     fn features(&self) -> Result<&Memory<Buffer, f32>, BackendError> {
-        self.embedding.memory(&self.manifest.tensors.embedding)
+        self.embedding.features(&self.manifest)
     }
 }
 
@@ -503,20 +522,21 @@ impl Stages {
         axes: MapAxes<'_>,
         clustered: Option<&[bool]>,
     ) -> Result<Self, BackendError> {
-        let manifest = &networks.manifest;
+        let Networks { manifest, embedding, grouping, transitions: names } = networks;
         let (dim, stride, num_slots) = (manifest.network.embedding_dim, manifest.stride, manifest.num_slots());
         let source = geometry.source;
         let row_bytes = geometry.format.row_bytes(source.width);
         let preprocess = Preprocess::without_output(cuda, &geometry.preprocessing, source, geometry.format, row_bytes)?;
         let (plan, num_bytes) = (*preprocess.plan(), preprocess.frame_bytes());
         let shape = [1, 3, plan.padded.height, plan.padded.width];
-        networks.embedding.set_shape(cuda, &manifest.tensors.image, &shape)?;
+        let (rows, columns) = plan.feature_size(stride);
+        embedding.set_shape(cuda, manifest, shape, dim * rows * columns)?;
         let cells = plan.content_cells(stride);
         let kmeans = Kmeans::new(cuda, manifest.kmeans, dim, cells, clustered)?;
         let steps = FrameSteps::new(cuda, axes, (dim, num_slots, manifest.position_extent))?;
-        let mut transitions = Vec::with_capacity(networks.transitions.len());
-        for name in &networks.transitions {
-            transitions.push(cuda.host_memory(networks.grouping.memory(name)?.len())?);
+        let mut transitions = Vec::with_capacity(names.len());
+        for name in names.iter() {
+            transitions.push(cuda.host_memory(grouping.memory(name)?.len())?);
         }
         let results = Results {
             labels: cuda.host_memory(cells.0 * cells.1)?,
@@ -580,7 +600,7 @@ impl Stages {
         start: Start,
         other_map: Option<&LastSegments<Buffer>>,
     ) -> Result<(), BackendError> {
-        networks.embedding.enqueue(cuda)?;
+        networks.embedding.run_alone(cuda)?;
         let features = networks.features()?;
         self.steps.check_finite(cuda, features)?;
         self.kmeans.gather(cuda, features, self.plan.feature_size(networks.manifest.stride))?;

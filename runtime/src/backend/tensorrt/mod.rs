@@ -7,6 +7,7 @@
 //! | [`cache`] | where engines are kept; built once, whoever asks |
 //! | `found`, `backend` | the library, the driver and the backend itself: cargo feature `tensorrt` |
 //! | `device_network` | an engine over device memory, on a stream of the caller's |
+//! | [`batch`] | one run of the embedding network for the frames of several streams |
 //! | [`frame`] | a frame's whole way on the GPU: read it to follow one |
 //! | `absent` | the same functions in a program without that feature: they say so |
 //!
@@ -24,6 +25,8 @@ mod absent;
 #[cfg(feature = "tensorrt")]
 mod backend;
 #[cfg(feature = "tensorrt")]
+pub mod batch;
+#[cfg(feature = "tensorrt")]
 mod device_network;
 #[cfg(feature = "tensorrt")]
 mod found;
@@ -32,6 +35,7 @@ pub mod frame;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use models::manifest::{ModelFolder, Precision};
 
@@ -83,9 +87,29 @@ pub struct Found {
     pub driver: String,
 }
 
+/// Most frames that a run of the embedding network may take; memory grows with it, and little is gained long before.
+pub const MAX_BATCH: usize = 32;
+
+/// How streams of a deployment share runs of the embedding network (`batch.rs`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// Most frames of one run, 1 to [`MAX_BATCH`]; 1 = every stream runs the network for itself.
+    pub most: usize,
+    /// How long a run waits for the frames of streams that brought some lately.
+    pub wait: Duration,
+}
+
+impl Default for Batching {
+    fn default() -> Self {
+        Self { most: 1, wait: Duration::ZERO }
+    }
+}
+
 /// How engines are built.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct BuildOptions {
+    /// Most frames that the embedding network takes at once, 1 to [`MAX_BATCH`].
+    pub max_batch: usize,
     /// Most device memory that a layer may use for itself, MiB; none = all there is.
     pub workspace_mebibytes: Option<u64>,
     /// File of timings that is read and written; none = one in the cache for this version and GPU.
@@ -94,6 +118,12 @@ pub struct BuildOptions {
     pub hardware_compatible: bool,
     /// Also where there is an engine already.
     pub again: bool,
+}
+
+impl Default for BuildOptions {
+    fn default() -> Self {
+        Self { max_batch: 1, workspace_mebibytes: None, timing_cache: None, hardware_compatible: false, again: false }
+    }
 }
 
 /// An event of a build, for people.
@@ -175,7 +205,8 @@ pub fn identity_of(
     }
 }
 
-/// Why the engines of a model cannot be used at once; none if they can. No engine is loaded.
+/// Why the engines of a model, for runs of up to `max_batch` frames, cannot be used at once; none if they can. No engine is
+/// loaded.
 ///
 /// # Errors
 /// When the model folder has no network of this precision, or there is no folder for a cache.
@@ -183,11 +214,12 @@ pub fn missing_engines(
     folder: &ModelFolder,
     precision: Precision,
     found: &Found,
+    max_batch: usize,
 ) -> Result<Option<String>, BackendError> {
     let cache = EngineCache::open()?;
     let major = found.version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
     for kind in NetworkKind::ALL {
-        let network = prepare(folder, kind, precision, major)?;
+        let network = prepare(folder, kind, precision, major)?.for_batches(max_batch);
         match cache.look(&identity_of(folder, kind, &network, found, false)) {
             Lookup::Found(..) => {}
             Lookup::Absent => return Ok(Some(format!("there is no engine of its {kind} network in {precision} yet"))),

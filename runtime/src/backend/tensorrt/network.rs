@@ -25,8 +25,24 @@ pub struct PreparedNetwork {
     pub sha256: String,
     /// Inputs that vary.
     pub shapes: BTreeMap<String, ShapeRange>,
+    /// Whether one run may take several frames: the first axis of its image varies, as in every file that `hsg-train export`
+    /// writes. The others (height and width) do in any case.
+    pub takes_batches: bool,
     /// What the bytes are in: fp16 where a model has no int8 file of this network.
     pub precision: Precision,
+}
+
+impl PreparedNetwork {
+    /// To be built for runs of 1 to `most` frames, tuned for `most`. Where the first axis does not vary nothing changes: it
+    /// then takes frame by frame.
+    #[must_use]
+    pub fn for_batches(mut self, most: usize) -> Self {
+        for range in self.shapes.values_mut().filter(|_| self.takes_batches) {
+            range.best[0] = most.max(1);
+            range.most[0] = most.max(1);
+        }
+        self
+    }
 }
 
 /// The form of int8 that this major version of TensorRT takes.
@@ -88,8 +104,8 @@ pub fn prepare(
             }
         },
     };
-    let shapes = shapes(folder.manifest(), &source, &onnx)?;
-    Ok(PreparedNetwork { sha256: sha256_hex(&onnx), source, onnx, shapes, precision })
+    let (shapes, takes_batches) = shapes(folder.manifest(), &source, &onnx)?;
+    Ok(PreparedNetwork { sha256: sha256_hex(&onnx), source, onnx, shapes, takes_batches, precision })
 }
 
 fn graph(path: &Path) -> Result<(Graph, Weights), BackendError> {
@@ -116,12 +132,13 @@ fn int8_for(source: &Path, quantized: &Path, form: Form) -> Result<Vec<u8>, Back
         .map_err(|error| refused(quantized, error))
 }
 
-/// The image varies up to the model's input; it is padded to multiples, and a stream that is late gets smaller ones.
-fn shapes(manifest: &Manifest, path: &Path, onnx: &[u8]) -> Result<BTreeMap<String, ShapeRange>, BackendError> {
+/// The image varies up to the model's input; it is padded to multiples, and a stream that is late gets smaller ones. One frame
+/// at a time; the second value says whether there may be more.
+fn shapes(manifest: &Manifest, path: &Path, onnx: &[u8]) -> Result<(BTreeMap<String, ShapeRange>, bool), BackendError> {
     let spec = &manifest.preprocessing;
     let (multiple, input) = (spec.multiple.max(1), spec.input);
     let up = |side: usize| side.div_ceil(multiple).max(1) * multiple;
-    let mut shapes = BTreeMap::new();
+    let (mut shapes, mut takes_batches) = (BTreeMap::new(), false);
     let (graph, _) = read(onnx, path).map_err(|error| refused(path, error))?;
     for info in graph.inputs {
         if info.dims.iter().all(|dim| matches!(dim, Dim::Fixed(_))) {
@@ -130,9 +147,10 @@ fn shapes(manifest: &Manifest, path: &Path, onnx: &[u8]) -> Result<BTreeMap<Stri
         if info.name != manifest.tensors.image || info.dims.len() != 4 {
             return Err(refused(path, format!("the input `{}` varies, expected only the image to", info.name)));
         }
+        takes_batches = matches!(info.dims[0], Dim::Named(_));
         let most = vec![1, 3, up(input.height), up(input.width)];
         let range = ShapeRange { least: vec![1, 3, multiple, multiple], best: most.clone(), most };
         shapes.insert(info.name, range);
     }
-    Ok(shapes)
+    Ok((shapes, takes_batches))
 }

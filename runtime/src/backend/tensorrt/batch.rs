@@ -1,0 +1,518 @@
+//! One run of the embedding network for the frames of several streams: where they meet.
+//!
+//! Each stream ("member") preprocesses into memory of its own, on a CUDA stream of its own, and comes here. While a run is on the
+//! GPU, whoever comes waits; when it ends, all that wait go as the next run, in the order of coming. So nobody waits for a frame
+//! that is not there, runs grow when the GPU is behind, and a single stream runs at once. [`Batching::wait`] adds a bounded wait
+//! for streams that usually come, for more frames a run at the price of latency.
+//!
+//! There is no thread for this. The first in the queue takes the [`Launcher`], of which there is one, waits for the run before,
+//! and starts the next for all: the run's stream waits, on the GPU, for every member's preprocessing; frames are copied
+//! together, features apart; every member's stream goes on when its features are there. A member alone lends the network its
+//! own memory, and nothing is copied.
+//!
+//! **Sizes.** A run has frames of one input shape: that of the first in the queue; others wait for the next run. Streams of
+//! different shapes (aspect ratios; the ladder of `degrade.rs`) therefore take turns for the network alone. Masks and everything
+//! else that tells streams apart come after the network.
+//!
+//! **One context** for all of them, not one for each stream: what a context takes is for the largest run.
+//!
+//! **Failures.** When a run cannot be started, all its members get the error, and the next run begins with a context that is
+//! made anew. Features that are no numbers are found by each member for itself. A member that goes (an unplugged camera, an
+//! end, a panic) is taken out of the queue; nobody holds anything while it waits for frames.
+//!
+//! Nothing is allocated per frame: memory changes hands with its owner's [`Seat`].
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use models::manifest::Manifest;
+
+use super::Batching;
+use super::backend::{TensorRtEngine, check_profile};
+use super::device_network::DeviceNetwork;
+use crate::backend::cuda::{Buffer, Cuda, Event, Memory, Noise, noise};
+use crate::backend::{BackendError, BackendErrorKind, run_error};
+
+/// Frames that a member must have brought since it was last waited for in vain, before it is waited for again.
+const TRUSTED: u32 = 4;
+
+/// The meeting place of a deployment's streams.
+pub struct Batches {
+    engine: Arc<TensorRtEngine>,
+    batching: Batching,
+    /// Names of the network's input and output.
+    image: String,
+    embedding: String,
+    state: Mutex<State>,
+    /// Somebody came or went, or a run was started.
+    changed: Condvar,
+}
+
+struct State {
+    /// None while somebody starts a run.
+    launcher: Option<Box<Launcher>>,
+    /// In the order of coming.
+    waiting: VecDeque<Ticket>,
+    /// What came of runs, until its member takes it.
+    finished: Vec<(Ticket, Result<usize, BackendError>)>,
+    members: Vec<Listed>,
+    next_number: u64,
+}
+
+/// A member as the others know it.
+struct Listed {
+    number: u64,
+    /// Of its frames; zeros before the first.
+    shape: [usize; 4],
+    /// Frames since it was waited for in vain.
+    trust: u32,
+}
+
+/// A frame that is to be embedded.
+struct Ticket {
+    member: u64,
+    seat: Box<Seat>,
+}
+
+/// A member's memory on the GPU.
+struct Seat {
+    /// Of the image: `[1, 3, h, w]`.
+    shape: [usize; 4],
+    image: Memory<Buffer, f32>,
+    features: Memory<Buffer, f32>,
+    /// The image is there.
+    ready: Event,
+    /// The features are.
+    done: Event,
+}
+
+/// What runs the network. Fields end in order: the context before CUDA.
+struct Launcher {
+    /// None after a failure, until the next run.
+    network: Option<DeviceNetwork>,
+    /// The shape that it has, the number of frames first.
+    shape: Option<[usize; 4]>,
+    /// The frames that are being started.
+    batch: Vec<Ticket>,
+    /// The end of the last run.
+    done: Event,
+    cuda: Cuda,
+    /// Last, so that it covers the end of all others.
+    _leaving: Option<Noise>,
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        // A lost device leaves nothing to be done.
+        let _ = self.cuda.synchronize();
+        self._leaving = Some(noise());
+    }
+}
+
+impl Batches {
+    /// For the streams of a model with this engine; none when it takes one frame at a time.
+    ///
+    /// # Errors
+    /// When memory runs out, or driver or TensorRT refuse.
+    pub fn new(
+        manifest: &Manifest,
+        engine: &Arc<TensorRtEngine>,
+        batching: Batching,
+    ) -> Result<Option<Arc<Self>>, BackendError> {
+        let names = &manifest.tensors;
+        let image = engine.tensors.iter().find(|tensor| tensor.is_input && tensor.name == names.image);
+        let most = image.and_then(|image| image.most.first().copied()).unwrap_or(1).min(batching.most);
+        if most < 2 {
+            return Ok(None);
+        }
+        let _noise = noise();
+        let cuda = Cuda::without_kernels()?;
+        let launcher = Launcher {
+            network: Some(DeviceNetwork::new(Arc::clone(engine), &cuda)?),
+            shape: None,
+            batch: Vec::with_capacity(most),
+            done: cuda.event()?,
+            cuda,
+            _leaving: None,
+        };
+        let state = State {
+            launcher: Some(Box::new(launcher)),
+            waiting: VecDeque::new(),
+            finished: Vec::new(),
+            members: Vec::new(),
+            next_number: 0,
+        };
+        Ok(Some(Arc::new(Self {
+            engine: Arc::clone(engine),
+            batching: Batching { most, ..batching },
+            image: names.image.clone(),
+            embedding: names.embedding.clone(),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        })))
+    }
+
+    /// A place for one more stream.
+    pub fn join(self: &Arc<Self>) -> Member {
+        let mut state = self.lock();
+        let number = state.next_number;
+        state.next_number += 1;
+        state.members.push(Listed { number, shape: [0; 4], trust: 0 });
+        // Room for all of them, so that no frame allocates.
+        let num_members = state.members.len();
+        state.waiting.reserve(num_members);
+        state.finished.reserve(num_members);
+        drop(state);
+        Member { batches: Arc::clone(self), number, seat: None }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a run that has the ticket's frame, and perhaps starts it. Gives the seat back with the number of its frames.
+    fn run(&self, ticket: Ticket) -> (Box<Seat>, Result<usize, BackendError>) {
+        let member = ticket.member;
+        let mut state = self.lock();
+        if let Some(listed) = state.members.iter_mut().find(|listed| listed.number == member) {
+            listed.trust = listed.trust.saturating_add(1);
+        }
+        state.waiting.push_back(ticket);
+        // Perhaps somebody waits for this one.
+        self.changed.notify_all();
+        loop {
+            if let Some(at) = state.finished.iter().position(|(ticket, _)| ticket.member == member) {
+                let (ticket, outcome) = state.finished.swap_remove(at);
+                return (ticket.seat, outcome);
+            }
+            let is_first = state.waiting.front().is_some_and(|ticket| ticket.member == member);
+            let launcher = if is_first { state.launcher.take() } else { None };
+            let Some(launcher) = launcher else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(state);
+            Leading { batches: self, member, launcher: Some(launcher), outcome: None }.start();
+            state = self.lock();
+        }
+    }
+
+    /// Moves the frames of the next run from the queue into `batch`: those that have the shape of the first. Waits for members
+    /// that are missing, if that is wanted.
+    fn choose(&self, batch: &mut Vec<Ticket>) {
+        let begin = Instant::now();
+        let Batching { most, wait } = self.batching;
+        let mut state = self.lock();
+        let Some(shape) = state.waiting.front().map(|ticket| ticket.seat.shape) else { return };
+        loop {
+            let State { waiting, members, .. } = &mut *state;
+            let is_here = |number: u64| waiting.iter().any(|ticket| ticket.member == number);
+            let is_missing =
+                |listed: &&mut Listed| listed.shape == shape && listed.trust >= TRUSTED && !is_here(listed.number);
+            let is_full = waiting.iter().filter(|ticket| ticket.seat.shape == shape).count() >= most;
+            if is_full || members.iter_mut().find(is_missing).is_none() {
+                break;
+            }
+            let left = wait.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                // Slow, failed, unplugged: whatever it is, the next runs do not wait for them.
+                members.iter_mut().filter(is_missing).for_each(|listed| listed.trust = 0);
+                break;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        while batch.len() < most
+            && let Some(at) = state.waiting.iter().position(|ticket| ticket.seat.shape == shape)
+            && let Some(ticket) = state.waiting.remove(at)
+        {
+            batch.push(ticket);
+        }
+    }
+}
+
+/// Who starts a run. Whatever happens, the launcher goes back and every frame of the run gets an answer.
+struct Leading<'a> {
+    batches: &'a Batches,
+    member: u64,
+    launcher: Option<Box<Launcher>>,
+    outcome: Option<Result<(), BackendError>>,
+}
+
+impl Leading<'_> {
+    fn start(mut self) {
+        let Some(launcher) = &mut self.launcher else { return };
+        // Who comes meanwhile is part of the next run.
+        let before = launcher.done.wait();
+        self.batches.choose(&mut launcher.batch);
+        self.outcome = Some(before.and_then(|()| launcher.launch(self.batches)));
+    }
+}
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        let Some(mut launcher) = self.launcher.take() else { return };
+        let failed =
+            || BackendError::new(BackendErrorKind::Run, "the thread that started a run of the network has failed");
+        let outcome = self.outcome.take().unwrap_or_else(|| Err(failed()));
+        let num_frames = launcher.batch.len();
+        let mut state = self.batches.lock();
+        if num_frames == 0 {
+            // It failed before it chose: its own frame must not stand before the others.
+            state.waiting.retain(|ticket| ticket.member != self.member);
+        }
+        for ticket in launcher.batch.drain(..) {
+            let outcome = match &outcome {
+                Ok(()) => Ok(num_frames),
+                Err(error) => Err(BackendError::new(error.kind(), error.to_string())),
+            };
+            // A member that is gone takes nothing.
+            if state.members.iter().any(|listed| listed.number == ticket.member) {
+                state.finished.push((ticket, outcome));
+            }
+        }
+        state.launcher = Some(launcher);
+        drop(state);
+        self.batches.changed.notify_all();
+    }
+}
+
+impl Launcher {
+    /// Starts a run of the frames in `batch`.
+    fn launch(&mut self, batches: &Batches) -> Result<(), BackendError> {
+        let Err(error) = self.start(batches) else { return Ok(()) };
+        // What was begun must end before the members go on with their memory. And TensorRT does not tell that the device is
+        // lost, which is why it failed then.
+        let ended = self.cuda.synchronize();
+        self.shape = None;
+        let _noise = noise();
+        self.network = None;
+        match ended {
+            Err(lost) if lost.kind() == BackendErrorKind::DeviceLost && error.kind() != lost.kind() => {
+                Err(BackendError::new(BackendErrorKind::DeviceLost, format!("{error}: {lost}")))
+            }
+            _ => Err(error),
+        }
+    }
+
+    fn start(&mut self, batches: &Batches) -> Result<(), BackendError> {
+        let Batches { engine, image, embedding, batching, .. } = batches;
+        let Self { network, shape, batch, done, cuda, .. } = self;
+        let Some(first) = batch.first() else { return Ok(()) };
+        let [_, channels, height, width] = first.seat.shape;
+        let wanted = [batch.len(), channels, height, width];
+        // What TensorRT does on its own account when a context is made or gets another shape spoils no capture.
+        let _noise = (*shape != Some(wanted)).then(noise);
+        let network = match network {
+            Some(network) => network,
+            None => network.insert(DeviceNetwork::new(Arc::clone(engine), cuda)?),
+        };
+        if *shape != Some(wanted) {
+            *shape = None;
+            network.set_batch(cuda, image, &wanted, batching.most)?;
+            *shape = Some(wanted);
+        }
+        for ticket in batch.iter() {
+            cuda.wait_for(&ticket.seat.ready)?;
+        }
+        if let [ticket] = batch.as_slice() {
+            let Seat { image: pixels, features, .. } = &*ticket.seat;
+            network.enqueue_over(cuda, &[(image, pixels), (embedding, features)])?;
+        } else {
+            for (index, ticket) in batch.iter().enumerate() {
+                let from = &ticket.seat.image;
+                cuda.copy_range((from, 0), (network.memory_mut(image)?, index * from.len()), from.len())?;
+            }
+            network.enqueue_over(cuda, &[])?;
+            for (index, ticket) in batch.iter_mut().enumerate() {
+                let to = &mut ticket.seat.features;
+                let len = to.len();
+                cuda.copy_range((network.memory(embedding)?, index * len), (to, 0), len)?;
+            }
+        }
+        for ticket in batch.iter() {
+            cuda.record(&ticket.seat.done)?;
+        }
+        cuda.record(done)
+    }
+}
+
+/// One stream's place among the others.
+pub struct Member {
+    batches: Arc<Batches>,
+    number: u64,
+    /// None before the first shape, and when it was lost with a thread that failed.
+    seat: Option<Box<Seat>>,
+}
+
+impl Member {
+    /// Memory for images of this shape, `[1, 3, h, w]`, and their `num_features` values. `cuda` is the stream that writes and
+    /// reads it; nothing of it may be under way.
+    ///
+    /// # Errors
+    /// When the engine was not built for the shape, or memory runs out.
+    pub fn set_shape(&mut self, cuda: &Cuda, shape: [usize; 4], num_features: usize) -> Result<(), BackendError> {
+        let Batches { engine, image, .. } = &*self.batches;
+        check_profile(&engine.path, image, &shape, &engine.tensors)?;
+        if self.seat.as_ref().is_none_or(|seat| seat.shape != shape || seat.features.len() != num_features) {
+            // The old one goes first: there may be no room for both.
+            self.seat = None;
+            self.seat = Some(Box::new(Seat {
+                shape,
+                image: Memory::zeros(cuda, shape.iter().product())?,
+                features: Memory::zeros(cuda, num_features)?,
+                ready: cuda.event()?,
+                done: cuda.event()?,
+            }));
+        }
+        let mut state = self.batches.lock();
+        if let Some(listed) = state.members.iter_mut().find(|listed| listed.number == self.number) {
+            (listed.shape, listed.trust) = (shape, 0);
+        }
+        drop(state);
+        // Perhaps somebody waits for a frame of the shape before.
+        self.batches.changed.notify_all();
+        Ok(())
+    }
+
+    /// Has the network run over the image that `cuda`'s stream will have written, together with those of others; what is started
+    /// on that stream from now on finds the features. Returns how many frames the run has.
+    ///
+    /// # Errors
+    /// When the run cannot be started.
+    pub fn embed(&mut self, cuda: &Cuda) -> Result<usize, BackendError> {
+        let seat = self.seat.take().ok_or_else(|| self.no_seat())?;
+        if let Err(error) = cuda.record(&seat.ready) {
+            self.seat = Some(seat);
+            return Err(error);
+        }
+        let (seat, outcome) = self.batches.run(Ticket { member: self.number, seat });
+        let outcome = outcome.and_then(|num_frames| cuda.wait_for(&seat.done).map(|()| num_frames));
+        self.seat = Some(seat);
+        outcome
+    }
+
+    /// Where images are written.
+    ///
+    /// # Errors
+    /// When no shape was set.
+    pub fn image(&self) -> Result<&Memory<Buffer, f32>, BackendError> {
+        self.seat.as_ref().map(|seat| &seat.image).ok_or_else(|| self.no_seat())
+    }
+
+    /// Where features are, `[1, dim, rows, columns]`.
+    ///
+    /// # Errors
+    /// When no shape was set.
+    pub fn features(&self) -> Result<&Memory<Buffer, f32>, BackendError> {
+        self.seat.as_ref().map(|seat| &seat.features).ok_or_else(|| self.no_seat())
+    }
+
+    fn no_seat(&self) -> BackendError {
+        run_error(&self.batches.engine.path, "no shape was set for its images")
+    }
+
+    /// The network's file, for messages.
+    pub fn path(&self) -> &std::path::Path {
+        &self.batches.engine.path
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let is_own = |ticket: &Ticket| ticket.member == self.number;
+        let mut state = self.batches.lock();
+        state.members.retain(|listed| listed.number != self.number);
+        // Only there when its thread has failed while it waited.
+        state.waiting.retain(|ticket| !is_own(ticket));
+        state.finished.retain(|(ticket, _)| !is_own(ticket));
+        drop(state);
+        self.batches.changed.notify_all();
+    }
+}
+
+/// The embedding network of a stream: its own, or a place among others.
+pub enum Embedding {
+    /// Its own context and memory.
+    Own(DeviceNetwork),
+    /// A context together with others.
+    Shared(Member),
+}
+
+impl Embedding {
+    /// Sets memory up for images of this shape, `[1, 3, h, w]`. Nothing may be under way.
+    ///
+    /// # Errors
+    /// As [`Member::set_shape`].
+    pub fn set_shape(
+        &mut self,
+        cuda: &Cuda,
+        manifest: &Manifest,
+        shape: [usize; 4],
+        num_features: usize,
+    ) -> Result<(), BackendError> {
+        match self {
+            Self::Own(network) => network.set_shape(cuda, &manifest.tensors.image, &shape),
+            Self::Shared(member) => member.set_shape(cuda, shape, num_features),
+        }
+    }
+
+    /// What is started before the rest of a frame's work and is no part of its graph: a run together with others, of so many
+    /// frames. Nothing, and 0, where the stream runs the network for itself.
+    ///
+    /// # Errors
+    /// As [`Member::embed`].
+    pub fn run_with_others(&mut self, cuda: &Cuda) -> Result<usize, BackendError> {
+        match self {
+            Self::Own(_) => Ok(0),
+            Self::Shared(member) => member.embed(cuda),
+        }
+    }
+
+    /// What is started together with the rest of a frame's work: the stream's own run, if it has one.
+    ///
+    /// # Errors
+    /// In TensorRT's words.
+    pub fn run_alone(&mut self, cuda: &Cuda) -> Result<(), BackendError> {
+        match self {
+            Self::Own(network) => network.enqueue(cuda),
+            Self::Shared(_) => Ok(()),
+        }
+    }
+
+    /// Where images are written.
+    ///
+    /// # Errors
+    /// When the network has no such input, or no shape.
+    pub fn image(&self, manifest: &Manifest) -> Result<&Memory<Buffer, f32>, BackendError> {
+        match self {
+            Self::Own(network) => network.memory(&manifest.tensors.image),
+            Self::Shared(member) => member.image(),
+        }
+    }
+
+    /// Where features are.
+    ///
+    /// # Errors
+    /// When the network has no such output, or no shape.
+    pub fn features(&self, manifest: &Manifest) -> Result<&Memory<Buffer, f32>, BackendError> {
+        match self {
+            Self::Own(network) => network.memory(&manifest.tensors.embedding),
+            Self::Shared(member) => member.features(),
+        }
+    }
+
+    /// The network's file, for messages.
+    pub fn path(&self) -> &std::path::Path {
+        match self {
+            Self::Own(network) => network.path(),
+            Self::Shared(member) => member.path(),
+        }
+    }
+
+    /// Whether the network is shared with other streams.
+    pub const fn is_shared(&self) -> bool {
+        matches!(self, Self::Shared(_))
+    }
+}
