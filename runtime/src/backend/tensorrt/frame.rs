@@ -10,9 +10,12 @@
 //! | group | inputs of the grouping network, the engine | transitions |
 //! | refine | pixels at borders, while the host already names segments | slot of each pixel |
 //!
-//! The steps from embed to group are always the same work on the same memory when the start is warm, so from the second such
-//! frame on they are one CUDA graph; a run that is shared with other streams stands before it. Where they cannot be captured (TensorRT may refuse), they are started one by one, which is
-//! said. It is tried again where memory or rounds change, up to `MAX_REFUSALS` times. Nothing is allocated per frame: memory changes with the frame's size only ([`DeviceFrame::set_geometry`]).
+//! When the start is warm all of it but the upload is always the same work on the same memory, so from the second such frame on it is
+//! two CUDA graphs: preprocess to group, one for each of the two uploads that take turns, and refine. The host is told between
+//! them. A run that is shared with other streams, and preprocessing, stand before the first then. Where work cannot be
+//! captured (TensorRT may refuse), it is started step by step, which is said. It is tried again where memory or rounds change,
+//! up to `MAX_REFUSALS` times. Nothing is allocated per frame: memory changes with the frame's size only
+//! ([`DeviceFrame::set_geometry`]).
 //!
 //! [`DeviceFrame::begin`] starts everything, [`DeviceFrame::wait`] waits for all but the slots, [`DeviceFrame::slots`] for those.
 //! Page-locked memory is private to this file and looked at after waiting only, which is what its copies ask for.
@@ -111,10 +114,41 @@ struct Results {
 enum Warm {
     /// One by one; this many were since the last change of memory or rounds. TensorRT wants to have run once on its shapes.
     Plain(usize),
-    /// As a graph.
-    Graph(Graph),
+    /// As graphs.
+    Graphs(Graphs),
     /// One by one: a graph cannot be had, at least not of this memory and these rounds.
     Refused,
+}
+
+/// A frame's work as CUDA graphs, each captured when it is there to be done.
+#[derive(Default)]
+struct Graphs {
+    /// As far as the groups, for a frame in either upload, whose address is part of it. The first alone, where the run of the
+    /// embedding network, and with it the upload, stands before.
+    groups: [Option<Graph>; 2],
+    /// Refinement, and the slots' way back.
+    slots: Option<Graph>,
+}
+
+/// The graph of some work, which it is captured from the first time.
+fn captured<'a>(
+    graph: &'a mut Option<Graph>,
+    cuda: &Cuda,
+    work: impl FnOnce() -> Result<(), BackendError>,
+) -> Result<&'a Graph, BackendError> {
+    match graph {
+        Some(graph) => Ok(graph),
+        None => Ok(graph.insert(cuda.capture(work)?)),
+    }
+}
+
+impl Warm {
+    /// Work could not be captured.
+    fn refuse(&mut self, num_refusals: &mut u8, error: &BackendError) {
+        log::warn!("no CUDA graph, frames are started step by step: {error}");
+        *num_refusals = num_refusals.saturating_add(1);
+        *self = Self::Refused;
+    }
 }
 
 /// How often capturing may fail in a row before it is not tried again: what is in the way need not stay, but each attempt costs
@@ -298,31 +332,30 @@ impl DeviceFrame {
         // Once: a frame that is given again may have other bytes by then.
         upload.holds = None;
         cuda.wait_for(&upload.done)?;
-        stages.preprocess.run_from(cuda, &upload.device, networks.image()?)?;
-        *batch = networks.embedding.run_with_others(cuda)?;
+        let is_shared = networks.embedding.is_shared();
+        if is_shared {
+            stages.preprocess(cuda, networks)?;
+            *batch = networks.embedding.run_with_others(cuda)?;
+        }
         let other_map = other_map.take();
-        match (start, &mut *warm) {
-            (Start::Warm, Warm::Graph(graph)) => {
+        let can_be_graph = start == Start::Warm && other_map.is_none();
+        if can_be_graph && matches!(warm, Warm::Plain(1..)) {
+            *warm = Warm::Graphs(Graphs::default());
+        }
+        let graph = match warm {
+            Warm::Graphs(graphs) if can_be_graph => Some(&mut graphs.groups[if is_shared { 0 } else { next }]),
+            _ => None,
+        };
+        match graph.map(|graph| captured(graph, cuda, || stages.chain(cuda, networks, Start::Warm, None))) {
+            Some(Ok(graph)) => {
                 cuda.launch_graph(graph)?;
-                *was_graph = true;
+                (*was_graph, *num_refusals) = (true, 0);
             }
-            (Start::Warm, Warm::Plain(1..)) if other_map.is_none() => {
-                match cuda.capture(|| stages.chain(cuda, networks, Start::Warm, None)) {
-                    Ok(graph) => {
-                        cuda.launch_graph(&graph)?;
-                        log::debug!("frames are started as a CUDA graph");
-                        *warm = Warm::Graph(graph);
-                        (*was_graph, *num_refusals) = (true, 0);
-                    }
-                    Err(error) => {
-                        log::warn!("no CUDA graph, frames are started step by step: {error}");
-                        *num_refusals = num_refusals.saturating_add(1);
-                        *warm = Warm::Refused;
-                        stages.chain(cuda, networks, Start::Warm, None)?;
-                    }
-                }
+            Some(Err(error)) => {
+                warm.refuse(num_refusals, &error);
+                stages.chain(cuda, networks, Start::Warm, None)?;
             }
-            (start, warm) => {
+            None => {
                 stages.chain(cuda, networks, start, other_map.as_ref())?;
                 if let (Start::Warm, Warm::Plain(count)) = (start, warm) {
                     *count += 1;
@@ -371,13 +404,22 @@ impl DeviceFrame {
     }
 
     fn begin_slots(&mut self, refine: bool) -> Result<(), BackendError> {
-        let Self { stages, cuda, groups_done, .. } = self;
+        let Self { stages, cuda, groups_done, warm, num_refusals, .. } = self;
         let stages = stages.as_mut().ok_or_else(|| unsupported("no size was set for frames"))?;
         cuda.record(groups_done)?;
         if refine {
-            stages.refine.run(cuda, &stages.kmeans)?;
-            // SAFETY: nobody looks at the slots before `slots` has waited; `drop` and `end` wait, too.
-            unsafe { cuda.begin_read(stages.refine.slots(), &mut stages.results.slots)? };
+            let graph = match warm {
+                Warm::Graphs(graphs) => Some(&mut graphs.slots),
+                Warm::Plain(_) | Warm::Refused => None,
+            };
+            match graph.map(|graph| captured(graph, cuda, || stages.slots(cuda))) {
+                Some(Ok(graph)) => cuda.launch_graph(graph)?,
+                Some(Err(error)) => {
+                    warm.refuse(num_refusals, &error);
+                    stages.slots(cuda)?;
+                }
+                None => stages.slots(cuda)?,
+            }
         }
         self.state = State::Begun { refine };
         Ok(())
@@ -592,7 +634,20 @@ impl Stages {
         Ok(())
     }
 
-    /// Starts the steps from embed to group.
+    /// Starts preprocessing of the current upload.
+    fn preprocess(&mut self, cuda: &Cuda, networks: &Networks) -> Result<(), BackendError> {
+        self.preprocess.run_from(cuda, &self.uploads[self.current].device, networks.image()?)
+    }
+
+    /// Starts refinement.
+    fn slots(&mut self, cuda: &Cuda) -> Result<(), BackendError> {
+        let Self { refine, kmeans, results, .. } = self;
+        refine.run(cuda, kmeans)?;
+        // SAFETY: nobody looks at the slots before `DeviceFrame::slots` has waited; `drop` and `end` wait, too.
+        unsafe { cuda.begin_read(refine.slots(), &mut results.slots) }
+    }
+
+    /// Starts the steps from preprocess to group; from the features on, where other streams shared the run that made them.
     fn chain(
         &mut self,
         cuda: &Cuda,
@@ -600,6 +655,9 @@ impl Stages {
         start: Start,
         other_map: Option<&LastSegments<Buffer>>,
     ) -> Result<(), BackendError> {
+        if !networks.embedding.is_shared() {
+            self.preprocess(cuda, networks)?;
+        }
         networks.embedding.run_alone(cuda)?;
         let features = networks.features()?;
         self.steps.check_finite(cuda, features)?;
