@@ -186,11 +186,11 @@ pub struct RunArgs {
     #[arg(long, env = "HSG_BUILD_BESIDE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub build_beside: Option<bool>,
     /// With --backend tensorrt: most frames of several sources that the embedding network takes at once; 1 = every source runs
-    /// it for itself [default: auto = as many as there are sources, up to 8].
+    /// it for itself [default: auto = as many as there are live sources, or sources with --realtime, up to 8].
     #[arg(long, value_name = "auto|N", env = "HSG_BATCH")]
     pub batch: Option<String>,
     /// How long a run of the embedding network waits for the frames of sources that brought some lately: more frames a run,
-    /// later [default: 0 = it takes what is there].
+    /// later; 0 = it takes what is there [default: 2].
     #[arg(long, value_name = "T", env = "HSG_BATCH_WAIT_MILLIS")]
     pub batch_wait_millis: Option<f64>,
     /// PNG of the frames' size whose black pixels (bonnet, mount) are not segmented; one for all sources, or one for each

@@ -493,12 +493,14 @@ impl RunSettings {
         })
     }
 
-    /// How so many sources share runs of the embedding network.
-    pub fn batching(&self, num_sources: usize) -> Batching {
+    /// How so many sources, of which so many are live, share runs of the embedding network. Without a word only those do that
+    /// come in real time: who meets whom is a matter of time, and files should give the same twice.
+    pub fn batching(&self, num_sources: usize, num_live: usize) -> Batching {
         if !self.compute.may_be_on_device() {
             return Batching::default();
         }
-        let most = self.batch.unwrap_or(MAX_AUTO_BATCH).min(num_sources).max(1);
+        let auto = if self.realtime { num_sources } else { num_live }.min(MAX_AUTO_BATCH);
+        let most = self.batch.unwrap_or(auto).min(num_sources).max(1);
         Batching { most, wait: self.batch_wait }
     }
 
@@ -906,8 +908,12 @@ fn batch(text: Option<&str>) -> anyhow::Result<Option<usize>> {
     }
 }
 
+/// Cameras with one shutter come within a millisecond or two, and one of a run is back in time for the next; who comes at
+/// other times is waited for in vain, which costs this much every few frames.
+const BATCH_WAIT_MILLIS: f64 = 2.0;
+
 fn batch_wait(millis: Option<f64>) -> anyhow::Result<Duration> {
-    let millis = millis.unwrap_or(0.0);
+    let millis = millis.unwrap_or(BATCH_WAIT_MILLIS);
     ensure!(
         (0.0..=1000.0).contains(&millis),
         "--batch-wait-millis: expected 0 to 1000 milliseconds, got {millis}; every frame may be as much later"
@@ -1019,8 +1025,12 @@ mod tests {
 
     #[test]
     fn batches_are_as_large_as_there_are_sources() {
-        let most = |typed: &[&str], sources| run_settings("", typed).unwrap().batching(sources).most;
+        let most = |typed: &[&str], sources| run_settings("", typed).unwrap().batching(sources, sources).most;
         assert_eq!([1, 2, 8, 20].map(|sources| most(&[], sources)), [1, 2, 8, 8]);
+        // Files do not meet unless they are told to, or come in real time.
+        let of_files = |typed: &[&str]| run_settings("", typed).unwrap().batching(4, 0).most;
+        assert_eq!([&[][..], &["--realtime"], &["--batch=3"]].map(of_files), [1, 4, 3]);
+        assert_eq!(run_settings("", &[]).unwrap().batching(4, 2).most, 2);
         assert_eq!([1, 2, 8, 20].map(|sources| most(&["--batch", "3"], sources)), [1, 2, 3, 3]);
         assert_eq!(most(&["--batch=auto", "--no-refine"], 4), 4);
         // Nothing meets on the CPU.
@@ -1028,7 +1038,7 @@ mod tests {
             assert_eq!(most(typed, 4), 1, "{typed:?}");
         }
         let settings = run_settings("[run]\nbatch = \"2\"\nbatch_wait_millis = 1.5\n", &[]).unwrap();
-        assert_eq!(settings.batching(4), Batching { most: 2, wait: Duration::from_micros(1500) });
+        assert_eq!(settings.batching(4, 4), Batching { most: 2, wait: Duration::from_micros(1500) });
         for (typed, words) in [
             (["--batch", "0"], "1 to 32"),
             (["--batch", "33"], "got 33"),

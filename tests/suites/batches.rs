@@ -253,12 +253,33 @@ fn a_frame_that_is_refused_is_refused_alone() {
     });
 }
 
-/// A run that does not start fails all its members, with TensorRT's words; the next one is as any other.
+/// Without any waiting for others: who comes while a run is on the GPU goes together when it ends.
+#[test]
+fn who_comes_while_a_run_is_on_the_gpu_goes_together() {
+    const TEST: &str = "who_comes_while_a_run_is_on_the_gpu_goes_together";
+    with_stand_ins(TEST, &[("FAKE_CUDA_WAIT_MILLIS", "40")], |folder| {
+        let shared = deployment(folder, 4, Duration::ZERO);
+        let processors = [0, 1, 2, 3].map(|stream| (stream, processor(&shared)));
+        let played = std::thread::scope(|scope| {
+            let threads = processors
+                .map(|(stream, mut processor)| scope.spawn(move || play(&mut processor, SIZE, stream, 0..12)));
+            threads.map(|thread| thread.join().unwrap())
+        });
+        let sizes = played.iter().flat_map(|played| &played.batches);
+        let (num_together, num_frames) = (sizes.clone().filter(|size| **size > 1).count(), sizes.count());
+        assert!(2 * num_together > num_frames, "{num_together} of {num_frames}: {played:?}");
+    });
+}
+
+/// A run that does not start fails all its members, with TensorRT's words; the next one is as any other. A stream of another
+/// shape, which is in no run with them, is none of theirs.
 #[test]
 fn a_run_that_fails_fails_its_members_and_no_others() {
     with_stand_ins("a_run_that_fails_fails_its_members_and_no_others", &[], |folder| {
         let alone = deployment(folder, 1, Duration::ZERO);
         let expected = [0, 1].map(|stream| play(&mut processor(&alone), SIZE, stream, 9..16).hashes);
+        let wide = ImageSize::new(160, 60);
+        let of_other = play(&mut processor(&alone), wide, 2, 0..16).hashes;
         for what in ["batch", "enqueue"] {
             let shared = deployment(folder, 2, TOGETHER);
             let barrier = Barrier::new(2);
@@ -289,8 +310,14 @@ fn a_run_that_fails_fails_its_members_and_no_others() {
                 after
             };
             let processors = [0, 1].map(|index| (index, processor(&shared)));
+            let mut other = processor(&shared);
             let after = std::thread::scope(|scope| {
+                // While no run starts at all, it would not start either.
+                let other = (what == "batch").then(|| scope.spawn(move || play(&mut other, wide, 2, 0..16)));
                 let threads = processors.map(|(index, processor)| scope.spawn(move || stream(index, processor)));
+                if let Some(other) = other {
+                    assert_eq!(other.join().unwrap().hashes, of_other);
+                }
                 threads.map(|thread| thread.join().unwrap())
             });
             assert_eq!(after.map(|played| played.hashes), expected, "{what}");

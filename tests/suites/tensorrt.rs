@@ -809,15 +809,15 @@ mod stand_ins {
             (bench.trace(), text)
         };
         // Two of three, because that engine is there.
-        let (trace, text) = run(2, "two", &["--batch-wait-millis=1000"]);
-        assert!(!text.contains("engine"), "{text}");
+        let (trace, text) = run(2, "two", &["--batch=2", "--batch-wait-millis=1000"]);
+        assert!(text.contains("the one for 3 frames at once is there and taken"), "{text}");
         assert_in_order(&trace);
         assert_eq!(count(&trace, "built"), 0);
         assert!(count(&trace, "run of 2") >= 6 && count(&trace, "run of 3") == 0, "{trace:?}");
         // One context for the embedding network, one each for grouping.
         assert_eq!(count(&trace, "+IExecutionContext"), 3);
-        let (alone, text) = run(2, "alone", &["--batch=1"]);
-        assert!(!text.contains("engine") && count(&alone, "run of 2") == 0, "{text}");
+        let (alone, text) = run(2, "alone", &[]);
+        assert!(text.contains("3 frames at once") && count(&alone, "run of 2") == 0, "{text}");
         assert_eq!(count(&alone, "+IExecutionContext"), 4);
         let names: Vec<_> =
             fs::read_dir(bench.sandbox.path("two")).unwrap().flatten().map(|it| it.file_name()).collect();
@@ -845,7 +845,7 @@ mod stand_ins {
             assert!(read_json(&of("alone", "summary.json"))["batches"].is_null());
         }
         // Four want an engine of their own, which is built beside that of three.
-        let (trace, text) = run(4, "four", &[]);
+        let (trace, text) = run(4, "four", &["--batch=4"]);
         assert_in_order(&trace);
         assert_eq!(count(&trace, "built"), 1, "{text}");
         assert!(text.contains("in fp16 for 4 frames at once: there is none yet"), "{text}");
@@ -864,7 +864,7 @@ mod stand_ins {
         // `auto` builds nothing: it takes the engine for one frame where there is none for five.
         bench.build(&["--force"], &[]).code(0);
         bench.trace();
-        let usual = [&["run"][..], &[&*clip; 5], &["--frames=2"], &more].concat();
+        let usual = [&["run", "--batch=5"][..], &[&*clip; 5], &["--frames=2"], &more].concat();
         let usual: Vec<&str> = usual.into_iter().filter(|argument| !argument.starts_with("--backend")).collect();
         let assert = bench.hsg(&usual, &[]).code(0).stderr(predicate::str::contains("`hsg build --max-batch 5`"));
         let report: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
@@ -874,7 +874,7 @@ mod stand_ins {
         }
         // Failures as ever, and nobody hangs.
         for fail in [("FAKE_TENSORRT_FAIL", "enqueue"), ("FAKE_TENSORRT_FAIL", "context"), ("FAKE_CUDA_FAIL", "copy")] {
-            let arguments = [&["run", &clip, &clip][..], &more].concat();
+            let arguments = [&["run", "--batch=2", &clip, &clip][..], &more].concat();
             let assert = bench.hsg(&arguments, &[fail]).code(2);
             let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
             assert!(!text.contains("panicked"), "{fail:?}: {text}");

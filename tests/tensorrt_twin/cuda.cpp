@@ -12,7 +12,9 @@
 //                  start), capture (a graph cannot be made), graph (it does not start), busy (a kernel does not start, and
 //                  nothing is lost), pinned (no page-locked memory), engine (TensorRT's runs do not start, and waiting says that it is lost)
 // FAKE_CUDA_FAIL_FILE  a file that says the same, for as long as it does
+// FAKE_CUDA_WAIT_MILLIS  how long waiting for an event takes at least, as if the device were slow
 // FAKE_CUDA_TRACE  a file that gets a line for each graph captured and launched
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -23,6 +25,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -251,6 +254,9 @@ int cuEventRecord(void* event, void* stream)
 int cuEventSynchronize(void* event)
 {
     NEEDS_CONTEXT
+    // Nobody else waits meanwhile.
+    if (const char* millis = std::getenv("FAKE_CUDA_WAIT_MILLIS"))
+        std::this_thread::sleep_for(std::chrono::milliseconds(std::atoi(millis)));
     Guard guard(one_call);
     const Event of = *static_cast<Event*>(event);
     finish_to(of.stream, of.mark);

@@ -47,7 +47,8 @@ pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> 
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let masks = settings.masks.iter().map(|path| Mask::read(path)).collect::<Result<Vec<_>, _>>()?;
     let mut streams = open_sources(settings, printer)?;
-    let model = settings.model.clone().batched(settings.batching(streams.len()));
+    let num_live = streams.iter().filter(|stream| stream.source.info().is_live).count();
+    let model = settings.model.clone().batched(settings.batching(streams.len(), num_live));
     let deployment = if settings.build_beside {
         let load = if settings.model.allow_unverified {
             Deployment::load_building_beside_unverified

@@ -173,9 +173,21 @@ impl Deployment {
     pub fn load_building_beside_unverified(folder: ModelFolder, spec: DeploymentSpec) -> Result<Self, PipelineError> {
         let on_gpu = backend::select(BackendChoice::TensorRt)?;
         let found = tensorrt::look().map_err(backend::BackendError::from)?;
-        let Some(reason) = tensorrt::missing_engines(&folder, spec.precision, found, spec.batching.most)? else {
+        let Some(mut reason) = tensorrt::missing_engines(&folder, spec.precision, found, spec.batching.most)? else {
             return Self::load_on(folder, spec, on_gpu);
         };
+        let most = spec.batching.most;
+        // Streams that move over share no runs, so that engines for one frame are what is needed, and built, here.
+        let spec = DeploymentSpec { batching: Batching { most: 1, ..spec.batching }, ..spec };
+        if most > 1 {
+            log::warn!(
+                "every source runs the network for itself (`hsg build --max-batch {most}` lets them share runs)"
+            );
+            match tensorrt::missing_engines(&folder, spec.precision, found, 1)? {
+                Some(of_one) => reason = of_one,
+                None => return Self::load_on(folder, spec, on_gpu),
+            }
+        }
         let mut selection = backend::select(BackendChoice::Auto)?;
         selection.reason = format!("until the engines of TensorRT {} are built: {reason}", found.version);
         let mut deployment =
@@ -183,8 +195,7 @@ impl Deployment {
         deployment.switch_later(move |stop| {
             let watch = LogWatch { stop: Some(stop) };
             let load = |kind| {
-                let max_batch = spec.batching.most;
-                let source = NetworkSource { folder: &folder, kind, precision: spec.precision, max_batch };
+                let source = NetworkSource { folder: &folder, kind, precision: spec.precision, max_batch: 1 };
                 tensorrt::load_watched(&source, &watch)
             };
             Ok([load(NetworkKind::Embedding)?, load(NetworkKind::Grouping)?])

@@ -78,7 +78,7 @@ pub struct BackendSummary {
 pub struct StagesOn {
     /// Frames for which these ran on a GPU; the others' ran on the CPU, but for what the backend does.
     pub device_frames: u64,
-    /// Those of them that were started as one CUDA graph.
+    /// Those of them that were started as CUDA graphs.
     pub graph_frames: u64,
     /// Those of them that were uploaded while the frame before was worked on.
     pub uploaded_ahead_frames: u64,

@@ -3,7 +3,8 @@
 //! Each stream ("member") preprocesses into memory of its own, on a CUDA stream of its own, and comes here. While a run is on the
 //! GPU, whoever comes waits; when it ends, all that wait go as the next run, in the order of coming. So nobody waits for a frame
 //! that is not there, runs grow when the GPU is behind, and a single stream runs at once. [`Batching::wait`] adds a bounded wait
-//! for streams that usually come, for more frames a run at the price of latency.
+//! for streams that usually come, from the moment at which the GPU is free:
+//! without it two streams hardly ever meet, since one of them is always in the run that the other waits for.
 //!
 //! There is no thread for this. The first in the queue takes the [`Launcher`], of which there is one, waits for the run before,
 //! and starts the next for all: the run's stream waits, on the GPU, for every member's preprocessing; frames are copied
@@ -199,6 +200,34 @@ impl Batches {
         }
     }
 
+    /// Takes the memory of the largest run of such frames, so that it is known at once that there is none.
+    fn reserve(&self, member: u64, shape: [usize; 4]) -> Result<(), BackendError> {
+        let mut state = self.lock();
+        let launcher = loop {
+            match state.launcher.take() {
+                Some(launcher) => break launcher,
+                None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        };
+        drop(state);
+        let mut leading = Leading { batches: self, member, launcher: Some(launcher), outcome: None };
+        let Some(launcher) = &mut leading.launcher else { return Ok(()) };
+        let [_, channels, height, width] = shape;
+        let most = self.batching.most;
+        let outcome = launcher
+            .done
+            .wait()
+            .and_then(|()| launcher.network(self, [most, channels, height, width]).map(drop))
+            .map_err(|error| {
+                BackendError::new(error.kind(), format!("{error} (for runs of {most} frames; `--batch` sets how many)"))
+            });
+        if outcome.is_err() {
+            // Begun anew by the next run.
+            let _ = launcher.give_up();
+        }
+        outcome
+    }
+
     /// Moves the frames of the next run from the queue into `batch`: those that have the shape of the first. Waits for members
     /// that are missing, if that is wanted.
     fn choose(&self, batch: &mut Vec<Ticket>) {
@@ -255,8 +284,12 @@ impl Drop for Leading<'_> {
         let Some(mut launcher) = self.launcher.take() else { return };
         let failed =
             || BackendError::new(BackendErrorKind::Run, "the thread that started a run of the network has failed");
-        let outcome = self.outcome.take().unwrap_or_else(|| Err(failed()));
         let num_frames = launcher.batch.len();
+        if self.outcome.is_none() && num_frames > 0 {
+            // A panic left work half begun; the members may go on when it has ended.
+            let _ = launcher.give_up();
+        }
+        let outcome = self.outcome.take().unwrap_or_else(|| Err(failed()));
         let mut state = self.batches.lock();
         if num_frames == 0 {
             // It failed before it chose: its own frame must not stand before the others.
@@ -282,13 +315,8 @@ impl Launcher {
     /// Starts a run of the frames in `batch`.
     fn launch(&mut self, batches: &Batches) -> Result<(), BackendError> {
         let Err(error) = self.start(batches) else { return Ok(()) };
-        // What was begun must end before the members go on with their memory. And TensorRT does not tell that the device is
-        // lost, which is why it failed then.
-        let ended = self.cuda.synchronize();
-        self.shape = None;
-        let _noise = noise();
-        self.network = None;
-        match ended {
+        // TensorRT does not tell that the device is lost, which is why it failed then.
+        match self.give_up() {
             Err(lost) if lost.kind() == BackendErrorKind::DeviceLost && error.kind() != lost.kind() => {
                 Err(BackendError::new(BackendErrorKind::DeviceLost, format!("{error}: {lost}")))
             }
@@ -296,23 +324,45 @@ impl Launcher {
         }
     }
 
-    fn start(&mut self, batches: &Batches) -> Result<(), BackendError> {
-        let Batches { engine, image, embedding, batching, .. } = batches;
-        let Self { network, shape, batch, done, cuda, .. } = self;
-        let Some(first) = batch.first() else { return Ok(()) };
-        let [_, channels, height, width] = first.seat.shape;
-        let wanted = [batch.len(), channels, height, width];
+    /// Waits for whatever was begun, which must end before the members go on with their memory, and forgets the context.
+    fn give_up(&mut self) -> Result<(), BackendError> {
+        let ended = self.cuda.synchronize();
+        self.shape = None;
+        let _noise = noise();
+        self.network = None;
+        ended
+    }
+
+    /// The network, for runs of this shape.
+    fn network(&mut self, batches: &Batches, wanted: [usize; 4]) -> Result<&mut DeviceNetwork, BackendError> {
+        let Self { network, shape, cuda, .. } = self;
         // What TensorRT does on its own account when a context is made or gets another shape spoils no capture.
         let _noise = (*shape != Some(wanted)).then(noise);
         let network = match network {
             Some(network) => network,
-            None => network.insert(DeviceNetwork::new(Arc::clone(engine), cuda)?),
+            None => network.insert(DeviceNetwork::new(Arc::clone(&batches.engine), cuda)?),
         };
         if *shape != Some(wanted) {
             *shape = None;
-            network.set_batch(cuda, image, &wanted, batching.most)?;
+            network.set_batch(cuda, &batches.image, &wanted, batches.batching.most)?;
             *shape = Some(wanted);
         }
+        Ok(network)
+    }
+
+    fn start(&mut self, batches: &Batches) -> Result<(), BackendError> {
+        let Batches { engine, image, embedding, .. } = batches;
+        let Some(first) = self.batch.first() else { return Ok(()) };
+        let [_, channels, height, width] = first.seat.shape;
+        let num_features = first.seat.features.len();
+        let num_frames = self.batch.len();
+        let network = self.network(batches, [num_frames, channels, height, width])?;
+        let of_network = network.num_values(embedding);
+        if of_network != num_frames * num_features {
+            let what = format!("`{embedding}` has {of_network} values, {num_features} of each frame were expected");
+            return Err(run_error(&engine.path, what));
+        }
+        let Self { network: Some(network), batch, done, cuda, .. } = self else { return Ok(()) };
         for ticket in batch.iter() {
             cuda.wait_for(&ticket.seat.ready)?;
         }
@@ -366,6 +416,7 @@ impl Member {
                 done: cuda.event()?,
             }));
         }
+        self.batches.reserve(self.number, shape)?;
         let mut state = self.batches.lock();
         if let Some(listed) = state.members.iter_mut().find(|listed| listed.number == self.number) {
             (listed.shape, listed.trust) = (shape, 0);

@@ -119,8 +119,9 @@ impl EngineCache {
                 match look_at(&self.path(&identity.clone().for_batches(max_batch)), wanted) {
                     found @ Lookup::Found(..) => return found,
                     Lookup::Absent => {}
-                    // The reason of the first, which is the one that was asked for if it is there.
-                    Lookup::Unusable(reason) => unusable = unusable.or(Some(reason)),
+                    // Of those that were asked for, which would be built again.
+                    Lookup::Unusable(reason) if max_batch == wanted.max_batch() => unusable = unusable.or(Some(reason)),
+                    Lookup::Unusable(_) => {}
                 }
             }
         }
@@ -157,7 +158,16 @@ impl EngineCache {
             tell(&format!("engine {name}: built again, as asked"));
         } else {
             match self.look(wanted) {
-                Lookup::Found(manifest, engine) => return Ok(found(manifest, engine)),
+                Lookup::Found(manifest, engine) => {
+                    let (most, wanted) = (manifest.identity.max_batch(), wanted.max_batch());
+                    if most > wanted {
+                        tell(&format!(
+                            "engine {name}: the one for {most} frames at once is there and taken; it needs more memory, and is \
+                             tuned for {most} (`hsg build --max-batch {wanted} --force` makes another)"
+                        ));
+                    }
+                    return Ok(found(manifest, engine));
+                }
                 Lookup::Absent => tell(&format!("engine {name}: there is none yet; building it takes minutes")),
                 Lookup::Unusable(reason) => {
                     tell(&format!("engine {name}: not used, {reason}; building it again takes minutes"));

@@ -79,9 +79,9 @@ impl DeviceNetwork {
         Ok(())
     }
 
-    /// Gives an input that varies this shape, whose first axis counts frames, for [`DeviceNetwork::enqueue_over`]. More than one
-    /// frame get memory here, at once as much as `most` frames of this size need; it never shrinks. Work may be under way: it
-    /// is waited for where its memory goes.
+    /// Gives an input that varies this shape, whose first axis counts frames, for [`DeviceNetwork::enqueue_over`]. Where there is not
+    /// enough memory, there is as much as `most` frames of this size need from then on; it never shrinks. Work may be under
+    /// way: it is waited for where its memory goes.
     ///
     /// # Errors
     /// As [`DeviceNetwork::set_shape`]; the shape must be set again then.
@@ -96,7 +96,7 @@ impl DeviceNetwork {
         for tensor in &mut self.tensors {
             self.context.shape(&tensor.name, &mut tensor.shape).map_err(|error| run_error(path, error))?;
             let len = tensor.shape.iter().product::<usize>();
-            if num_frames > 1 && tensor.memory.len() < len {
+            if tensor.memory.len() < len {
                 tensor.memory = Memory::zeros(cuda, len / num_frames * most.max(num_frames))?;
             }
         }
@@ -125,6 +125,12 @@ impl DeviceNetwork {
                 .map_err(|error| run_error(path, error))?;
         }
         self.enqueue(cuda)
+    }
+
+    /// Values of a tensor at its present shape; 0 when there is none of this name.
+    pub fn num_values(&self, name: &str) -> usize {
+        let tensor = self.tensors.iter().find(|tensor| tensor.name.to_bytes() == name.as_bytes());
+        tensor.map_or(0, |tensor| tensor.shape.iter().product())
     }
 
     /// The memory of a tensor, row-major.
