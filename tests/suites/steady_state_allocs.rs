@@ -272,7 +272,8 @@ fn two_streams(deployment: &Arc<Deployment>, device: ProcessorSpec) {
     use runtime::backend::tensorrt::Batching;
     use runtime::pipeline::DeploymentSpec;
 
-    let batching = Batching { most: 2, wait: Duration::from_millis(20) };
+    // Longer than a frame takes here.
+    let batching = Batching { most: 2, wait: Duration::from_secs(2) };
     let spec = DeploymentSpec { batching, ..deployment.spec() };
     let deployment = Arc::new(Deployment::load(deployment.folder().clone(), spec).unwrap());
     let stop = Arc::<AtomicBool>::default();

@@ -35,6 +35,8 @@ pub struct LabelStage {
     naming: Naming,
     /// The bank on a GPU, where the stream's pixels are.
     on_device: Option<Lookup>,
+    /// Whether there is memory for as many queries as there can be.
+    has_room: bool,
     hierarchy: Hierarchy,
     /// Prototypes of the segments that are looked up, without gaps, the slots they belong to, and what the bank says: shares
     /// of the classes, and unknown scores.
@@ -65,6 +67,7 @@ impl LabelStage {
             search,
             naming,
             on_device: None,
+            has_room: false,
             hierarchy: Hierarchy::new(),
             queries: Vec::new(),
             asked: Vec::new(),
@@ -138,6 +141,19 @@ impl LabelStage {
                     self.queries.extend_from_slice(prototype);
                 }
             }
+        }
+        if !self.has_room && !self.queries.is_empty() {
+            // Once as many as there can be, whose answers nobody reads: no later frame needs more memory.
+            let most = segments.areas.len() * bank.dim();
+            let num_first = self.queries.len();
+            self.queries.reserve_exact(most.saturating_sub(num_first));
+            for place in num_first..most {
+                self.queries.push(self.queries[place % num_first]);
+            }
+            self.slots.reserve(segments.areas.len());
+            self.asked.reserve(segments.areas.len());
+            self.votes.reserve(segments.areas.len());
+            self.has_room = true;
         }
         let num_classes = self.deployment.label_space().num_classes();
         let weighting = match self.naming {
