@@ -264,6 +264,16 @@ int cuEventSynchronize(void* event)
         return 0;
     return fails("copy") ? LOST : of.stream->error;
 }
+// As if everything took a tenth of a millisecond.
+int cuEventElapsedTime_v2(float* millis, void* begin, void* end)
+{
+    NEEDS_CONTEXT
+    (void)begin;
+    (void)end;
+    *millis = 0.1f;
+    return 0;
+}
+int cuEventElapsedTime(float* millis, void* begin, void* end) { return cuEventElapsedTime_v2(millis, begin, end); }
 int cuStreamWaitEvent(void* stream, void* event, unsigned)
 {
     NEEDS_CONTEXT
