@@ -12,6 +12,7 @@ use tests::folders::{shipped_clip, tiny_model, workspace};
 use tests::outputs::{assert_whole, files, read_json};
 use tests::programs::{Sandbox, Started, assert_refused, hsg};
 use tests::skip;
+use tests::stand_ins::stand_in;
 
 /// The Python of the system, which finds the system's GStreamer.
 const PYTHON: &str = "/usr/bin/python3";
@@ -48,7 +49,7 @@ fn pipelines_with_nothing_but_nv12() {
         "gst:videotestsrc num-buffers=6 ! video/x-raw,format=NV12,width=96,height=64,framerate=20/1 ! appsink name=hsg";
     let assert = run(&sandbox, source).args(["--save", "none", "--json"]).assert().code(0);
     assert_eq!(summary(&assert)["frames"], 6);
-    let Some(twin) = option_env!("HSG_TENSORRT_TWIN").map(PathBuf::from) else {
+    let Some((library, folder)) = stand_in().and_then(|library| Some((library, library.parent()?))) else {
         skip("pipelines for the GPU", "no stand-ins for TensorRT");
         return;
     };
@@ -56,7 +57,7 @@ fn pipelines_with_nothing_but_nv12() {
     for (source, frames, least) in [(source, 6, 6), (converting, 30, 20)] {
         let mut command = run(&sandbox, source);
         command.args(["--save", "none", "--json", "--backend", "tensorrt", "--precision", "fp16"]);
-        command.env("HSG_TENSORRT", twin.join("libnvinfer.so.11")).env("LD_LIBRARY_PATH", &twin);
+        command.env("HSG_TENSORRT", library).env("LD_LIBRARY_PATH", folder);
         let summary = summary(&command.env("HSG_CACHE", sandbox.path("cache")).assert().code(0));
         let stages_on = |key: &str| summary["stages_on"][key].as_u64().unwrap();
         assert_eq!(stages_on("device_frames"), frames, "{source}");

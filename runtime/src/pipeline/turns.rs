@@ -1,4 +1,5 @@
-//! Whose frame is computed next, of the real-time streams that share an engine: they take turns, in the order of asking.
+//! Whose frame is computed next, of the real-time streams that share an engine: they take turns, in the order of asking. Streams
+//! that share runs of the network (`backend/tensorrt/batch.rs`) do not: they would never meet.
 //!
 //! A frame uses all threads. Computed over each other, four streams at 15 Hz on two cores (shipped model, embedded backend)
 //! had latencies of 0.47 to 0.80 s (median) and up to 1.4 s; one after the other 0.19 to 0.23 s and up to 0.5 s, because a

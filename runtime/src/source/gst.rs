@@ -37,29 +37,30 @@ const FORMATS: [(&str, PixelLayout); 5] = [
 /// What is asked of the pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Offer {
-    /// Anything but NV12, of which `videoconvert`, and not we, would make RGB or YUY2.
+    /// Anything but NV12, for pipelines that can give both: `videoconvert`, and not we, makes UYVY or RGB of it.
     Usual,
-    /// NV12 too, the others first: a pipeline that has nothing else.
+    /// NV12 too, the others first.
     WithNv12,
-    /// NV12 first, then the other formats that frames can have as they are.
+    /// All that frames can have as they are, and BGR. `videoconvert` passes on what the camera has or chooses what loses
+    /// least; elements that do not weigh take the first.
     AsIs,
 }
 
 impl Offer {
     /// The formats, the best first. NV12 of an odd size is left out: GStreamer lays its rows out in another way.
     fn caps(self) -> gst::Caps {
-        let usual = gst::List::new(["RGB", "BGR", "YUY2", "UYVY"]);
-        let raw = |format: gst::glib::SendValue| gst::Structure::builder("video/x-raw").field("format", format);
+        let raw = |formats: &[&str]| gst::Structure::builder("video/x-raw").field("format", gst::List::new(formats));
         let even = gst::IntRange::with_step(2, 16384, 2);
-        let nv12 = raw("NV12".to_send_value()).field("width", even).field("height", even).build();
+        let even_sized = |formats: &[&str]| raw(formats).field("width", even).field("height", even).build();
+        let usual = raw(&["RGB", "BGR", "YUY2", "UYVY"]).build();
         let caps = gst::Caps::builder_full();
         match self {
-            Self::Usual => caps.structure(raw(usual.to_send_value()).build()),
-            Self::WithNv12 => caps.structure(raw(usual.to_send_value()).build()).structure(nv12),
-            Self::AsIs => {
-                let others = gst::List::new(["YUY2", "UYVY", "RGB", "BGR"]);
-                caps.structure(nv12).structure(raw(others.to_send_value()).build())
-            }
+            Self::Usual => caps.structure(usual),
+            Self::WithNv12 => caps.structure(usual).structure(even_sized(&["NV12"])),
+            // In one list, for converters that look at the first structure only.
+            Self::AsIs => caps
+                .structure(even_sized(&["NV12", "YUY2", "UYVY", "RGB", "BGR"]))
+                .structure(raw(&["YUY2", "UYVY", "RGB", "BGR"]).build()),
         }
         .build()
     }
@@ -110,6 +111,8 @@ struct Running {
     pipeline: gst::Pipeline,
     sink: AppSink,
     live: bool,
+    /// What it was asked for when it was started.
+    offer: Offer,
 }
 
 impl Drop for Running {
@@ -122,9 +125,22 @@ impl Drop for Running {
 /// Why a pipeline cannot be started or goes no further, in words with a remedy.
 type Reason = String;
 
+/// Why a pipeline gives no first picture.
+struct Failure {
+    reason: Reason,
+    /// Whether it may go when NV12 is taken, too.
+    formats: bool,
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Self { reason, formats: false }
+    }
+}
+
 impl Running {
-    /// Makes the pipeline and starts it.
-    fn start(description: &Description, offer: Offer) -> Result<Self, Reason> {
+    /// Makes the pipeline and starts it. Without an offer it is looked at first.
+    fn start(description: &Description, offer: Option<Offer>) -> Result<Self, Failure> {
         let element = match description {
             Description::Pipeline(text) => gst::parse::launch(text).map_err(|error| launch_reason(&error))?,
             Description::Rtsp(url) => {
@@ -135,7 +151,7 @@ impl Running {
                 );
                 let element = gst::parse::launch(&text).map_err(|error| launch_reason(&error))?;
                 let source = element.downcast_ref::<gst::Bin>().and_then(|bin| bin.by_name("source"));
-                source.ok_or("GStreamer lost the element rtspsrc")?.set_property("location", url);
+                source.ok_or_else(|| "GStreamer lost the element rtspsrc".to_owned())?.set_property("location", url);
                 element
             }
         };
@@ -147,18 +163,33 @@ impl Running {
         };
         let pipeline = element.downcast::<gst::Pipeline>().map_err(|_| missing())?;
         let sink = pipeline.by_name(SINK).and_then(|sink| sink.downcast::<AppSink>().ok()).ok_or_else(missing)?;
-        sink.set_caps(Some(&offer.caps()));
         // Frames go as fast as they are taken; who wants a file at its rate says `--realtime`.
         sink.set_property("sync", false);
         sink.set_max_buffers(QUEUED);
-        let mut running = Self { pipeline, sink, live: false };
-        let failed = |running: &Self| running.problem().unwrap_or_else(|| "GStreamer refuses to start it".to_owned());
+        let mut running = Self { pipeline, sink, live: false, offer: offer.unwrap_or(Offer::Usual) };
+        let failed = |running: &Self| running.failure("GStreamer refuses to start it");
+        // From here on devices are open, and elements know what theirs can give.
+        running.pipeline.set_state(gst::State::Ready).map_err(|_| failed(&running))?;
+        if offer.is_none() && !running.can_give_both() {
+            running.offer = Offer::WithNv12;
+        }
+        running.sink.set_caps(Some(&running.offer.caps()));
         // A live pipeline says so by giving no picture before it plays.
         let paused = running.pipeline.set_state(gst::State::Paused).map_err(|_| failed(&running))?;
         running.live = paused == StateChangeSuccess::NoPreroll || matches!(description, Description::Rtsp(_));
         running.sink.set_drop(running.live);
         running.pipeline.set_state(gst::State::Playing).map_err(|_| failed(&running))?;
         Ok(running)
+    }
+
+    /// Whether NV12 as well as one of the usual formats can come, by what the pipeline says before it runs. It may promise
+    /// more than it keeps, never less.
+    fn can_give_both(&self) -> bool {
+        // A pad that is linked later is a demuxer's or decoder's own, and nothing converts behind it.
+        let Some(peer) = self.sink.static_pad("sink").and_then(|pad| pad.peer()) else { return false };
+        let given = peer.query_caps(Some(&Offer::WithNv12.caps()));
+        let usual = Offer::Usual.caps();
+        given.can_intersect(&usual) && !given.is_subset(&usual)
     }
 
     /// Asks for other formats from here on. Elements that cannot change theirs go on with what they have, which stays welcome.
@@ -170,12 +201,12 @@ impl Running {
     }
 
     /// Starts a pipeline and waits for its first picture.
-    fn first_picture(description: &Description, offer: Offer) -> Result<(Self, gst::Sample), Reason> {
+    fn first_picture(description: &Description, offer: Option<Offer>) -> Result<(Self, gst::Sample), Failure> {
         let running = Self::start(description, offer)?;
         let start = Instant::now();
         loop {
-            if let Some(reason) = running.problem() {
-                return Err(reason);
+            if let Some(failure) = running.problem() {
+                return Err(failure);
             }
             if let Some(sample) = running.sample(WAITING) {
                 return Ok((running, sample));
@@ -183,25 +214,31 @@ impl Running {
             // An error may be told a moment after the end.
             if running.sink.is_eos() {
                 std::thread::sleep(WAITING);
-                return Err(running
-                    .problem()
-                    .unwrap_or_else(|| "it ended without a picture; check its source".to_owned()));
+                return Err(running.failure("it ended without a picture; check its source"));
             }
             if start.elapsed() > FIRST_PICTURE {
-                return Err(format!("no picture within {} s; check that the other end sends", FIRST_PICTURE.as_secs()));
+                let reason = format!("no picture within {} s; check that the other end sends", FIRST_PICTURE.as_secs());
+                return Err(reason.into());
             }
         }
     }
 
-    /// An error that the pipeline has told, in words.
-    fn problem(&self) -> Option<Reason> {
+    /// An error that the pipeline has told.
+    fn problem(&self) -> Option<Failure> {
         let bus = self.pipeline.bus()?;
         while let Some(message) = bus.pop_filtered(&[gst::MessageType::Error]) {
             if let MessageView::Error(error) = message.view() {
-                return Some(error_reason(error));
+                let failure = error_failure(error);
+                return Some(Failure { formats: failure.formats && self.offer == Offer::Usual, ..failure });
             }
         }
         None
+    }
+
+    /// The error that the pipeline has told; `otherwise` where it stopped without one, as it may when formats do not fit.
+    fn failure(&self, otherwise: &str) -> Failure {
+        let silent = || Failure { reason: otherwise.to_owned(), formats: self.offer == Offer::Usual };
+        self.problem().unwrap_or_else(silent)
     }
 
     fn sample(&self, timeout: Duration) -> Option<gst::Sample> {
@@ -221,10 +258,9 @@ fn launch_reason(error: &gst::glib::Error) -> Reason {
     format!("GStreamer cannot make this pipeline: {}; {remedy}", error.message())
 }
 
-/// How the reason begins when a pipeline and its appsink have no format in common.
-const NO_FORMAT: &str = "the picture's format is none that hsg reads";
-
-fn error_reason(error: &gst::message::Error) -> Reason {
+/// What an error of a running pipeline means. Elements tell formats that do not fit in many ways, so all that has no other
+/// known cause may come of them.
+fn error_failure(error: &gst::message::Error) -> Failure {
     let (what, debug) = (error.error(), error.debug());
     let debug = debug.as_deref().unwrap_or_default();
     let text = what.message().trim_end_matches('.').to_owned();
@@ -233,22 +269,26 @@ fn error_reason(error: &gst::message::Error) -> Reason {
     if kind == Some(gst::ResourceError::NotAuthorized) || debug.contains("Unauthorized") || debug.contains("(401)") {
         return format!(
             "the server refuses the credentials: {text}; give user and password as rtsp://USER:PASSWORD@HOST/PATH"
-        );
+        )
+        .into();
     }
     if matches!(kind, Some(gst::ResourceError::NotFound)) {
-        return format!("there is no such file or stream: {text}; check the path");
+        return format!("there is no such file or stream: {text}; check the path").into();
     }
     if matches!(kind, Some(gst::ResourceError::OpenRead | gst::ResourceError::OpenReadWrite)) {
-        return format!("cannot be opened: {text}; check the address, and that the other end is running");
+        return format!("cannot be opened: {text}; check the address, and that the other end is running").into();
     }
     if what.matches(gst::StreamError::CodecNotFound) || what.matches(gst::CoreError::MissingPlugin) {
-        return format!("GStreamer lacks a plugin: {text}; `cargo xtask deps gstreamer` installs the usual ones");
+        return format!("GStreamer lacks a plugin: {text}; `cargo xtask deps gstreamer` installs the usual ones")
+            .into();
     }
     if debug.contains("not-negotiated") {
-        return format!("{NO_FORMAT}: {text}; put `videoconvert` before the appsink");
+        let reason =
+            format!("the picture's format is none that hsg reads: {text}; put `videoconvert` before the appsink");
+        return Failure { reason, formats: true };
     }
     let source = error.src().map(|source| format!(" (from {})", source.name())).unwrap_or_default();
-    format!("GStreamer says: {text}{source}")
+    Failure { reason: format!("GStreamer says: {text}{source}"), formats: true }
 }
 
 enum State {
@@ -282,13 +322,13 @@ impl GstSource {
     pub fn open(description: Description) -> Result<Self, SourceError> {
         let failed = |reason: String| SourceError::Camera { device: description.text(), reason };
         gst::init().map_err(|error| failed(format!("GStreamer cannot be used here: {error}; install it again")))?;
-        let mut offer = Offer::Usual;
-        let mut opened = Running::first_picture(&description, offer);
-        if opened.as_ref().is_err_and(|reason| reason.starts_with(NO_FORMAT)) {
-            offer = Offer::WithNv12;
-            opened = Running::first_picture(&description, offer).or(opened);
+        let mut opened = Running::first_picture(&description, None);
+        // Ours for RTSP ends in `videoconvert`, which keeps what it promises.
+        let may_help = |failure: &Failure| failure.formats && matches!(description, Description::Pipeline(_));
+        if opened.as_ref().err().is_some_and(may_help) {
+            opened = Running::first_picture(&description, Some(Offer::WithNv12)).or(opened);
         }
-        let (running, first) = opened.map_err(failed)?;
+        let (running, first) = opened.map_err(|failure| failed(failure.reason))?;
         let format = Format::of(&first).map_err(failed)?;
         let rate_hz = format.rate_hz;
         let info = SourceInfo {
@@ -308,7 +348,7 @@ impl GstSource {
         Ok(Self {
             name,
             description,
-            offer,
+            offer: running.offer,
             delivery: Delivery::Rgb,
             // A picture that waits while the model is loaded is old news of a live source.
             first: Some(first).filter(|_| !info.is_live),
@@ -404,32 +444,37 @@ impl Format {
         // GStreamer's rows begin at multiples of four bytes; appsink asks for no others.
         let stride = layout.row_bytes(width).unwrap_or(0).next_multiple_of(4);
         let rate_hz = rate.map(|rate| f64::from(rate.numer()) / f64::from(rate.denom()));
-        let colors = structure.get::<&str>("colorimetry").ok().map_or_else(YuvColors::default, colors_of);
+        let colors = colors_of(structure.get::<&str>("colorimetry").unwrap_or_default(), height);
         Ok(Self { layout, size: ImageSize::new(width, height), stride, colors, rate_hz })
     }
 }
 
 /// What GStreamer's `colorimetry` means: a name, or RANGE:MATRIX:TRANSFER:PRIMARIES in numbers (GstVideoColorRange,
-/// GstVideoColorMatrix). What it does not say is as webcams have it.
-fn colors_of(colorimetry: &str) -> YuvColors {
-    let usual = YuvColors::default();
-    let matrix = match colorimetry {
-        "bt709" => YuvMatrix::Bt709,
-        "smpte240m" => YuvMatrix::Smpte240,
-        name if name.starts_with("bt2") => YuvMatrix::Bt2020,
+/// GstVideoColorMatrix). Without one, or without a matrix in it, it is what GStreamer's own converters assume then, so that
+/// colours are the same whoever converts.
+fn colors_of(colorimetry: &str, height: usize) -> YuvColors {
+    let limited = |matrix: YuvMatrix| YuvColors { matrix, full_range: false };
+    let assumed = limited(if height > 576 { YuvMatrix::Bt709 } else { YuvMatrix::Bt601 });
+    match colorimetry {
+        "bt601" => limited(YuvMatrix::Bt601),
+        "bt709" => limited(YuvMatrix::Bt709),
+        "smpte240m" => limited(YuvMatrix::Smpte240),
+        name if name.starts_with("bt2") => limited(YuvMatrix::Bt2020),
         numbers => {
-            let mut parts = numbers.split(':');
-            let full_range = parts.next() == Some("1");
-            let matrix = match parts.next() {
-                Some("3") => YuvMatrix::Bt709,
-                Some("5") => YuvMatrix::Smpte240,
-                Some("6") => YuvMatrix::Bt2020,
-                _ => usual.matrix,
+            let parts: Vec<&str> = numbers.split(':').collect();
+            let [range, matrix, _, _] = parts[..] else { return assumed };
+            let matrix = match matrix {
+                // The FCC's differs from it by less than a level.
+                "2" | "4" => YuvMatrix::Bt601,
+                "3" => YuvMatrix::Bt709,
+                "5" => YuvMatrix::Smpte240,
+                "6" => YuvMatrix::Bt2020,
+                _ => return assumed,
             };
-            return YuvColors { matrix, full_range };
+            // They take an unknown range for a full one.
+            YuvColors { matrix, full_range: range != "2" }
         }
-    };
-    YuvColors { matrix, ..usual }
+    }
 }
 
 impl Source for GstSource {
@@ -466,11 +511,11 @@ impl Source for GstSource {
                     return Ok(SourceEvent::Waiting);
                 }
                 let pause = *pause;
-                match Running::start(&self.description, self.offer) {
+                match Running::start(&self.description, Some(self.offer)) {
                     Ok(running) => {
                         self.state = State::Streaming { running, last_picture: Instant::now(), any_picture: false };
                     }
-                    Err(reason) => {
+                    Err(Failure { reason, .. }) => {
                         log::debug!("{}: {reason}", self.description.text());
                         self.state = State::Away { retry_at: Instant::now() + pause, pause: (pause * 2).min(RETRY.1) };
                     }
@@ -488,7 +533,7 @@ impl Source for GstSource {
                     return Ok(self.take(&sample, monotonic_nanos(), frame));
                 }
                 let ended = running.sink.is_eos();
-                let problem = running.problem();
+                let problem = running.problem().map(|failure| failure.reason);
                 if !live {
                     return match (problem, ended) {
                         (Some(reason), _) => Err(SourceError::Camera { device: self.description.text(), reason }),
@@ -619,10 +664,98 @@ mod tests {
             ("1:4:0:0", YuvMatrix::Bt601, true),
             ("2:3:5:1", YuvMatrix::Bt709, false),
             ("2:6:13:7", YuvMatrix::Bt2020, false),
-            ("sRGB", YuvMatrix::Bt601, false),
-            ("", YuvMatrix::Bt601, false),
         ] {
-            assert_eq!(colors_of(text), YuvColors { matrix, full_range }, "{text}");
+            for height in [480, 720] {
+                assert_eq!(colors_of(text, height), YuvColors { matrix, full_range }, "{text}, {height} lines");
+            }
+        }
+        for text in ["", "sRGB", "2:0:0:0", "1:1:7:1", "2:4", "anything"] {
+            for (height, matrix) in [(576, YuvMatrix::Bt601), (577, YuvMatrix::Bt709)] {
+                assert_eq!(colors_of(text, height), YuvColors { matrix, full_range: false }, "{text}, {height} lines");
+            }
+        }
+    }
+
+    /// The same pixels have the same colours whether we make RGB of them or `videoconvert` does.
+    #[test]
+    fn colours_are_those_of_gstreamers_own_converter() {
+        for height in [480, 576, 578, 720] {
+            let colorimetries =
+                ["", "bt601", "bt709", "bt2020", "2:0:0:0", "1:0:0:0", "0:4:0:0", "1:4:0:0", "1:3:0:0", "2:2:0:0"];
+            for colorimetry in colorimetries {
+                let said = if colorimetry.is_empty() { String::new() } else { format!(",colorimetry={colorimetry}") };
+                // Y 100, U 110, V 180, as NV12: what GStreamer says of the bytes is not in them.
+                let text = format!(
+                    "videotestsrc num-buffers=1 pattern=solid-color foreground-color=0xffb44a3c \
+                     ! video/x-raw,format=NV12,width=32,height={height},colorimetry=bt601 \
+                     ! capssetter replace=true caps=video/x-raw,format=NV12,width=32,height={height},framerate=30/1{said}"
+                );
+                let theirs =
+                    frames(&format!("{text} ! videoconvert ! video/x-raw,format=RGB ! appsink name=hsg"), true);
+                for as_it_is in [true, false] {
+                    let ours = frames(&format!("{text} ! appsink name=hsg"), as_it_is);
+                    let nv12 = PixelFormat::Nv12(colors_of(colorimetry, height));
+                    assert_eq!(ours[0].format, if as_it_is { nv12 } else { PixelFormat::Rgb8 });
+                    let mut rgb = Frame::black(ImageSize::new(0, 0), PixelFormat::Rgb8);
+                    frame_to_rgb(&ours[0], &mut rgb).unwrap();
+                    let apart = rgb.pixels.iter().zip(&theirs[0].pixels).map(|(a, b)| a.abs_diff(*b)).max();
+                    // It computes with coefficients of 8 bits.
+                    assert!(apart.is_some_and(|apart| apart <= 4), "{height} lines, `{colorimetry}`: {apart:?} apart");
+                }
+            }
+        }
+    }
+
+    /// `videoconvert` passes on what comes, or takes the format that loses least.
+    #[test]
+    fn converters_choose_what_loses_least() {
+        for (format, expected) in [
+            ("I420", "NV12"),
+            ("Y42B", "UYVY"),
+            ("YUY2", "YUY2"),
+            ("UYVY", "UYVY"),
+            ("NV12", "NV12"),
+            ("RGB", "RGB"),
+            ("BGR", "BGR"),
+        ] {
+            for (size, expected) in
+                [("width=34,height=18", expected), ("width=35,height=17", &expected.replace("NV12", "UYVY"))]
+            {
+                let text =
+                    format!("videotestsrc ! video/x-raw,format={format},{size} ! videoconvert ! appsink name=hsg");
+                gst::init().unwrap();
+                let (_running, sample) = Running::first_picture(&Description::Pipeline(text), Some(Offer::AsIs))
+                    .map_err(|failure| failure.reason)
+                    .unwrap();
+                let structure = sample.caps().unwrap().structure(0).unwrap();
+                assert_eq!(structure.get::<&str>("format").unwrap(), expected, "{format}, {size}");
+            }
+        }
+    }
+
+    /// Pipelines that have NV12 alone: that say so, that say it too late, that do not say why they stop.
+    #[test]
+    fn nv12_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("frames");
+        std::fs::write(&path, vec![128; 36 * 18 * 3 / 2 * 4]).unwrap();
+        let raw = format!(
+            "filesrc location={} ! rawvideoparse format=nv12 width=36 height=18 framerate=10/1",
+            path.display()
+        );
+        let caps = "video/x-raw,format=NV12,width=36,height=18";
+        for (text, asked_once) in [
+            (format!("videotestsrc num-buffers=4 ! {caps} ! queue ! appsink name=hsg"), true),
+            (format!("videotestsrc num-buffers=4 ! {caps} ! decodebin ! appsink name=hsg"), true),
+            (format!("{raw} ! appsink name=hsg"), false),
+            (format!("{raw} ! errorignore convert-to=eos ! appsink name=hsg"), false),
+        ] {
+            gst::init().unwrap();
+            let once = Running::first_picture(&Description::Pipeline(text.clone()), None);
+            assert_eq!(once.is_ok(), asked_once, "{text}: {:?}", once.err().map(|failure| failure.reason));
+            for as_it_is in [true, false] {
+                assert_eq!(frames(&text, as_it_is).len(), 4, "{text}");
+            }
         }
     }
 
