@@ -709,26 +709,25 @@ mod tests {
     /// `videoconvert` passes on what comes, or takes the format that loses least.
     #[test]
     fn converters_choose_what_loses_least() {
-        for (format, expected) in [
-            ("I420", "NV12"),
-            ("Y42B", "UYVY"),
-            ("YUY2", "YUY2"),
-            ("UYVY", "UYVY"),
-            ("NV12", "NV12"),
-            ("RGB", "RGB"),
-            ("BGR", "BGR"),
+        // Of two that lose the same, any.
+        let packed = &["UYVY", "YUY2"][..];
+        for (format, even, odd) in [
+            ("I420", &["NV12"][..], packed),
+            ("NV12", &["NV12"], packed),
+            ("Y42B", packed, packed),
+            ("YUY2", &["YUY2"], &["YUY2"]),
+            ("UYVY", &["UYVY"], &["UYVY"]),
+            ("RGB", &["RGB"], &["RGB"]),
+            ("BGR", &["BGR"], &["BGR"]),
         ] {
-            for (size, expected) in
-                [("width=34,height=18", expected), ("width=35,height=17", &expected.replace("NV12", "UYVY"))]
-            {
+            for (size, expected) in [("width=34,height=18", even), ("width=35,height=17", odd)] {
                 let text =
                     format!("videotestsrc ! video/x-raw,format={format},{size} ! videoconvert ! appsink name=hsg");
                 gst::init().unwrap();
-                let (_running, sample) = Running::first_picture(&Description::Pipeline(text), Some(Offer::AsIs))
-                    .map_err(|failure| failure.reason)
-                    .unwrap();
-                let structure = sample.caps().unwrap().structure(0).unwrap();
-                assert_eq!(structure.get::<&str>("format").unwrap(), expected, "{format}, {size}");
+                let opened = Running::first_picture(&Description::Pipeline(text), Some(Offer::AsIs));
+                let (_running, sample) = opened.map_err(|failure| failure.reason).unwrap();
+                let chosen = sample.caps().unwrap().structure(0).unwrap().get::<&str>("format").unwrap();
+                assert!(expected.contains(&chosen), "{format}, {size}: {chosen}");
             }
         }
     }
