@@ -202,7 +202,7 @@ impl Board<'_> {
                         "tensorrt",
                         "--test",
                         "tensorrt",
-                        "engines_",
+                        "engines_agree_with_the_cpu",
                     ])
                     .env("HSG_TEST_ENGINES", format!("{}:{precision}", board.options.model))
                     .run("compare the engines with the CPU")?;
