@@ -24,6 +24,12 @@ pub fn run() -> Result<()> {
             .args(["--", "-D", "warnings"])
             .run("pass clippy")
     });
+    // What most people build, where what only the features use is unused.
+    parts.run("clippy without features", || {
+        cargo()
+            .args(["clippy", "--release", "-p", "runtime", "-p", "calibration", "--", "-D", "warnings"])
+            .run("pass clippy")
+    });
     parts.run("tests", || {
         let result: Counts = suites::run(None)?;
         counts = Some(result);

@@ -49,6 +49,7 @@ pub struct Deployment {
     /// The same on a GPU, once a stream there asks for it.
     pub(super) device_bank: SharedBank,
     /// Runs of the embedding network there, for several streams at once.
+    #[cfg_attr(not(feature = "tensorrt"), expect(dead_code, reason = "there is no such stream"))]
     pub(super) batches: SharedBatches,
     /// Segments per level, n_0 … n_L.
     sizes: Vec<usize>,
