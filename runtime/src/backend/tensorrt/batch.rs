@@ -362,7 +362,9 @@ impl Launcher {
             let what = format!("`{embedding}` has {of_network} values, {num_features} of each frame were expected");
             return Err(run_error(&engine.path, what));
         }
-        let Self { network: Some(network), batch, done, cuda, .. } = self else { return Ok(()) };
+        let Self { network: Some(network), batch, done, cuda, .. } = self else {
+            return Err(run_error(&engine.path, "there is no context"));
+        };
         for ticket in batch.iter() {
             cuda.wait_for(&ticket.seat.ready)?;
         }

@@ -54,13 +54,18 @@ impl DeviceNetwork {
     /// # Errors
     /// When the engine was not built for the shape, or memory runs out.
     pub fn set_shape(&mut self, cuda: &Cuda, input: &str, shape: &[usize]) -> Result<(), BackendError> {
+        self.shape_input(cuda, input, shape)?;
+        self.fit_memory(cuda)
+    }
+
+    /// Tells TensorRT the shape of an input.
+    fn shape_input(&mut self, cuda: &Cuda, input: &str, shape: &[usize]) -> Result<(), BackendError> {
         cuda.make_current()?;
         check_profile(&self.engine.path, input, shape, &self.engine.tensors)?;
         let path = &self.engine.path;
         let tensor = self.tensors.iter().find(|tensor| tensor.is_input && tensor.name.to_bytes() == input.as_bytes());
         let tensor = tensor.ok_or_else(|| run_error(path, format!("there is no input `{input}`")))?;
-        self.context.set_shape(&tensor.name, shape).map_err(|error| run_error(path, error))?;
-        self.fit_memory(cuda)
+        self.context.set_shape(&tensor.name, shape).map_err(|error| run_error(path, error))
     }
 
     fn fit_memory(&mut self, cuda: &Cuda) -> Result<(), BackendError> {
@@ -86,12 +91,8 @@ impl DeviceNetwork {
     /// # Errors
     /// As [`DeviceNetwork::set_shape`]; the shape must be set again then.
     pub fn set_batch(&mut self, cuda: &Cuda, input: &str, shape: &[usize; 4], most: usize) -> Result<(), BackendError> {
-        cuda.make_current()?;
-        check_profile(&self.engine.path, input, shape, &self.engine.tensors)?;
+        self.shape_input(cuda, input, shape)?;
         let path = &self.engine.path;
-        let tensor = self.tensors.iter().find(|tensor| tensor.is_input && tensor.name.to_bytes() == input.as_bytes());
-        let tensor = tensor.ok_or_else(|| run_error(path, format!("there is no input `{input}`")))?;
-        self.context.set_shape(&tensor.name, shape).map_err(|error| run_error(path, error))?;
         let num_frames = shape[0].max(1);
         for tensor in &mut self.tensors {
             self.context.shape(&tensor.name, &mut tensor.shape).map_err(|error| run_error(path, error))?;
