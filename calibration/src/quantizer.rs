@@ -275,7 +275,7 @@ mod tests {
         let crossings = |recipe: &Recipe| quantizer.crossings(&quantizer.build(recipe).unwrap().0);
         let all_quantized = crossings(&recipe);
         // The image becomes integers.
-        assert!(all_quantized >= SHAPE.iter().product(), "{all_quantized}");
+        assert!(all_quantized >= SHAPE.iter().product::<usize>(), "{all_quantized}");
         let layers = quantizer.layers();
         let middle = &layers[layers.len() / 2];
         recipe.keep.insert(middle.name.clone());
