@@ -12,7 +12,30 @@ fn main() {
     }
     if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
+        if std::env::var_os("CARGO_FEATURE_TORCH").is_some() {
+            compile_operators(std::path::Path::new(&lib));
+        }
     }
+}
+
+/// The counter of libtorch's operators, compiled as the trainer's C++ is.
+fn compile_operators(lib: &std::path::Path) {
+    const SOURCE: &str = "src/operators.cpp";
+    println!("cargo:rerun-if-changed={SOURCE}");
+    for name in ["LIBTORCH_INCLUDE", "LIBTORCH_CXX11_ABI"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    let root = std::env::var_os("LIBTORCH_INCLUDE").map(std::path::PathBuf::from);
+    let root = root.or_else(|| lib.parent().map(std::path::Path::to_owned)).unwrap_or_default();
+    let abi = std::env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".into());
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .warnings(false)
+        .include(root.join("include"))
+        .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str())
+        .file(SOURCE)
+        .compile("hsg_operators");
 }
 
 /// Where the kernels' sources are.

@@ -8,6 +8,8 @@ pub mod golden;
 pub mod kernel_twin;
 pub mod moving;
 pub mod networks;
+#[cfg(feature = "torch")]
+pub mod operators;
 pub mod outputs;
 pub mod pictures;
 pub mod programs;

@@ -14,7 +14,8 @@ use segcore::spherical_kmeans::KmeansSpec;
 use tch::{Device, Kind, Tensor};
 use tests::folders;
 use tests::torch::device;
-use trainer::base_segments::{self, BaseSegments};
+use trainer::base_segments::{self, BaseSegments, KeptCells, NO_REGION, Room};
+use trainer::device::Form;
 use trainer::graph_module::{GraphModule, Mode, ParamStore};
 use trainer::losses::goodness_of_grouping::{Neighbours, collapse, modularity, neighbour_graph};
 use trainer::losses::pixel_segment::{Grouping, PixelSegmentSpec, PositiveSum, pixel_segment_losses};
@@ -328,7 +329,7 @@ struct TrainingStep {
 }
 
 /// Computes it on the device of `golden`.
-fn training_step(golden: &Golden, positive_sum: PositiveSum) -> TrainingStep {
+fn training_step(golden: &Golden, positive_sum: PositiveSum, form: Form, room: Option<Room>) -> TrainingStep {
     let embeddings = golden.leaf("embeddings");
     let device = embeddings.device();
     let size = embeddings.size();
@@ -352,15 +353,25 @@ fn training_step(golden: &Golden, positive_sum: PositiveSum) -> TrainingStep {
         weight_grouping: 0.2,
         positive_sum,
     };
-    let module = ObjectiveModule::new(&spec, settings, device).unwrap();
+    let module = ObjectiveModule::in_form(&spec, settings, device, form).unwrap();
     let position = module.position_embedding(&params, size[2], size[3]).unwrap();
     let position = position.expand(size.as_slice(), false);
     let image_of_view = golden.get("image_index");
+    let num_images = image_of_view.max().int64_value(&[]) + 1;
+    let kept = golden.get("ignore").eq(0);
+    let edges = golden.get("edge_segments").where_scalarother(&kept, NO_REGION).view([-1]);
+    let num_views = size[0] / num_images;
+    let cells =
+        KeptCells::of_edges(&Vec::<i64>::try_from(edges).unwrap(), (size[2] * size[3]) as usize, num_views as usize);
+    let cells = cells.unwrap();
+    let cells = KeptCells { index: cells.index.to_device(device), ..cells };
     let views = Views {
         edge_segments: golden.get("edge_segments"),
-        kept: &golden.get("ignore").eq(0),
+        kept: &kept,
+        kept_cells: Some(&cells),
+        room,
         image_of_view,
-        num_images: image_of_view.max().int64_value(&[]) + 1,
+        num_images,
     };
     let mode = Mode::Train { dropout: false };
     let out = module.run(&params, &embeddings, &views, mode, &mut Profiler::default()).unwrap();
@@ -381,7 +392,8 @@ fn golden_torch_training_step() {
     // float32 resolution of their own segment's term, and it holds the form that cancels there (loss_feature is a fifth
     // lower). What is left of such a sum depends on the order of its terms.
     let Some(golden) = Golden::open_on("training_step", Device::Cpu) else { return };
-    let TrainingStep { params, position, embeddings, out } = training_step(&golden, PositiveSum::Subtracted);
+    let TrainingStep { params, position, embeddings, out } =
+        training_step(&golden, PositiveSum::Subtracted, Form::Host, None);
     assert_close("position_embedding", &position, golden.get("position_embedding"), TOLERANCE);
     assert_equal("cluster_index", &out.base.segment_of_pixel, golden.get("cluster_index"));
     assert_equal("view_index", &out.base.view_of_pixel, golden.get("view_index"));
@@ -410,27 +422,32 @@ fn sum(terms: &[Tensor]) -> Tensor {
     terms.iter().fold(Tensor::from(0f32), |total, term| total + term.to_device(Device::Cpu))
 }
 
-/// Another device computes what the CPU computes, in the form that training uses.
+/// The form for GPUs computes what the form for CPUs computes there, on the device that is tested: with sizes read back,
+/// and with room for more segments than there are.
 #[test]
 fn golden_torch_training_step_on_device() {
-    if device() == Device::Cpu {
-        tests::skip("golden_torch_training_step_on_device", "HSG_TEST_DEVICE names no other device than the CPU");
-        return;
+    let Some(golden) = Golden::open_on("training_step", Device::Cpu) else { return };
+    let expected = training_step(&golden, PositiveSum::Direct, Form::Host, None);
+    let (segments, tokens) = (expected.out.base.num_segments, expected.out.valid.size()[1]);
+    for room in [None, Some(Room { segments: segments + 37, tokens: tokens + 5 })] {
+        let Some(golden) = Golden::open_on("training_step", device()) else { return };
+        let got = training_step(&golden, PositiveSum::Direct, Form::Device, room);
+        compare_steps(&expected, &got, segments, tokens);
     }
-    let both = [Device::Cpu, device()].map(|device| {
-        let golden = Golden::open_on("training_step", device);
-        golden.map(|golden| training_step(&golden, PositiveSum::Direct))
-    });
-    let [Some(expected), Some(got)] = both else { return };
+}
+
+/// `got` may have more than these segments and tokens, behind them.
+fn compare_steps(expected: &TrainingStep, got: &TrainingStep, segments: i64, tokens: i64) {
     let (e, g) = (&expected.out, &got.out);
     let here = |t: &Tensor| t.to_device(Device::Cpu);
     assert_equal("cluster_index", &here(&g.base.segment_of_pixel), &e.base.segment_of_pixel);
-    assert_close("segments", &here(&g.segment_features), &e.segment_features, TOLERANCE);
-    assert_close("tokens", &here(&g.tokens), &e.tokens, TOLERANCE);
+    assert_close("segments", &here(&g.segment_features.narrow(0, 0, segments)), &e.segment_features, TOLERANCE);
+    assert_close("tokens", &here(&g.tokens.narrow(2, 0, tokens)), &e.tokens, TOLERANCE);
     for (g, e) in g.levels.iter().zip(&e.levels) {
-        assert_close("assignment", &here(&g.assignment), &e.assignment, TOLERANCE);
+        assert_close("assignment", &here(&g.assignment.narrow(2, 0, tokens)), &e.assignment, TOLERANCE);
         assert_close("centroids", &here(&g.centroids), &e.centroids, TOLERANCE);
-        assert_equal("group_of_segment", &here(&g.group_of_segment), &e.group_of_segment);
+        let groups = g.group_of_segment.narrow(0, 0, segments);
+        assert_equal("group_of_segment", &here(&groups), &e.group_of_segment);
     }
     assert_close("loss_edge", &here(&g.edge), &e.edge, TOLERANCE);
     assert_close("loss_grouping", &sum(&g.grouping), &sum(&e.grouping), TOLERANCE);

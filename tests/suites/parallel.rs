@@ -199,8 +199,14 @@ impl Step {
         let image_of_view =
             Tensor::arange(edges.size()[0], (Kind::Int64, Device::Cpu)).divide_scalar_mode(views, "floor");
         let kept = edges.ne(NO_REGION);
-        let given =
-            Views { edge_segments: &edges, kept: &kept, image_of_view: &image_of_view, num_images: own.len() as i64 };
+        let given = Views {
+            edge_segments: &edges,
+            kept: &kept,
+            kept_cells: None,
+            room: None,
+            image_of_view: &image_of_view,
+            num_images: own.len() as i64,
+        };
         let mode = Mode::Train { dropout: false };
         let mut outputs = network.run(&params, &[(embedding_net::IMAGE, &pictures)], mode).unwrap();
         let embeddings = outputs.take(embedding_net::EMBEDDING).unwrap();

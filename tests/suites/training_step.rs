@@ -2,13 +2,19 @@
 
 use proptest::prelude::*;
 use tch::{Kind, Tensor};
+use tests::operators;
 use tests::torch::device;
 use tests::training::tiny_settings;
-use trainer::device::Compute;
+use trainer::base_segments::{NO_REGION, Room, TokenSets};
+use trainer::device::{Compute, Form};
 use trainer::graph_module::Mode;
+use trainer::loader::Batch;
 use trainer::losses::image_blocks::ImageBlocks;
 use trainer::losses::pixel_segment::{Grouping, PixelSegmentSpec, PositiveSum, pixel_segment_losses};
 use trainer::losses::unit;
+use trainer::objective::Objective;
+use trainer::parallel::Ranks;
+use trainer::profile::Profiler;
 use trainer::settings::TrainSettings;
 use trainer::trainer::Trainer;
 
@@ -122,10 +128,10 @@ proptest! {
             chunk_bytes,
         };
         let blocks = ImageBlocks {
-            image_of_pixel: &image_of_pixel,
-            image_of_segment: &image_of_segment,
-            num_images,
+            pixels: &TokenSets::new(&image_of_pixel, num_images),
+            segments: &TokenSets::new(&image_of_segment, num_images),
             first_segment: num_foreign,
+            present: None,
         };
         let run = |blocks| {
             let losses = pixel_segment_losses(&unit(&pixels, 1), &unit(&segments, 1), &own, &groupings, &spec, blocks);
@@ -300,5 +306,219 @@ fn composites_are_their_nodes() {
         // Over 200 seeds the difference was at most 2.1 × the sensitivity, and both below 2 %.
         assert!(difference <= 1e-4 + 10.0 * sensitivity, "differ by {difference}, sensitivity {sensitivity}");
         assert!(difference < 0.02, "differ by {difference}");
+    }
+}
+
+/// Settings with views of 10 × 10 cells.
+fn larger_settings() -> TrainSettings {
+    let mut settings = settings();
+    settings.batch.crop = 160;
+    settings.batch.images = 3;
+    // Nothing that a step does shows in the next one.
+    settings.optimiser.learning_rate = 1e-20;
+    settings
+}
+
+/// A made-up batch whose views have up to `regions` edge segments, some of them padded.
+fn made_up(settings: &TrainSettings, step: usize, regions: f64) -> Batch {
+    const CPU: (Kind, tch::Device) = (Kind::Float, tch::Device::Cpu);
+    let (images, crop) = (settings.batch.images, settings.batch.crop as i64);
+    let views = (images * settings.batch.views) as i64;
+    let cells = crop / 16;
+    // Smooth, so that k-means has something to find.
+    let pictures = Tensor::randn([views, 3, 6, 6], CPU).upsample_bilinear2d([crop, crop], false, None, None);
+    let pictures = pictures + Tensor::randn([views, 3, crop, crop], CPU) * 0.2;
+    let ids = Tensor::rand([views, cells, cells], CPU) * (regions / views as f64);
+    let edges = (ids * (Tensor::arange(views, CPU) + 1.0).reshape([-1, 1, 1])).floor().to_kind(Kind::Int64);
+    for view in (1..views).step_by(3) {
+        let _ = edges.get(view).narrow(0, cells - 3, 3).fill_(NO_REGION);
+    }
+    Batch {
+        step,
+        pixels: Vec::<f32>::try_from(pictures.permute([0, 2, 3, 1]).contiguous().view([-1])).unwrap(),
+        edges: Vec::<i64>::try_from(edges.view([-1])).unwrap(),
+        samples: (0..images).collect(),
+        pinned: None,
+    }
+}
+
+fn in_form(settings: &TrainSettings, form: Form) -> Trainer {
+    let compute = Compute { device: device(), precision: Kind::Float };
+    Trainer::in_form(settings, compute, &Ranks::alone(), form).unwrap()
+}
+
+/// The objective of a batch without dropout, and the gradients of all parameters.
+fn objective(trainer: &Trainer, batch: &Batch, room: Option<Room>) -> (Objective, Vec<Tensor>) {
+    let mode = Mode::Train { dropout: false };
+    let embeddings = trainer.forward(&trainer.images(batch).unwrap(), mode).unwrap();
+    let cells = trainer.cells_of(batch).unwrap();
+    let out = trainer.objective(&embeddings, &cells, room, mode, &mut Profiler::default()).unwrap();
+    let learned: Vec<&Tensor> = trainer.params.learned().map(|(_, param)| param).collect();
+    let gradients = Tensor::run_backward(&[&out.total], &learned, false, false);
+    (out, gradients)
+}
+
+/// The form for GPUs computes what the form for CPUs does, and room for more segments than there are changes nothing:
+/// neither loss nor gradient nor running statistics.
+#[test]
+fn forms_and_room_change_nothing() {
+    let _generator = seeded(17);
+    let number = |t: &Tensor| t.double_value(&[]);
+    for (mut settings, neighbours) in [(larger_settings(), 4), (larger_settings(), 2)] {
+        settings.loss.neighbours = neighbours;
+        // Untrained decoders give all groups nearly the same content, and normalisation blows its rounding up.
+        settings.loss.grouping = 0.0;
+        let batch = made_up(&settings, 0, 20.0);
+        let host = in_form(&settings, Form::Host);
+        let (expected, expected_gradients) = objective(&host, &batch, None);
+        let needed = Room { segments: expected.base.num_segments, tokens: expected.valid.size()[1] };
+        assert!(expected.used.is_none());
+        let rooms = [
+            None,
+            Some(needed),
+            Some(Room { segments: needed.segments + 1, tokens: needed.tokens + 1 }),
+            Some(Room { segments: needed.segments + 200, tokens: 3 * needed.tokens }),
+        ];
+        for room in rooms {
+            let trainer = in_form(&settings, Form::Device);
+            let (got, gradients) = objective(&trainer, &batch, room);
+            let close = |name: &str, got: f64, expected: f64, tolerance: f64| {
+                let allowed = tolerance * expected.abs().max(1e-3);
+                assert!((got - expected).abs() <= allowed, "{name}, room {room:?}: {got} instead of {expected}");
+            };
+            close("loss", number(&got.total), number(&expected.total), 1e-5);
+            close("edges", number(&got.edge), number(&expected.edge), 1e-5);
+            for (got, expected) in got.feature.iter().zip(&expected.feature) {
+                close("features", number(got), number(expected), 1e-4);
+            }
+            if let Some(used) = &got.used {
+                let used = Vec::<i64>::try_from(used).unwrap();
+                assert_eq!(used, [needed.segments, needed.tokens]);
+            }
+            let tokens = needed.tokens;
+            assert!(got.valid.narrow(1, 0, tokens).equal(&expected.valid));
+            assert!(number(&got.valid.sum(Kind::Float)) == number(&expected.valid.sum(Kind::Float)));
+            assert!((got.tokens.narrow(2, 0, tokens) - &expected.tokens).abs().max().double_value(&[]) < 1e-6);
+            let largest = |t: &Tensor| t.abs().max().double_value(&[]);
+            let floor = 1e-3 * expected_gradients.iter().filter(|g| g.defined()).map(largest).fold(0.0, f64::max);
+            for ((name, _), (got, expected)) in trainer.params.learned().zip(gradients.iter().zip(&expected_gradients))
+            {
+                assert_eq!(got.defined(), expected.defined(), "{name}");
+                if got.defined() {
+                    let (difference, size) = (largest(&(got - expected)), largest(expected).max(floor));
+                    assert!(difference < 2e-3 * size, "{name}, room {room:?}: {difference} of {size}");
+                }
+            }
+            let difference = largest(&(trainer.params.statistics() - host.params.statistics()));
+            assert!(difference < 1e-5, "running statistics, room {room:?}: {difference}");
+        }
+    }
+}
+
+/// In the form for GPUs a step reads nothing back before it has asked for everything, once it knows how much room to give.
+#[test]
+fn a_step_reads_nothing_back() {
+    let _generator = seeded(19);
+    let settings = larger_settings();
+    let mut trainer = in_form(&settings, Form::Device);
+    let mut operators = |step| {
+        let batch = made_up(&settings, step, 20.0);
+        let (report, counts) = operators::count(|| trainer.step(&batch, &mut Profiler::default()));
+        report.unwrap();
+        counts
+    };
+    let (first, second) = (operators(0), operators(1));
+    assert!(operators::reading(&first).contains_key("aten::_unique2"), "{:?}", operators::reading(&first));
+    assert_eq!(operators::reading(&second), operators::Counts::new());
+}
+
+/// Prints how many operators each part of a step of the preset `camvid` starts on a GPU (`-- --nocapture`;
+/// docs/benchmarks/gpu.md). They do not depend on sizes.
+#[test]
+fn operators_of_a_step() {
+    let _generator = seeded(31);
+    let mut settings = larger_settings();
+    settings.kmeans.rounds = 15;
+    let mut trainer = in_form(&settings, Form::Device);
+    let batch = made_up(&settings, 0, 20.0);
+    trainer.step(&batch, &mut Profiler::default()).unwrap();
+    let sum = |counts: &operators::Counts| counts.values().sum::<u64>();
+    let (_, step) = operators::count(|| trainer.step(&batch, &mut Profiler::default()).unwrap());
+    let mode = Mode::Train { dropout: true };
+    let profiler = &mut Profiler::default();
+    let images = trainer.images(&batch).unwrap();
+    let cells = trainer.cells_of(&batch).unwrap();
+    let (embeddings, forward) = operators::count(|| trainer.forward(&images, mode).unwrap());
+    let room = Some(Room { segments: 1024, tokens: 512 });
+    let (out, objective) = operators::count(|| trainer.objective(&embeddings, &cells, room, mode, profiler).unwrap());
+    let learned: Vec<&Tensor> = trainer.params.learned().map(|(_, param)| param).collect();
+    let (_, backward) = operators::count(|| Tensor::run_backward(&[&out.total], &learned, false, false));
+    let (_, alone) = operators::count(|| trainer.backbone_alone(&batch).unwrap());
+    println!(
+        "operators: step {}; network forwards {}, objective {}, backwards {}; network alone {}",
+        sum(&step),
+        sum(&forward),
+        sum(&objective),
+        sum(&backward),
+        sum(&alone),
+    );
+    for (name, counts) in [("objective", &objective), ("backwards", &backward)] {
+        let mut most: Vec<(&String, &u64)> = counts.iter().collect();
+        most.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let most: Vec<String> =
+            most.iter().map(|(name, count)| format!("{} {count}", name.trim_start_matches("aten::"))).collect();
+        println!("{name}: {}", most.join(", "));
+    }
+    assert!(sum(&forward) + sum(&objective) + sum(&backward) < sum(&step));
+}
+
+/// A step whose segments turn out to be more than there is room for is made again, and nothing of the first attempt is
+/// left.
+#[test]
+fn a_step_with_too_little_room_is_made_again() {
+    let _generator = seeded(23);
+    let settings = larger_settings();
+    let few = made_up(&settings, 0, 1.0);
+    let many = made_up(&settings, 1, 60.0);
+    let run = |form| {
+        let mut trainer = in_form(&settings, form);
+        let reports = [&few, &many].map(|batch| trainer.step(batch, &mut Profiler::default()).unwrap());
+        (trainer, reports)
+    };
+    let (host, expected) = run(Form::Host);
+    let (device, got) = run(Form::Device);
+    assert!(expected[1].num_segments > 2 * expected[0].num_segments, "there would have been enough room");
+    for (got, expected) in got.iter().zip(&expected) {
+        assert_eq!(got.num_segments, expected.num_segments);
+        // Dropout has other masks in the other form, but the edges' term does not depend on it.
+        assert!((got.edge - expected.edge).abs() < 1e-5 * expected.edge, "{got:?} instead of {expected:?}");
+    }
+    for ((name, got), (_, expected)) in device.params.all().zip(host.params.all()) {
+        if name.starts_with("resnet_backbone.") && name.ends_with("running_mean") {
+            let difference = (got - expected).abs().max().double_value(&[]);
+            assert!(difference < 1e-5, "{name}: {difference}");
+        }
+    }
+}
+
+/// A loss that is no number changes no parameter in either form, though in the one the update has been asked for before
+/// the loss is known.
+#[test]
+fn a_loss_that_is_no_number_updates_nothing() {
+    let _generator = seeded(29);
+    let mut settings = larger_settings();
+    settings.optimiser.learning_rate = 0.1;
+    for form in [Form::Host, Form::Device] {
+        let mut trainer = in_form(&settings, form);
+        let good = made_up(&settings, 0, 20.0);
+        trainer.step(&good, &mut Profiler::default()).unwrap();
+        let moved = Trainer::new(&settings, trainer.compute()).unwrap();
+        assert!(!trainer.params.flat().equal(moved.params.flat()), "the good step moved something");
+        let before = trainer.params.flat().copy();
+        let mut bad = made_up(&settings, 1, 20.0);
+        bad.pixels[1000] = f32::NAN;
+        let error = trainer.step(&bad, &mut Profiler::default()).unwrap_err();
+        assert!(error.to_string().contains("step 2"), "{error}");
+        assert!(trainer.params.flat().equal(&before), "{form:?}: a parameter moved");
     }
 }

@@ -15,6 +15,24 @@ pub struct Compute {
     pub precision: Kind,
 }
 
+/// How a step is put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// For a CPU: the nodes of a graph one by one, parts of large products that stay in the cache, sizes that depend on
+    /// values read where they are needed.
+    Host,
+    /// For a GPU: few operators on large tensors, as each costs its launch; and no size is read before the end of a
+    /// step, so that the host asks for work long before the device gets to it.
+    Device,
+}
+
+impl Form {
+    /// The one that suits `device`.
+    pub fn of(device: Device) -> Self {
+        if device == Device::Cpu { Form::Host } else { Form::Device }
+    }
+}
+
 impl Compute {
     /// What the settings `run.device` and `run.precision` mean on this machine.
     ///

@@ -3,17 +3,20 @@
 //! The graph is translated once into a list of steps over numbered slots; a run executes them and drops each value
 //! after its last use (autograd keeps what it needs).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use models::ModelError;
-use models::graph::{Graph, Op};
+use models::arch::clustering_transformer::names;
+use models::graph::{Dim, Graph, Op};
 use models::params::ParamSpec;
 use models::weights::{self, Weights};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
+use crate::batch_norm::{Counted, batch_norm_of_counted};
 use crate::composites::{Composite, Composites, Value, elementwise_rows};
+use crate::device::Form;
 use crate::error::{Result, TrainError};
 use crate::parallel::{self, BatchNorm, Ranks};
 
@@ -37,6 +40,8 @@ pub struct ParamStore {
     tensors: BTreeMap<String, Tensor>,
     flat: Tensor,
     places: Vec<Place>,
+    /// All running statistics.
+    statistics: Tensor,
 }
 
 /// Where a learned parameter lies in the tensor of all.
@@ -105,10 +110,24 @@ impl ParamStore {
             part.f_copy_(&value(&place.name)?)?;
             tensors.insert(place.name.clone(), part.detach().set_requires_grad(true));
         }
-        for spec in specs.iter().filter(|spec| spec.is_running_statistic()) {
-            tensors.insert(spec.name.clone(), channels_last(&value(&spec.name)?).detach());
+        let running: BTreeMap<&str, &ParamSpec> =
+            specs.iter().filter(|spec| spec.is_running_statistic()).map(|spec| (spec.name.as_str(), spec)).collect();
+        let (of_statistics, end) = places_of(&running);
+        let statistics = Tensor::f_zeros([end], (Kind::Float, device))?;
+        for place in of_statistics {
+            let mut part = place.of(&statistics)?;
+            part.f_copy_(&value(&place.name)?)?;
+            // With a version number of its own: autograd takes a tensor whose number it has seen change for another.
+            let mut own = Tensor::f_zeros([0], (Kind::Float, device))?;
+            own.f_set_data(&part)?;
+            tensors.insert(place.name, own);
         }
-        Ok(ParamStore { tensors, flat, places })
+        Ok(ParamStore { tensors, flat, places, statistics })
+    }
+
+    /// All running statistics in one tensor; writing to it changes them.
+    pub fn statistics(&self) -> &Tensor {
+        &self.statistics
     }
 
     /// All learned parameters in one tensor; writing to it changes them.
@@ -157,8 +176,13 @@ impl ParamStore {
 fn places(specs: &[ParamSpec]) -> (Vec<Place>, i64) {
     let learned: BTreeMap<&str, &ParamSpec> =
         specs.iter().filter(|spec| !spec.is_running_statistic()).map(|spec| (spec.name.as_str(), spec)).collect();
+    places_of(&learned)
+}
+
+/// Places one after the other, and where the last one ends.
+fn places_of(specs: &BTreeMap<&str, &ParamSpec>) -> (Vec<Place>, i64) {
     let mut end = 0;
-    let places = learned.into_iter().map(|(name, spec)| {
+    let places = specs.iter().map(|(&name, spec)| {
         let shape: Vec<i64> = spec.shape.iter().map(|&n| n as i64).collect();
         let (start, length) = (end, shape.iter().product::<i64>());
         let padding = (ALIGNMENT - length % ALIGNMENT) % ALIGNMENT;
@@ -210,6 +234,8 @@ struct Step {
     outputs: Vec<usize>,
     /// Slots that no later step reads.
     finished: Vec<usize>,
+    /// Whether it normalises tokens of which only the counted ones make the statistics.
+    is_of_counted: bool,
 }
 
 /// A graph made ready to run.
@@ -224,6 +250,7 @@ pub struct GraphModule {
     precision: Kind,
     /// Whose batches batch statistics are made of.
     ranks: Ranks,
+    form: Form,
 }
 
 impl GraphModule {
@@ -235,13 +262,21 @@ impl GraphModule {
         self
     }
 
-    /// Translates `graph`, with its constants on `device`; for a GPU with [`Composites`].
+    /// Translates `graph`, with its constants on `device`, in the form that suits it.
     ///
     /// # Errors
     /// [`TrainError::Model`] when the graph is not well formed.
     pub fn new(graph: &Graph, device: Device) -> Result<Self> {
-        let composites = if device.is_cuda() { Composites::find(graph) } else { Composites::default() };
-        Self::with_composites(graph, composites, device)
+        Self::in_form(graph, device, Form::of(device))
+    }
+
+    /// The same in a given form: [`Form::Device`] has [`Composites`].
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] when the graph is not well formed.
+    pub fn in_form(graph: &Graph, device: Device, form: Form) -> Result<Self> {
+        let composites = if form == Form::Device { Composites::find(graph) } else { Composites::default() };
+        Ok(GraphModule { form, ..Self::with_composites(graph, composites, device)? })
     }
 
     /// The same with these composites.
@@ -263,6 +298,7 @@ impl GraphModule {
             let shape: Vec<i64> = constant.shape.iter().map(|&n| n as i64).collect();
             constants.push((slot, Tensor::f_from_slice(&constant.values)?.f_reshape(shape)?.f_to_device(device)?));
         }
+        let over_counted = norms_over_counted(graph)?;
         let mut steps: Vec<Step> = Vec::with_capacity(graph.nodes.len());
         let mut splits = complete_splits(graph);
         for (i, node) in graph.nodes.iter().enumerate() {
@@ -287,7 +323,8 @@ impl GraphModule {
                 outputs.push(slots.len());
                 slots.insert(&graph.nodes[i].output, slots.len());
             }
-            steps.push(Step { action, name: node.output.clone(), inputs, outputs, finished: Vec::new() });
+            let (name, is_of_counted) = (node.output.clone(), over_counted.contains(&i));
+            steps.push(Step { action, name, inputs, outputs, finished: Vec::new(), is_of_counted });
         }
         let outputs: Vec<_> = graph.outputs.iter().map(|o| (o.name.clone(), slots[o.name.as_str()])).collect();
         let num_slots = slots.len();
@@ -315,6 +352,7 @@ impl GraphModule {
             num_slots,
             precision: Kind::Float,
             ranks: Ranks::alone(),
+            form: Form::of(device),
         })
     }
 
@@ -338,6 +376,10 @@ impl GraphModule {
         for (slot, value) in &self.constants {
             slots[*slot] = Some(Value::Plain(value.shallow_clone()));
         }
+        let counted = match inputs.iter().find(|(name, _)| *name == names::COUNTED) {
+            Some((_, mask)) if mode != Mode::Evaluate => Some(Counted::new(mask)?),
+            _ => None,
+        };
         for step in &self.steps {
             let of_params: Vec<Option<Value>> = (step.inputs.iter())
                 .map(|source| match source {
@@ -356,7 +398,10 @@ impl GraphModule {
                     })
                 })
                 .collect::<Result<_>>()?;
-            let values = self.execute(step, &operands, mode)?;
+            let values = match &counted {
+                Some(counted) if step.is_of_counted => vec![self.normalise(step, &operands, counted)?],
+                _ => self.execute(step, &operands, mode)?,
+            };
             for (&slot, value) in step.outputs.iter().zip(values) {
                 slots[slot] = Some(value);
             }
@@ -399,6 +444,24 @@ impl GraphModule {
         })
     }
 
+    /// Batch normalisation of tokens by the statistics of the counted ones.
+    fn normalise(&self, step: &Step, operands: &[&Value], counted: &Counted) -> Result<Value> {
+        let (Action::Node(Op::BatchNormalization { epsilon, momentum }), [x, others @ ..]) = (&step.action, operands)
+        else {
+            return Err(self.error(format!("node `{}` is no normalisation", step.name)));
+        };
+        let Some((rows, batch)) = x.rows()? else {
+            return Err(self.error(format!("node `{}` is not given tokens", step.name)));
+        };
+        let others: Vec<Tensor> = others.iter().map(|value| value.plain()).collect::<Result<_>>()?;
+        let [scale, bias, running_mean, running_variance] = &others[..] else {
+            return Err(self.error(format!("node `{}` has {} parameters", step.name, others.len())));
+        };
+        let (momentum, epsilon) = (f64::from(*momentum), f64::from(*epsilon));
+        let norm = BatchNorm { scale, bias, running_mean, running_variance, momentum, epsilon };
+        Ok(Value::Rows(batch_norm_of_counted(&rows, counted, &norm)?, batch))
+    }
+
     /// A node on rows; `None` where it needs what the graph has.
     fn apply_to_rows(&self, op: &Op, operands: &[&Value], mode: Mode) -> Result<Option<Value>> {
         match (op, operands) {
@@ -413,11 +476,21 @@ impl GraphModule {
 
     fn apply(&self, op: &Op, operands: &[&Tensor], mode: Mode) -> Result<Tensor> {
         if self.precision == Kind::Float || !matches!(op, Op::Conv { .. }) {
-            return apply(op, operands, mode, &self.ranks);
+            return self.apply_rounded(op, operands, mode);
         }
         let rounded: Vec<Tensor> =
             operands.iter().map(|x| x.f_to_kind(self.precision)).collect::<std::result::Result<_, _>>()?;
-        apply(op, &rounded.iter().collect::<Vec<_>>(), mode, &self.ranks)
+        self.apply_rounded(op, &rounded.iter().collect::<Vec<_>>(), mode)
+    }
+
+    fn apply_rounded(&self, op: &Op, operands: &[&Tensor], mode: Mode) -> Result<Tensor> {
+        match op {
+            Op::Dropout { ratio } if mode == (Mode::Train { dropout: true }) => match self.form {
+                Form::Host => dropout(operands[0], *ratio),
+                Form::Device => Ok(operands[0].f_dropout(f64::from(*ratio), true)?),
+            },
+            _ => apply(op, operands, mode, &self.ranks),
+        }
     }
 
     fn in_full_precision(&self, value: &Tensor) -> Result<Tensor> {
@@ -445,6 +518,34 @@ impl Outputs {
             remedy: "this is a bug; please report it".into(),
         })
     }
+}
+
+/// The nodes that normalise over the tokens which the graph's input [`names::COUNTED`] is about.
+fn norms_over_counted(graph: &Graph) -> Result<BTreeSet<usize>> {
+    if !graph.inputs.iter().any(|input| input.name == names::COUNTED) {
+        return Ok(BTreeSet::new());
+    }
+    // A length that nothing else has shows where the tokens are.
+    const TOKENS: usize = 7919;
+    let shapes: Vec<(&str, Vec<usize>)> = (graph.inputs.iter())
+        .map(|input| {
+            let length = |dim: &Dim| match dim {
+                Dim::Fixed(length) => *length,
+                Dim::Named(name) if name == "tokens" => TOKENS,
+                Dim::Named(_) => 3,
+            };
+            (input.name.as_str(), input.dims.iter().map(length).collect())
+        })
+        .collect();
+    let given: Vec<(&str, &[usize])> = shapes.iter().map(|(name, shape)| (*name, shape.as_slice())).collect();
+    let shapes = graph.infer_shapes(&given)?;
+    let is_of_tokens = |name: &str| shapes.get(name).is_some_and(|shape| shape.last() == Some(&TOKENS));
+    let norms = graph
+        .nodes
+        .iter()
+        .enumerate()
+        .filter(|(_, node)| matches!(node.op, Op::BatchNormalization { .. }) && is_of_tokens(&node.inputs[0]));
+    Ok(norms.map(|(index, _)| index).collect())
 }
 
 /// The slices of a parameter that lie side by side and cover it: by the first of their nodes, the action that makes
@@ -481,9 +582,6 @@ fn complete_splits(graph: &Graph) -> BTreeMap<usize, (Action, Vec<usize>)> {
 /// libtorch draws its masks on a CPU one number at a time, which was two fifths of a transformer's forward pass; here
 /// one draw of its generator seeds a stream that fills a mask at once.
 fn dropout(x: &Tensor, ratio: f32) -> Result<Tensor> {
-    if x.device() != Device::Cpu {
-        return Ok(x.f_dropout(f64::from(ratio), true)?);
-    }
     let seed = Tensor::f_randint(i64::MAX, [1], (Kind::Int64, Device::Cpu))?.int64_value(&[0]);
     let mut bytes = vec![0u8; 2 * x.numel()];
     ChaCha8Rng::seed_from_u64(seed.unsigned_abs()).fill_bytes(&mut bytes);
@@ -577,8 +675,11 @@ fn apply(op: &Op, x: &[&Tensor], mode: Mode, ranks: &Ranks) -> Result<Tensor> {
         Op::ReduceL2 { axis } => x[0].f_linalg_norm(2.0, [axis_of(axis)].as_slice(), true, None::<Kind>)?,
         Op::DescendingOrder { .. } => x[0].f_argsort(-1, true)?,
         Op::ArgMax { axis } => x[0].f_argmax(axis_of(axis), false)?,
-        Op::OneHot { depth } => x[0].f_one_hot(*depth as i64)?.f_to_kind(Kind::Float)?,
-        Op::Dropout { ratio } if mode == (Mode::Train { dropout: true }) => dropout(x[0], *ratio)?,
+        Op::OneHot { depth } => {
+            // libtorch's own operator reads the largest index back to check it.
+            let places = Tensor::f_arange(*depth as i64, (Kind::Int64, x[0].device()))?;
+            x[0].f_unsqueeze(-1)?.f_eq_tensor(&places)?.f_to_kind(Kind::Float)?
+        }
         Op::Dropout { .. } => x[0].shallow_clone(),
         Op::CastToFloat => x[0].f_to_kind(Kind::Float)?,
         Op::CastToHalf => x[0].f_to_kind(Kind::Half)?,

@@ -6,6 +6,7 @@
 
 pub mod augment;
 pub mod base_segments;
+mod batch_norm;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;
@@ -27,6 +28,7 @@ pub mod parallel;
 pub mod pictures;
 pub mod profile;
 pub mod progress;
+pub mod room;
 pub mod run_folder;
 pub mod run_log;
 pub mod schedule;

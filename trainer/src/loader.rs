@@ -19,7 +19,7 @@ use segcore::image_io;
 use tch::Tensor;
 
 use crate::augment::{AugmentSpec, Source, ViewSize, random_view};
-use crate::base_segments::NO_REGION;
+use crate::base_segments::{KeptCells, NO_REGION};
 use crate::device::Compute;
 use crate::edges::edge_file;
 use crate::error::{Result, TrainError};
@@ -298,18 +298,33 @@ pub struct Batch {
     pub edges: Vec<i64>,
     /// Position of each image among the samples.
     pub samples: Vec<usize>,
-    /// For a GPU: the pixels once more, in the network's precision and in memory that the GPU reads by itself.
-    pub pinned: Option<Tensor>,
+    /// For a GPU: the same once more in memory that the GPU reads by itself.
+    pub pinned: Option<PinnedBatch>,
+}
+
+/// A batch in page-locked memory: copies from it to the GPU do not wait for what the GPU has to do before.
+pub struct PinnedBatch {
+    /// [`Batch::pixels`] in the network's precision.
+    pub pixels: Tensor,
+    /// [`Batch::edges`].
+    pub edges: Tensor,
+    /// Cells with an edge region.
+    pub kept: KeptCells,
 }
 
 impl Batch {
-    /// Makes the pixels ready for the GPU of `compute`; on a CPU there is nothing to do.
+    /// Makes the batch of `spec` ready for the GPU of `compute`; on a CPU there is nothing to do.
     ///
-    /// Rounding them here gives what the network's first convolution would round them to, in half the bytes.
-    fn pin(&mut self, compute: Compute) -> Result<()> {
+    /// Rounding pixels here gives what the network's first convolution would round them to, in half the bytes.
+    fn pin(&mut self, compute: Compute, spec: &BatchSpec) -> Result<()> {
         if compute.device.is_cuda() {
-            let pixels = Tensor::f_from_slice(&self.pixels)?.f_to_kind(compute.precision)?;
-            self.pinned = Some(pixels.f_internal_pin_memory(compute.device)?);
+            let pinned = |x: Tensor| x.f_internal_pin_memory(compute.device);
+            let kept = KeptCells::of_edges(&self.edges, spec.size.cells * spec.size.cells, spec.views)?;
+            self.pinned = Some(PinnedBatch {
+                pixels: pinned(Tensor::f_from_slice(&self.pixels)?.f_to_kind(compute.precision)?)?,
+                edges: pinned(Tensor::f_from_slice(&self.edges)?)?,
+                kept: KeptCells { index: pinned(kept.index)?, ..kept },
+            });
         }
         Ok(())
     }
@@ -440,7 +455,7 @@ fn load(
     sender: &SyncSender<Result<Batch>>,
 ) {
     for step in steps {
-        let batch = make_batch(samples, spec, step).and_then(|mut batch| batch.pin(compute).map(|()| batch));
+        let batch = make_batch(samples, spec, step).and_then(|mut batch| batch.pin(compute, spec).map(|()| batch));
         let failed = batch.is_err();
         // The receiver is gone when training ended early.
         if sender.send(batch).is_err() || failed {

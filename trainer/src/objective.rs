@@ -5,10 +5,13 @@ use models::arch::{NetworkSpec, clustering_transformer};
 use segcore::spherical_kmeans::KmeansSpec;
 use tch::{Device, Kind, Tensor};
 
-use crate::base_segments::{BaseSegments, TokenSets};
+use crate::base_segments::{BaseSegments, KeptCells, Room, TokenSets};
+use crate::device::Form;
 use crate::error::Result;
 use crate::graph_module::{GraphModule, Mode, ParamStore};
-use crate::losses::goodness_of_grouping::{Neighbours, centroid_separation, collapse, modularity, neighbour_graph};
+use crate::losses::goodness_of_grouping::{
+    Neighbours, centroid_separation, collapse, collapse_of, modularity, neighbour_graph,
+};
 use crate::losses::image_blocks::ImageBlocks;
 use crate::losses::pixel_segment::{Grouping, PixelSegmentSpec, PositiveSum, pixel_segment_losses};
 use crate::losses::{CONCENTRATION, unit};
@@ -43,6 +46,11 @@ pub struct Views<'a> {
     pub edge_segments: &'a Tensor,
     /// Cells that take part, `[V, h, w]` bool.
     pub kept: &'a Tensor,
+    /// The same as a list, where the host has it.
+    pub kept_cells: Option<&'a KeptCells>,
+    /// Room for segments, if the number of them is not to be read back; that needs `kept_cells`, one rank alone and
+    /// [`Form::Device`], and is for training. It must be enough, see [`Objective::used`].
+    pub room: Option<Room>,
     /// Image of every view, `[V]` int64 from 0, not falling: the views of one image are adjacent.
     pub image_of_view: &'a Tensor,
     /// Number of images; the same on all ranks.
@@ -79,14 +87,19 @@ pub struct Objective {
     pub valid: Tensor,
     /// Groups of l = 1, 2, ….
     pub levels: Vec<LevelOfGroups>,
+    /// With [`Views::room`]: how much of it was needed, `[2]` int64, segments and tokens.
+    pub used: Option<Tensor>,
 }
 
 /// The clustering transformers of all levels with the settings of the losses.
 pub struct ObjectiveModule {
     settings: ObjectiveSettings,
     transformers: Vec<GraphModule>,
+    /// The first of them where there is room for more segments than there are.
+    first_with_room: GraphModule,
     position_tables: [String; 2],
     ranks: Ranks,
+    form: Form,
 }
 
 impl ObjectiveModule {
@@ -95,12 +108,23 @@ impl ObjectiveModule {
     /// # Errors
     /// [`crate::TrainError::Model`] when the specification is out of range.
     pub fn new(spec: &NetworkSpec, settings: ObjectiveSettings, device: Device) -> Result<Self> {
+        Self::in_form(spec, settings, device, Form::of(device))
+    }
+
+    /// The same in a given form.
+    ///
+    /// # Errors
+    /// [`crate::TrainError::Model`] when the specification is out of range.
+    pub fn in_form(spec: &NetworkSpec, settings: ObjectiveSettings, device: Device, form: Form) -> Result<Self> {
         let mut transformers = Vec::new();
         for level in 0..spec.groups.len() {
-            transformers.push(GraphModule::new(&clustering_transformer::training(spec, level)?, device)?);
+            let graph = clustering_transformer::training(spec, level)?;
+            transformers.push(GraphModule::in_form(&graph, device, form)?);
         }
+        let first_with_room = clustering_transformer::training_with_spare_room(spec)?;
+        let first_with_room = GraphModule::in_form(&first_with_room, device, form)?;
         let position_tables = spec.position_params().map(|p| p.name);
-        Ok(ObjectiveModule { settings, transformers, position_tables, ranks: Ranks::alone() })
+        Ok(ObjectiveModule { settings, transformers, first_with_room, position_tables, ranks: Ranks::alone(), form })
     }
 
     /// With the images of all ranks as one batch in training: the mean of the ranks' losses is that of the global batch.
@@ -144,7 +168,15 @@ impl ObjectiveModule {
         let size = embeddings.size();
         let (num_views, height, width) = (size[0], size[2], size[3]);
         let embeddings = unit(embeddings, 1);
-        let base = BaseSegments::new(&embeddings, views.edge_segments, views.kept, &settings.kmeans);
+        let room = views.room.filter(|_| ranks.is_alone() && self.form == Form::Device && mode != Mode::Evaluate);
+        let room = room.zip(views.kept_cells);
+        let base = match room {
+            Some((room, kept)) => {
+                let (edges, index) = (views.edge_segments, &kept.index);
+                BaseSegments::within(room, &embeddings, edges, views.kept, index, &settings.kmeans)
+            }
+            None => BaseSegments::new(&embeddings, views.edge_segments, views.kept, &settings.kmeans),
+        };
         profiler.mark(Stage::Kmeans);
 
         let pixels = base.gather(&embeddings);
@@ -152,8 +184,11 @@ impl ObjectiveModule {
         let position = self.position_embedding(params, height, width)?;
         let position = position.expand([num_views, -1, -1, -1], false);
         let segment_positions = base.mean(&base.gather(&position));
-        let image_of_segment = views.image_of_view.index_select(0, &base.view_of_segment);
-        let sets = TokenSets::over_ranks(&image_of_segment, views.num_images, ranks)?;
+        let image_of_segment = base.images(views.image_of_view, views.num_images);
+        let sets = match room {
+            Some((room, _)) => TokenSets::within(room.tokens, &image_of_segment, views.num_images),
+            None => TokenSets::over_ranks(&image_of_segment, views.num_images, ranks)?,
+        };
         let images = ranks.even_rows(views.num_images);
         let image_number = &image_of_segment + images.before;
         let tokens = sets.scatter(&segment_features);
@@ -167,8 +202,13 @@ impl ObjectiveModule {
         let transformers = self.transformers.iter().filter(|_| needs_groups);
         for (i, transformer) in transformers.enumerate() {
             let mut inputs = vec![(names::FEATURES, &level_features), (names::POSITIONS, &level_positions)];
+            let mut transformer = transformer;
             if i == 0 {
                 inputs.push((names::VALID, &sets.valid));
+                if let Some(counted) = &sets.counted {
+                    inputs.push((names::COUNTED, &counted.mask));
+                    transformer = &self.first_with_room;
+                }
             }
             let mut outputs = transformer.run(params, &inputs, mode)?;
             // C of this level with groups first, [images, n_{l+1}, n_l].
@@ -204,15 +244,20 @@ impl ObjectiveModule {
             num_pixels: ranks.rows(pixels.size()[0])?.total as f64 / ranks.size() as f64,
             chunk_bytes: if pixels.device().is_cuda() { CHUNK_BYTES_CUDA } else { CHUNK_BYTES_CPU },
         };
-        let blocks = ImageBlocks {
-            image_of_pixel: &views.image_of_view.index_select(0, &base.view_of_pixel),
-            image_of_segment: &image_of_segment,
-            num_images: views.num_images,
-            first_segment: segments.before,
-        };
         // A CPU has a chunk of pixels with all segments in its cache, but not the blocks of all images.
-        let blocks = pixels.device().is_cuda().then_some(&blocks);
-        let losses = pixel_segment_losses(&pixels, &all_features, &segment_of_pixel, &groupings, &spec, blocks);
+        let pixel_sets = (self.form == Form::Device).then(|| {
+            let image_of_pixel = views.image_of_view.index_select(0, &base.view_of_pixel);
+            TokenSets::of_pixels(&image_of_pixel, views.num_images, views.kept_cells)
+        });
+        let present = base.present.as_ref().map(|present| &present.mask);
+        let blocks = pixel_sets.as_ref().map(|pixels| ImageBlocks {
+            pixels,
+            segments: &sets,
+            first_segment: segments.before,
+            present,
+        });
+        let losses =
+            pixel_segment_losses(&pixels, &all_features, &segment_of_pixel, &groupings, &spec, blocks.as_ref());
         let mut terms = losses.terms.into_iter();
         let edge = terms.next().unwrap_or_default();
         let feature: Vec<Tensor> = terms.collect();
@@ -230,20 +275,30 @@ impl ObjectiveModule {
         for level in &levels {
             // The same value on every rank, so its mean over them too.
             let separation = centroid_separation(&ranks.gather(&images, &level.centroids)?);
-            let goodness =
-                modularity(&graph, &level.assignment) + collapse(&level.assignment, &sets.valid) + separation;
+            let collapse = match &sets.counted {
+                None => collapse(&level.assignment, &sets.valid),
+                Some(counted) => collapse_of(&level.assignment, &sets.valid, &counted.number),
+            };
+            let goodness = modularity(&graph, &level.assignment) + collapse + separation;
             grouping.push(goodness * settings.weight_grouping);
         }
         let total = grouping.iter().fold(losses.total, |total, term| total + term);
         profiler.mark(Stage::GroupingLosses);
-        Ok(Objective { total, edge, feature, grouping, base, segment_features, tokens, valid: sets.valid, levels })
+        let used = base
+            .present
+            .as_ref()
+            .zip(sets.counted.as_ref())
+            .map(|(present, counted)| Tensor::stack(&[&present.number, &counted.number], 0));
+        let valid = sets.valid;
+        Ok(Objective { total, edge, feature, grouping, base, segment_features, tokens, valid, levels, used })
     }
 }
 
 /// Mean position of the members of each group, `[images, m, n]`: `positions` `[images, m, N]`, `winner` `[images, N]`
 /// int64. A group without members has position 0.
 fn mean_position_of_groups(positions: &Tensor, winner: &Tensor, valid: &Tensor, groups: i64) -> Tensor {
-    let member = winner.one_hot(groups).to_kind(positions.kind()) * valid.unsqueeze(2);
+    let ids = Tensor::arange(groups, (Kind::Int64, winner.device()));
+    let member = winner.unsqueeze(2).eq_tensor(&ids).to_kind(positions.kind()) * valid.unsqueeze(2);
     let count = member.sum_dim_intlist([1i64].as_slice(), true, None::<Kind>).clamp_min(1.0);
     positions.matmul(&member) / count
 }

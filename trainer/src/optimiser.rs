@@ -71,13 +71,38 @@ impl Sgd {
     /// # Errors
     /// [`TrainError::Torch`].
     pub fn step(&mut self, params: &ParamStore, gradients: &[Tensor], learning_rate: f64) -> Result<()> {
+        self.update(None, params, gradients, learning_rate)
+    }
+
+    /// The same if `holds`, a bool on the device that is not read back; otherwise parameters and momentum stay, whatever
+    /// the gradients are.
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`].
+    pub fn step_where(
+        &mut self,
+        holds: &Tensor,
+        params: &ParamStore,
+        gradients: &[Tensor],
+        learning_rate: f64,
+    ) -> Result<()> {
+        self.update(Some(holds), params, gradients, learning_rate)
+    }
+
+    fn update(
+        &mut self,
+        holds: Option<&Tensor>,
+        params: &ParamStore,
+        gradients: &[Tensor],
+        learning_rate: f64,
+    ) -> Result<()> {
         let mut velocity = match self.velocity.take() {
             Some(velocity) => velocity,
             None => Velocity::zeros(params, self.grouping_factor)?,
         };
         // Parameters without a gradient part the others into a few runs. A CPU keeps a parameter in its cache while it
         // works on it, but not all of them.
-        let together = params.flat().device() != Device::Cpu;
+        let together = holds.is_some() || params.flat().device() != Device::Cpu;
         let defined: Vec<bool> = gradients.iter().map(Tensor::defined).collect();
         let mut first = 0;
         let mut stepped = Ok(());
@@ -86,8 +111,9 @@ impl Sgd {
             first = range.end;
             if stepped.is_ok() && run[0] {
                 let places = &params.places()[range.clone()];
+                let gradients = &gradients[range];
                 stepped =
-                    tch::no_grad(|| self.step_run(params, places, &gradients[range], learning_rate, &mut velocity));
+                    tch::no_grad(|| self.step_run(holds, params, places, gradients, learning_rate, &mut velocity));
             }
         }
         self.velocity = Some(velocity);
@@ -97,6 +123,7 @@ impl Sgd {
     /// Parameters that lie one after the other, all at once.
     fn step_run(
         &self,
+        holds: Option<&Tensor>,
         params: &ParamStore,
         places: &[Place],
         gradients: &[Tensor],
@@ -113,11 +140,20 @@ impl Sgd {
         let factor = |flat: &Tensor| if places.len() == 1 { flat.f_narrow(0, start, 1) } else { of_run(flat) };
         let gradient = joined(places, gradients)?;
         let (mut values, mut momentum) = (of_run(params.flat())?, of_run(&velocity.all)?);
-        let _ = momentum.f_mul_scalar_(self.momentum)?;
-        let _ = momentum.f_addcmul_(&gradient, &factor(&velocity.rates)?.f_mul_scalar(rate)?)?;
+        let mut moved = match holds {
+            None => momentum.f_mul_scalar_(self.momentum)?,
+            Some(_) => momentum.f_mul_scalar(self.momentum)?,
+        };
+        let _ = moved.f_addcmul_(&gradient, &factor(&velocity.rates)?.f_mul_scalar(rate)?)?;
         let decays = factor(&velocity.decays)?.f_mul_scalar(rate * self.weight_decay)?;
-        let _ = momentum.f_addcmul_(&values, &decays)?;
-        let _ = values.f_sub_(&momentum)?;
+        let _ = moved.f_addcmul_(&values, &decays)?;
+        match holds {
+            None => drop(values.f_sub_(&moved)?),
+            Some(holds) => {
+                momentum.f_copy_(&moved.f_where_self(holds, &momentum)?)?;
+                drop(values.f_sub_(&moved.f_where_scalarother(holds, 0.0)?)?);
+            }
+        }
         Ok(())
     }
 

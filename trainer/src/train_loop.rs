@@ -278,7 +278,9 @@ impl Course<'_> {
         let batch = make_batch(self.samples, &spec, PICTURED_STEP / spec.images.max(1))?;
         let pictures = tch::no_grad(|| {
             let embeddings = self.trainer.forward(&self.trainer.images(&batch)?, Mode::Evaluate)?;
-            let objective = self.trainer.objective(&embeddings, &batch, Mode::Evaluate, &mut Profiler::default())?;
+            let cells = self.trainer.cells_of(&batch)?;
+            let profiler = &mut Profiler::default();
+            let objective = self.trainer.objective(&embeddings, &cells, None, Mode::Evaluate, profiler)?;
             pictures::draw(&batch, &embeddings, &objective, spec.views, spec.size.crop)
         })?;
         log.pictures(self.state.step, &pictures);

@@ -6,16 +6,17 @@ use models::arch::{OutputStride, embedding_net};
 use models::params::{ParamSpec, initial_weights};
 use tch::{Kind, Tensor};
 
-use crate::base_segments::NO_REGION;
+use crate::base_segments::{KeptCells, NO_REGION, Room};
 use crate::checkpoint::{self, State};
-use crate::device::Compute;
+use crate::device::{Compute, Form};
 use crate::error::{Result, TrainError};
 use crate::graph_module::{GraphModule, Mode, ParamStore};
-use crate::loader::Batch;
+use crate::loader::{Batch, PinnedBatch};
 use crate::objective::{Objective, ObjectiveModule, Views};
 use crate::optimiser::Sgd;
 use crate::parallel::Ranks;
 use crate::profile::{Profiler, Stage};
+use crate::room::RoomKeeper;
 use crate::schedule::learning_rate;
 use crate::settings::TrainSettings;
 
@@ -33,6 +34,8 @@ pub struct Trainer {
     settings: TrainSettings,
     compute: Compute,
     ranks: Ranks,
+    form: Form,
+    room: RoomKeeper,
 }
 
 /// One step's numbers. Loss terms are weighted, so they add up to `loss`.
@@ -82,6 +85,14 @@ impl Trainer {
     /// # Errors
     /// When the settings are out of range, or the images of a step cannot be shared out evenly.
     pub fn over_ranks(settings: &TrainSettings, compute: Compute, ranks: &Ranks) -> Result<Self> {
+        Self::in_form(settings, compute, ranks, Form::of(compute.device))
+    }
+
+    /// The same with steps in a given form; both compute the same.
+    ///
+    /// # Errors
+    /// As [`Trainer::over_ranks`].
+    pub fn in_form(settings: &TrainSettings, compute: Compute, ranks: &Ranks, form: Form) -> Result<Self> {
         ranks.part(settings.batch.images)?;
         let device = compute.device;
         let specs = settings.network.params()?;
@@ -89,16 +100,19 @@ impl Trainer {
         let params = ParamStore::new(&specs, &weights, "initial weights", device)?;
         let optimiser = &settings.optimiser;
         Ok(Trainer {
-            embedding: GraphModule::new(&embedding_net::fcn(&settings.network, STRIDE)?, device)?
+            embedding: GraphModule::in_form(&embedding_net::fcn(&settings.network, STRIDE)?, device, form)?
                 .in_precision(compute.precision)
                 .over_ranks(ranks),
-            objective: ObjectiveModule::new(&settings.network, settings.objective(), device)?.over_ranks(ranks),
+            objective: ObjectiveModule::in_form(&settings.network, settings.objective(), device, form)?
+                .over_ranks(ranks),
             optimiser: Sgd::new(optimiser.momentum, optimiser.weight_decay, optimiser.transformer_factor),
             params,
             specs,
             settings: settings.clone(),
             compute,
             ranks: ranks.clone(),
+            form,
+            room: RoomKeeper::default(),
         })
     }
 
@@ -134,49 +148,104 @@ impl Trainer {
         let Compute { device, .. } = self.compute;
         let pixels = match &batch.pinned {
             // Nothing waits for the copy here: what reads it on the GPU comes after it.
-            Some(pinned) => pinned.f_to_device_(device, pinned.f_kind()?, true, false)?,
+            Some(PinnedBatch { pixels, .. }) => pixels.f_to_device_(device, pixels.f_kind()?, true, false)?,
             None => Tensor::f_from_slice(&batch.pixels)?.f_to_device(device)?,
         };
         Ok(pixels.f_reshape([-1, crop, crop, 3])?.f_permute([0, 3, 1, 2])?)
     }
 
-    /// The objective of a batch's embeddings.
+    /// Edge region and kept cells of a batch on the device.
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`].
+    pub fn cells_of(&self, batch: &Batch) -> Result<BatchCells> {
+        let (device, cells) = (self.compute.device, self.cells());
+        let there = |x: &Tensor| -> Result<Tensor> { Ok(x.f_to_device_(device, x.f_kind()?, true, false)?) };
+        let (edges, kept_cells) = match &batch.pinned {
+            Some(PinnedBatch { edges, kept, .. }) => {
+                (there(edges)?, KeptCells { index: there(&kept.index)?, most_of_image: kept.most_of_image })
+            }
+            None => {
+                let kept = KeptCells::of_edges(&batch.edges, cells * cells, self.settings.batch.views)?;
+                let index = kept.index.f_to_device(device)?;
+                (Tensor::f_from_slice(&batch.edges)?.f_to_device(device)?, KeptCells { index, ..kept })
+            }
+        };
+        let edges = edges.f_reshape([-1, cells as i64, cells as i64])?;
+        let kept = edges.f_ne(NO_REGION)?;
+        let (images, views) = (batch.samples.len() as i64, self.settings.batch.views as i64);
+        let options = (Kind::Int64, device);
+        let image_of_view = Tensor::f_arange(images * views, options)?.f_divide_scalar_mode(views, "floor")?;
+        Ok(BatchCells { edges, kept, kept_cells, image_of_view, num_images: images })
+    }
+
+    /// The objective of a batch's embeddings, with `room` for segments ([`Views::room`]).
     ///
     /// # Errors
     /// [`TrainError::Torch`].
     pub fn objective(
         &self,
         embeddings: &Tensor,
-        batch: &Batch,
+        cells: &BatchCells,
+        room: Option<Room>,
         mode: Mode,
         profiler: &mut Profiler,
     ) -> Result<Objective> {
-        let cells = self.cells() as i64;
-        let edges =
-            Tensor::f_from_slice(&batch.edges)?.f_reshape([-1, cells, cells])?.f_to_device(self.compute.device)?;
-        let kept = edges.f_ne(NO_REGION)?;
-        let (images, views) = (batch.samples.len() as i64, self.settings.batch.views as i64);
-        let options = (Kind::Int64, self.compute.device);
-        let image_of_view = Tensor::arange(images * views, options).f_divide_scalar_mode(views, "floor")?;
-        let views = Views { edge_segments: &edges, kept: &kept, image_of_view: &image_of_view, num_images: images };
+        let views = Views {
+            edge_segments: &cells.edges,
+            kept: &cells.kept,
+            kept_cells: Some(&cells.kept_cells),
+            room,
+            image_of_view: &cells.image_of_view,
+            num_images: cells.num_images,
+        };
         self.objective.run(&self.params, embeddings, &views, mode, profiler)
     }
 
     /// One optimiser update.
     ///
+    /// On a GPU nothing is read back before everything of the step has been asked for. Tensors of segments then have as
+    /// much room as the steps before suggest; where that turns out too small, nothing has been updated, and the step is
+    /// made again with more.
+    ///
     /// # Errors
     /// [`TrainError::Diverged`] when the loss is not finite (nothing is updated then); [`TrainError::Torch`].
     pub fn step(&mut self, batch: &Batch, profiler: &mut Profiler) -> Result<StepReport> {
+        let may_guess = self.form == Form::Device && self.ranks.is_alone();
+        let mut room = if may_guess { self.room.guess() } else { None };
+        loop {
+            // Running statistics move in the forward pass already.
+            let statistics = room.map(|_| self.params.statistics().copy());
+            let (report, used) = self.attempt(batch, room, profiler)?;
+            if may_guess {
+                self.room.note(used);
+            }
+            let is_enough = room.is_none_or(|room| used.segments <= room.segments && used.tokens <= room.tokens);
+            match statistics {
+                Some(before) if !is_enough => {
+                    self.params.statistics().shallow_clone().f_copy_(&before)?;
+                    // What was needed is known now, whatever the loss was.
+                    room = self.room.guess();
+                }
+                _ if report.loss.is_finite() => return Ok(report),
+                _ => return Err(TrainError::Diverged { step: batch.step + 1, loss: report.loss, saved: None }),
+            }
+        }
+    }
+
+    /// One update, which leaves the parameters as they are if the loss is not finite or `room` too small; and the room
+    /// that was needed.
+    fn attempt(&mut self, batch: &Batch, room: Option<Room>, profiler: &mut Profiler) -> Result<(StepReport, Room)> {
         // Dropout is the only random draw inside libtorch; like all streams it depends on seed and step alone.
         // Ranks draw different masks.
         let draw = (batch.step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
             ^ (self.ranks.rank() as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
         tch::manual_seed((self.settings.run.seed ^ draw) as i64);
         let mode = Mode::Train { dropout: true };
-        let images = self.images(batch)?;
+        let (images, cells) = (self.images(batch)?, self.cells_of(batch)?);
         let embeddings = self.forward(&images, mode)?;
         profiler.mark(Stage::Forward);
-        let objective = self.objective(&embeddings, batch, mode, profiler)?;
+        let objective = self.objective(&embeddings, &cells, room, mode, profiler)?;
         // Gradients are handed over instead of being added up in the parameters, which would have to be cleared.
         let learned: Vec<&Tensor> = self.params.learned().map(|(_, param)| param).collect();
         let gradients = Tensor::f_run_backward(&[&objective.total], &learned, false, false)?;
@@ -189,24 +258,46 @@ impl Trainer {
             self.settings.run.steps,
             optimiser.warm_up_steps,
         );
-        // Read only now: on a GPU this waits for everything that was asked for so far.
-        let number = |t: &Tensor| t.double_value(&[]);
-        let mut report = StepReport {
-            loss: number(&objective.total),
-            edge: number(&objective.edge),
-            feature: objective.feature.iter().map(number).collect(),
-            grouping: objective.grouping.iter().map(number).collect(),
-            learning_rate: rate,
-            num_segments: objective.base.num_segments,
-        };
-        report.over_ranks(&self.ranks)?;
-        profiler.mark(Stage::Backward);
-        if !report.loss.is_finite() {
-            return Err(TrainError::Diverged { step: batch.step + 1, loss: report.loss, saved: None });
+        // With a guessed room the device decides itself whether the update holds; otherwise the loss is read first.
+        if let (Some(room), Some(used)) = (room, &objective.used) {
+            let total = objective.total.f_detach()?;
+            let fits = |place, most: i64| used.f_select(0, place)?.f_le(most);
+            let is_enough = fits(0, room.segments)?.f_logical_and(&fits(1, room.tokens)?)?;
+            let holds = total.f_isfinite()?.f_logical_and(&is_enough)?;
+            profiler.mark(Stage::Backward);
+            self.optimiser.step_where(&holds, &self.params, &gradients, rate)?;
         }
-        self.optimiser.step(&self.params, &gradients, rate)?;
+        let (mut report, used) = self.read(&objective, rate)?;
+        report.over_ranks(&self.ranks)?;
+        if room.is_none() {
+            profiler.mark(Stage::Backward);
+            if report.loss.is_finite() {
+                self.optimiser.step(&self.params, &gradients, rate)?;
+            }
+        }
         profiler.mark(Stage::Optimiser);
-        Ok(report)
+        Ok((report, used))
+    }
+
+    /// The numbers of a step, in one go: on a GPU this waits for everything that was asked for so far.
+    fn read(&self, objective: &Objective, learning_rate: f64) -> Result<(StepReport, Room)> {
+        let terms =
+            [&objective.total, &objective.edge].into_iter().chain(&objective.feature).chain(&objective.grouping);
+        let terms = terms.map(|term| term.f_detach()?.f_to_kind(Kind::Double)?.f_reshape([1]));
+        let mut parts = terms.collect::<std::result::Result<Vec<_>, _>>()?;
+        if let Some(used) = &objective.used {
+            parts.push(used.f_to_kind(Kind::Double)?);
+        }
+        let numbers = Vec::<f64>::try_from(Tensor::f_cat(&parts, 0)?)?;
+        let (loss, edge) = (numbers[0], numbers[1]);
+        let (feature, rest) = numbers[2..].split_at(objective.feature.len());
+        let (grouping, used) = rest.split_at(objective.grouping.len());
+        let used = match used {
+            [segments, tokens] => Room { segments: *segments as i64, tokens: *tokens as i64 },
+            _ => Room { segments: objective.base.num_segments, tokens: objective.valid.size()[1] },
+        };
+        let (feature, grouping, num_segments) = (feature.to_vec(), grouping.to_vec(), used.segments);
+        Ok((StepReport { loss, edge, feature, grouping, learning_rate, num_segments }, used))
     }
 
     /// Writes a checkpoint into `run`.
@@ -248,6 +339,18 @@ impl Trainer {
         self.compute.synchronize();
         Ok(())
     }
+}
+
+/// What a step needs to know of the cells of a batch, on the device.
+pub struct BatchCells {
+    /// Edge region of every cell, `[V, cells, cells]` int64.
+    edges: Tensor,
+    /// Cells that take part, the same shape, bool.
+    kept: Tensor,
+    kept_cells: KeptCells,
+    /// `[V]` int64.
+    image_of_view: Tensor,
+    num_images: i64,
 }
 
 /// Feature cells along each side of a view, rounded up as the network does.

@@ -27,6 +27,9 @@ pub mod names {
     pub const POSITIONS: &str = "positions";
     /// 1 for a segment, 0 for padding, `[b, n]`; absent above the first level.
     pub const VALID: &str = "valid";
+    /// 1 for a segment and for padding that counts, 0 for spare room, `[b, n]`; of
+    /// [`training_with_spare_room`](super::training_with_spare_room) alone.
+    pub const COUNTED: &str = "counted";
     /// Encoder output Y_l, `[b, m, n]`.
     pub const MEMORY: &str = "memory";
     /// Zᵀ Y / √m, `[b, k, n]`, groups ordered by their largest logit, descending.
@@ -44,6 +47,8 @@ pub(super) enum Padding {
     None,
     /// The authors' training form: the sum of squares runs over padded tokens too, so each adds mean².
     Counted,
+    /// The same with tokens behind the padding that take no part in anything: room for more segments than there are.
+    SpareRoom,
     /// The deployed form: sums over valid tokens only, which is what an unpadded batch of one gives.
     LeftOut,
 }
@@ -68,6 +73,17 @@ pub fn training(spec: &NetworkSpec, level: usize) -> Result<Graph> {
     alone(spec, level, padding, &tokens)
 }
 
+/// The first level's transformer as it trains, for tokens `[b, m, n]` of which only those count that the input
+/// [`names::COUNTED`] has 1 for, the same in all images: it computes what [`training`] does of these alone. So n can be
+/// chosen before the number of segments is known. Whoever runs it takes the statistics of batch normalisation over tokens
+/// of the counted ones.
+///
+/// # Errors
+/// As [`NetworkSpec::validate`].
+pub fn training_with_spare_room(spec: &NetworkSpec) -> Result<Graph> {
+    alone(spec, 0, Padding::SpareRoom, &"tokens".into())
+}
+
 /// The same transformer with `slots` fixed token places and a mask, as it is deployed: equal to the training form
 /// on an unpadded batch of one. Dropout is still in the graph; [`crate::passes::strip_training`] removes it.
 ///
@@ -85,7 +101,11 @@ fn alone(spec: &NetworkSpec, level: usize, padding: Padding, tokens: &Dim) -> Re
     let dims = ["batch".into(), m.into(), tokens.clone()];
     let features = graph.input(names::FEATURES, &dims);
     let positions = graph.input(names::POSITIONS, &dims);
-    let valid = (padding != Padding::None).then(|| graph.input(names::VALID, &["batch".into(), tokens.clone()]));
+    let mask = [Dim::from("batch"), tokens.clone()];
+    let valid = (padding != Padding::None).then(|| graph.input(names::VALID, &mask));
+    if padding == Padding::SpareRoom {
+        graph.input(names::COUNTED, &mask);
+    }
     let out = append(&mut graph, spec, level, &features, &positions, valid.as_deref(), padding);
     graph.output(names::MEMORY, &out.memory, &dims);
     graph.output(names::LOGITS, &out.logits, &["batch".into(), k.into(), tokens.clone()]);
@@ -120,6 +140,15 @@ pub(super) fn append(
         b.graph.push(format!("{prefix}.key_mask"), Op::Unsqueeze { axis: 1 }, &[&penalty])
     });
 
+    // Which tokens sums and the order of the groups are made of, where these are not all.
+    let taking_part = match padding {
+        Padding::LeftOut => valid_row.clone(),
+        Padding::SpareRoom => {
+            Some(b.graph.push(format!("{prefix}.counted_row"), Op::Unsqueeze { axis: 1 }, &[names::COUNTED]))
+        }
+        Padding::Counted | Padding::None => None,
+    };
+
     let mut memory = features.to_owned();
     for i in 0..NUM_LAYERS {
         let layer = format!("{core}.encoder.layers.{i}");
@@ -130,7 +159,7 @@ pub(super) fn append(
         memory = b.feed_forward(&layer, &x, "norm2.norm");
     }
 
-    let mut tokens = b.initial_tokens(&core, &memory, valid_row.as_deref(), padding, spec, level);
+    let mut tokens = b.initial_tokens(&core, &memory, valid_row.as_deref(), taking_part.as_deref(), spec, level);
     let query = spec.query_param(level);
     let query = b.graph.param(query.name, &query.shape, query.init);
     let query = b.graph.push(format!("{prefix}.query_positions"), Op::Transpose { perm: vec![1, 0] }, &[&query]);
@@ -161,15 +190,15 @@ pub(super) fn append(
 
     // Order the groups by their largest logit, descending: a permutation matrix from the left (exact: each row
     // sums one value and zeros).
-    let ranked = match (padding, &valid_row) {
-        (Padding::LeftOut, Some(row)) => {
+    let ranked = match &taking_part {
+        Some(row) => {
             let one = b.graph.constant("one", &[1], vec![1.0]);
             let masked = b.graph.constant("masked", &[1], vec![MASKED]);
             let padded = b.graph.push(format!("{prefix}.rank_padded"), Op::Sub, &[&one, row]);
             let penalty = b.graph.push(format!("{prefix}.rank_penalty"), Op::Mul, &[&padded, &masked]);
             b.graph.push(format!("{prefix}.rank_logits"), Op::Add, &[&unordered, &penalty])
         }
-        _ => unordered.clone(),
+        None => unordered.clone(),
     };
     let largest = b.graph.push(format!("{prefix}.largest_logit"), Op::ReduceMax { axis: 2 }, &[&ranked]);
     let order = b.graph.push(format!("{prefix}.order"), Op::DescendingOrder { length: k }, &[&largest]);
@@ -266,7 +295,7 @@ impl Builder<'_> {
         core: &str,
         memory: &str,
         valid_row: Option<&str>,
-        padding: Padding,
+        taking_part: Option<&str>,
         spec: &NetworkSpec,
         level: usize,
     ) -> String {
@@ -281,8 +310,8 @@ impl Builder<'_> {
                 let mean = graph.push(name("mean"), Op::Div, &[&sum, &count]);
                 let centred = graph.push(name("centred"), Op::Sub, &[&masked, &mean]);
                 let mut squares = graph.push(name("squares"), Op::Mul, &[&centred, &centred]);
-                if padding == Padding::LeftOut {
-                    squares = graph.push(name("valid_squares"), Op::Mul, &[&squares, valid]);
+                if let Some(taking_part) = taking_part {
+                    squares = graph.push(name("valid_squares"), Op::Mul, &[&squares, taking_part]);
                 }
                 let total = graph.push(name("total"), Op::ReduceSum { axis: 2 }, &[&squares]);
                 let one = graph.constant("one", &[1], vec![1.0]);

@@ -71,9 +71,20 @@ pub fn modularity(adjacency: &Tensor, assignment: &Tensor) -> Tensor {
 pub fn collapse(assignment: &Tensor, valid: &Tensor) -> Tensor {
     let size = assignment.size();
     let (groups, tokens) = (size[1] as f64, size[2] as f64);
+    mean_mass(assignment, valid) * (groups.sqrt() / tokens)
+}
+
+/// The same with N a value on the device, where there is room for more tokens than count; `number` int64.
+pub fn collapse_of(assignment: &Tensor, valid: &Tensor, number: &Tensor) -> Tensor {
+    let groups = assignment.size()[1] as f64;
+    mean_mass(assignment, valid) * groups.sqrt() / number
+}
+
+/// ‖Σ_i M_i‖, mean over the images.
+fn mean_mass(assignment: &Tensor, valid: &Tensor) -> Tensor {
     let mass = (assignment * valid.unsqueeze(1)).sum_dim_intlist([2i64].as_slice(), false, None::<Kind>);
     let norm = mass.linalg_norm(2.0, [1i64].as_slice(), false, None::<Kind>);
-    norm.mean(None::<Kind>) * (groups.sqrt() / tokens)
+    norm.mean(None::<Kind>)
 }
 
 /// Centroid separation: contrastive loss (T = 1/16) over the normalised centroids of all images of the batch, each

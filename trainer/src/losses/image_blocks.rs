@@ -13,15 +13,18 @@ use crate::base_segments::TokenSets;
 
 /// Which pixels and segments belong to which image. Pixels and segments of an image are adjacent.
 pub struct ImageBlocks<'a> {
-    /// Image of every pixel, `[P]` int64, not falling.
-    pub image_of_pixel: &'a Tensor,
-    /// Image of every segment that a pixel can have, `[S']` int64, not falling.
-    pub image_of_segment: &'a Tensor,
-    /// Number of images.
-    pub num_images: i64,
+    /// The pixels of every image.
+    pub pixels: &'a TokenSets,
+    /// The segments of every image that a pixel can have.
+    pub segments: &'a TokenSets,
     /// Where these segments begin among all of the batch (those of other ranks stand beside them).
     pub first_segment: i64,
+    /// Which of all rows are segments, `[S]` bool; `None`: all. Those that are not have a feature of 0.
+    pub present: Option<&'a Tensor>,
 }
+
+/// Added to the similarity of what is no segment: exp of it is 0.
+const ABSENT: f64 = -1e4;
 
 /// What the losses are computed of; no tensor has a gradient here.
 pub(super) struct Inputs<'a> {
@@ -67,15 +70,15 @@ pub(super) fn compute(inputs: &Inputs<'_>, blocks: &ImageBlocks<'_>) -> Computed
     let own = row_sum(&(&scaled * &own_features)).exp();
 
     let local = *segment_of_pixel - blocks.first_segment;
-    let num_local = blocks.image_of_segment.size()[0];
-    let pixel_sets = TokenSets::new(blocks.image_of_pixel, blocks.num_images);
-    let segment_sets = TokenSets::new(blocks.image_of_segment, blocks.num_images);
+    let (pixel_sets, segment_sets) = (blocks.pixels, blocks.segments);
+    let num_local = segment_sets.num_rows();
+    let place_of_own = segment_sets.places(&local);
     let block_pixels = pixel_sets.scatter(&scaled).transpose(1, 2);
     let block_segments = segment_sets.scatter(&segments.narrow(0, blocks.first_segment, num_local));
     let mut near = block_pixels.matmul(&block_segments).exp_();
     // Segments that are padding, and each pixel's own.
     let _ = near.g_mul_(&segment_sets.valid.to_kind(kind).unsqueeze(1));
-    let own_position = pixel_sets.scatter_ids(&segment_sets.position().index_select(0, &local), 0);
+    let own_position = pixel_sets.scatter_ids(&segment_sets.position(&place_of_own), 0);
     let _ = near.scatter_value_(2, &own_position.unsqueeze(2), 0.0);
 
     let total_weight: f64 = groupings.iter().map(|grouping| grouping.weight / spec.num_pixels).sum();
@@ -87,11 +90,12 @@ pub(super) fn compute(inputs: &Inputs<'_>, blocks: &ImageBlocks<'_>) -> Computed
             continue;
         }
         let group = grouping.group_of_segment.narrow(0, blocks.first_segment, num_local);
-        // Dense ids: the padding's, which no segment has, are then certain.
-        let (_, group, size) = group.internal_unique2(false, true, true);
-        let alone = size.index_select(0, &group).le(1).index_select(0, &local).unsqueeze(1);
-        let of_pixel = pixel_sets.scatter_ids(&group.index_select(0, &local), -1);
+        // Groups have ids from 0, so what is padding is in none of them.
         let of_segment = segment_sets.scatter_ids(&group, -2);
+        let of_pixel = pixel_sets.scatter_ids(&TokenSets::gather_at(&of_segment, &place_of_own), -1);
+        let members = of_segment.unsqueeze(2).eq_tensor(&of_segment.unsqueeze(1));
+        let is_alone = members.sum_dim_intlist([2i64].as_slice(), false, None::<Kind>).le(1);
+        let alone = TokenSets::gather_at(&is_alone, &place_of_own).unsqueeze(1);
         let same = of_pixel.unsqueeze(2).eq_tensor(&of_segment.unsqueeze(1));
         let positives = (&near * &same).sum_dim_intlist([2i64].as_slice(), false, None::<Kind>);
         let positives = own.where_self(&alone, &pixel_sets.gather(&positives).unsqueeze(1));
@@ -108,7 +112,7 @@ pub(super) fn compute(inputs: &Inputs<'_>, blocks: &ImageBlocks<'_>) -> Computed
     // All segments, a chunk of pixels at a time. A group that is the segment alone counts it in its total.
     let weight_of_others = total_weight - &weight_of_alone;
     let (mut sums, mut grad_pixels, mut grad_segments) = (Vec::new(), Vec::new(), segments.zeros_like());
-    let columns = segments.transpose(0, 1);
+    let absent = blocks.present.map(|present| present.logical_not().to_kind(kind) * ABSENT);
     let num_pixels = pixels.size()[0];
     let bytes_of_row = segments.size()[0].max(1) * kind.elt_size_in_bytes() as i64;
     let rows = (spec.chunk_bytes as i64 / bytes_of_row).clamp(LEAST_ROWS, num_pixels.max(LEAST_ROWS));
@@ -117,7 +121,7 @@ pub(super) fn compute(inputs: &Inputs<'_>, blocks: &ImageBlocks<'_>) -> Computed
         let count = rows.min(num_pixels - first);
         let of_chunk = |x: &Tensor| x.narrow(0, first, count);
         let chunk = of_chunk(&scaled);
-        let mut others = chunk.matmul(&columns).exp_();
+        let mut others = chunk.linear(segments, absent.as_ref()).exp_();
         let _ = others.scatter_value_(1, &of_chunk(segment_of_pixel).unsqueeze(1), 0.0);
         let sum = row_sum(&others);
         // A pixel without other segments is alone in every group: its weight here is 0, and 0 / 0 must not be.

@@ -27,7 +27,7 @@ pub enum PositiveSum {
 
 /// One grouping of the segments and the weight of its loss.
 pub struct Grouping<'a> {
-    /// Group of every segment, `[S]` int64, any ids.
+    /// Group of every segment, `[S]` int64; any ids, or with [`ImageBlocks`] from 0 on.
     pub group_of_segment: &'a Tensor,
     /// λ; 0 leaves the term out.
     pub weight: f64,
@@ -67,7 +67,8 @@ pub(super) const LEAST_ROWS: i64 = 64;
 /// Positives of a pixel: the segments of its group except its own; if there are none, its own. Negatives: all segments
 /// of other groups. The gradient reaches pixels and segments through `total`.
 ///
-/// With `blocks` no group reaches beyond its image ([`super::image_blocks`]), which takes a fraction of the time.
+/// With `blocks` no group reaches beyond its image and ids of groups are not negative ([`super::image_blocks`]), which
+/// takes a fraction of the time.
 pub fn pixel_segment_losses(
     pixels: &Tensor,
     segments: &Tensor,
