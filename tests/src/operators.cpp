@@ -74,12 +74,15 @@ extern "C" void hsg_count_operators() noexcept {
   handle = at::addThreadLocalCallback(at::RecordFunctionCallback(begin, end).scopes({at::RecordScope::FUNCTION}));
 }
 
-// Ends it, on the same thread, and tells every name and how often it ran.
+// Tells every name and how often it ran since the last time.
 extern "C" void hsg_operators_counted(void (*tell)(void *context, const char *name, uint64_t count),
                                       void *context) noexcept {
-  at::removeCallback(handle);
   std::lock_guard<std::mutex> guard(lock);
   for (const auto &[name, count] : counts) {
     tell(context, name.c_str(), count);
   }
+  counts.clear();
 }
+
+// Ends it, on the same thread.
+extern "C" void hsg_stop_counting_operators() noexcept { at::removeCallback(handle); }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 type Tell = extern "C" fn(*mut c_void, *const c_char, u64);
 
@@ -12,6 +12,7 @@ unsafe extern "C" {
     // SAFETY: operators.cpp.
     fn hsg_count_operators();
     fn hsg_operators_counted(tell: Tell, context: *mut c_void);
+    fn hsg_stop_counting_operators();
 }
 
 /// How often each operator ran, by its name (`aten::add`).
@@ -29,18 +30,45 @@ const READING: [&str; 8] = [
     "aten::is_nonzero",
 ];
 
-/// What `run` gives, and the operators that this thread ran for it and that start a kernel on a GPU; those that are made
-/// of others are not counted, they are.
+/// Counts the operators that this thread runs, of those that start a kernel on a GPU; an operator that is made of others
+/// is counted as these. One at a time: others wait.
+pub struct Counter {
+    _one_at_a_time: MutexGuard<'static, ()>,
+}
+
+impl Counter {
+    /// Counts from now on.
+    #[expect(clippy::new_without_default, reason = "it does something")]
+    pub fn new() -> Self {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: under the lock nobody else counts; a guard cannot be sent to another thread, so that all calls are made by
+        // this one.
+        unsafe { hsg_count_operators() };
+        Counter { _one_at_a_time: guard }
+    }
+
+    /// Those since the last time.
+    pub fn take(&self) -> Counts {
+        let mut counts = Counts::new();
+        // SAFETY: as above; `note` is given the map, which outlives the call.
+        unsafe { hsg_operators_counted(note, (&raw mut counts).cast()) };
+        counts
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        // SAFETY: as above, once for every beginning.
+        unsafe { hsg_stop_counting_operators() };
+    }
+}
+
+/// What `run` gives, and the operators that this thread ran for it.
 pub fn count<T>(run: impl FnOnce() -> T) -> (T, Counts) {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    // SAFETY: under the lock nobody else counts; the two calls are made by one thread.
-    unsafe { hsg_count_operators() };
+    let counter = Counter::new();
     let value = run();
-    let mut counts = Counts::new();
-    // SAFETY: as above; `note` is given the map that outlives the call.
-    unsafe { hsg_operators_counted(note, (&raw mut counts).cast()) };
-    (value, counts)
+    (value, counter.take())
 }
 
 extern "C" fn note(counts: *mut c_void, name: *const c_char, number: u64) {

@@ -432,8 +432,8 @@ fn a_step_reads_nothing_back() {
     assert_eq!(operators::reading(&second), operators::Counts::new());
 }
 
-/// Prints how many operators each part of a step of the preset `camvid` starts on a GPU (`-- --nocapture`;
-/// docs/benchmarks/gpu.md). They do not depend on sizes.
+/// Prints how many operators each stage of a step starts on a GPU (`-- --nocapture`; docs/benchmarks/gpu.md): hardly any of
+/// it depends on sizes. On a CPU an attention with dropout is about ten operators instead of one.
 #[test]
 fn operators_of_a_step() {
     let _generator = seeded(31);
@@ -442,83 +442,19 @@ fn operators_of_a_step() {
     let mut trainer = in_form(&settings, Form::Device);
     let batch = made_up(&settings, 0, 20.0);
     trainer.step(&batch, &mut Profiler::default()).unwrap();
+    let counter = operators::Counter::new();
+    let mut stages = Vec::new();
+    let mut profiler = Profiler::observed(|stage| stages.push((stage, counter.take())));
+    trainer.step(&batch, &mut profiler).unwrap();
+    drop(profiler);
     let sum = |counts: &operators::Counts| counts.values().sum::<u64>();
-    let (_, step) = operators::count(|| trainer.step(&batch, &mut Profiler::default()).unwrap());
-    let mode = Mode::Train { dropout: true };
-    let profiler = &mut Profiler::default();
-    let images = trainer.images(&batch).unwrap();
-    let cells = trainer.cells_of(&batch).unwrap();
-    let (embeddings, forward) = operators::count(|| trainer.forward(&images, mode).unwrap());
-    let room = Some(Room { segments: 1024, tokens: 512 });
-    let (out, objective) = operators::count(|| trainer.objective(&embeddings, &cells, room, mode, profiler).unwrap());
-    let learned: Vec<&Tensor> = trainer.params.learned().map(|(_, param)| param).collect();
-    let (_, backward) = operators::count(|| Tensor::run_backward(&[&out.total], &learned, false, false));
-    let (_, alone) = operators::count(|| trainer.backbone_alone(&batch).unwrap());
-    println!(
-        "operators: step {}; network forwards {}, objective {}, backwards {}; network alone {}",
-        sum(&step),
-        sum(&forward),
-        sum(&objective),
-        sum(&backward),
-        sum(&alone),
-    );
-    for (name, counts) in [("objective", &objective), ("backwards", &backward)] {
+    println!("operators of a step: {}", stages.iter().map(|(_, counts)| sum(counts)).sum::<u64>());
+    for (stage, counts) in &stages {
         let mut most: Vec<(&String, &u64)> = counts.iter().collect();
         most.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        let most: Vec<String> =
-            most.iter().map(|(name, count)| format!("{} {count}", name.trim_start_matches("aten::"))).collect();
-        println!("{name}: {}", most.join(", "));
+        let name = |name: &str| name.trim_start_matches("aten::").to_owned();
+        let most: Vec<String> = most.iter().map(|(full, count)| format!("{} {count}", name(full))).collect();
+        println!("{:<12} {:>5}: {}", stage.name(), sum(counts), most.join(", "));
     }
-    assert!(sum(&forward) + sum(&objective) + sum(&backward) < sum(&step));
-}
-
-/// A step whose segments turn out to be more than there is room for is made again, and nothing of the first attempt is
-/// left.
-#[test]
-fn a_step_with_too_little_room_is_made_again() {
-    let _generator = seeded(23);
-    let settings = larger_settings();
-    let few = made_up(&settings, 0, 1.0);
-    let many = made_up(&settings, 1, 60.0);
-    let run = |form| {
-        let mut trainer = in_form(&settings, form);
-        let reports = [&few, &many].map(|batch| trainer.step(batch, &mut Profiler::default()).unwrap());
-        (trainer, reports)
-    };
-    let (host, expected) = run(Form::Host);
-    let (device, got) = run(Form::Device);
-    assert!(expected[1].num_segments > 2 * expected[0].num_segments, "there would have been enough room");
-    for (got, expected) in got.iter().zip(&expected) {
-        assert_eq!(got.num_segments, expected.num_segments);
-        // Dropout has other masks in the other form, but the edges' term does not depend on it.
-        assert!((got.edge - expected.edge).abs() < 1e-5 * expected.edge, "{got:?} instead of {expected:?}");
-    }
-    for ((name, got), (_, expected)) in device.params.all().zip(host.params.all()) {
-        if name.starts_with("resnet_backbone.") && name.ends_with("running_mean") {
-            let difference = (got - expected).abs().max().double_value(&[]);
-            assert!(difference < 1e-5, "{name}: {difference}");
-        }
-    }
-}
-
-/// A loss that is no number changes no parameter in either form, though in the one the update has been asked for before
-/// the loss is known.
-#[test]
-fn a_loss_that_is_no_number_updates_nothing() {
-    let _generator = seeded(29);
-    let mut settings = larger_settings();
-    settings.optimiser.learning_rate = 0.1;
-    for form in [Form::Host, Form::Device] {
-        let mut trainer = in_form(&settings, form);
-        let good = made_up(&settings, 0, 20.0);
-        trainer.step(&good, &mut Profiler::default()).unwrap();
-        let moved = Trainer::new(&settings, trainer.compute()).unwrap();
-        assert!(!trainer.params.flat().equal(moved.params.flat()), "the good step moved something");
-        let before = trainer.params.flat().copy();
-        let mut bad = made_up(&settings, 1, 20.0);
-        bad.pixels[1000] = f32::NAN;
-        let error = trainer.step(&bad, &mut Profiler::default()).unwrap_err();
-        assert!(error.to_string().contains("step 2"), "{error}");
-        assert!(trainer.params.flat().equal(&before), "{form:?}: a parameter moved");
-    }
+    assert!(stages.iter().all(|(_, counts)| sum(counts) > 0));
 }

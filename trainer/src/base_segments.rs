@@ -186,7 +186,7 @@ impl BaseSegments {
             let number = sorted.size()[0];
             let begins = sorted.narrow(0, 1, number - 1).ne_tensor(&sorted.narrow(0, 0, number - 1));
             let place = Tensor::zeros([number], options);
-            let _ = place.narrow(0, 1, number - 1).copy_(&begins.cumsum(0, Kind::Int64));
+            place.narrow(0, 1, number - 1).copy_(&begins.cumsum(0, Kind::Int64));
             let count = place.select(0, number - 1) + 1;
             let place = place.clamp_max(room.segments - 1);
             let segment_of_pixel = place.empty_like().index_copy(0, &order, &place);

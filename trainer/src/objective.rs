@@ -159,7 +159,7 @@ impl ObjectiveModule {
         embeddings: &Tensor,
         views: &Views<'_>,
         mode: Mode,
-        profiler: &mut Profiler,
+        profiler: &mut Profiler<'_>,
     ) -> Result<Objective> {
         let settings = &self.settings;
         // One rank may look at pictures while the others wait.

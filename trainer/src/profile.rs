@@ -54,24 +54,37 @@ impl Stage {
 }
 
 /// Collects the durations of the stages of each step.
-pub struct Profiler {
+pub struct Profiler<'a> {
     /// Waited for at every mark, so that a GPU's work counts where it was asked for.
     synchronized: Option<Compute>,
+    /// Told of every mark.
+    observer: Option<Box<dyn FnMut(Stage) + 'a>>,
     last: Instant,
     current: [Duration; Stage::ALL.len()],
     steps: Vec<[Duration; Stage::ALL.len()]>,
 }
 
-impl Default for Profiler {
+impl Default for Profiler<'_> {
     fn default() -> Self {
-        Profiler { synchronized: None, last: Instant::now(), current: Default::default(), steps: Vec::new() }
+        Profiler {
+            synchronized: None,
+            observer: None,
+            last: Instant::now(),
+            current: Default::default(),
+            steps: Vec::new(),
+        }
     }
 }
 
-impl Profiler {
+impl<'a> Profiler<'a> {
     /// One that waits for the device at every mark: exact parts, at some cost of overlap on a GPU.
     pub fn synchronized(compute: Compute) -> Self {
         Profiler { synchronized: Some(compute), ..Profiler::default() }
+    }
+
+    /// One that tells `observer` of every stage that has ended.
+    pub fn observed(observer: impl FnMut(Stage) + 'a) -> Self {
+        Profiler { observer: Some(Box::new(observer)), ..Profiler::default() }
     }
 
     /// The next stage starts now.
@@ -83,6 +96,9 @@ impl Profiler {
     pub fn mark(&mut self, stage: Stage) {
         if let Some(compute) = self.synchronized {
             compute.synchronize();
+        }
+        if let Some(observer) = &mut self.observer {
+            observer(stage);
         }
         let now = Instant::now();
         self.current[stage as usize] += now - self.last;

@@ -211,7 +211,7 @@ impl Course<'_> {
     }
 
     /// One update; what libtorch says when it fails becomes an error that says what to do.
-    fn step(&mut self, batch: &Batch, profiler: &mut Profiler) -> Result<StepReport> {
+    fn step(&mut self, batch: &Batch, profiler: &mut Profiler<'_>) -> Result<StepReport> {
         let trainer = &mut *self.trainer;
         // Operators without a Result panic, which here can only be memory that ran out.
         keep_caught_panics_quiet();

@@ -189,7 +189,7 @@ impl Trainer {
         cells: &BatchCells,
         room: Option<Room>,
         mode: Mode,
-        profiler: &mut Profiler,
+        profiler: &mut Profiler<'_>,
     ) -> Result<Objective> {
         let views = Views {
             edge_segments: &cells.edges,
@@ -210,7 +210,7 @@ impl Trainer {
     ///
     /// # Errors
     /// [`TrainError::Diverged`] when the loss is not finite (nothing is updated then); [`TrainError::Torch`].
-    pub fn step(&mut self, batch: &Batch, profiler: &mut Profiler) -> Result<StepReport> {
+    pub fn step(&mut self, batch: &Batch, profiler: &mut Profiler<'_>) -> Result<StepReport> {
         let may_guess = self.form == Form::Device && self.ranks.is_alone();
         let mut room = if may_guess { self.room.guess() } else { None };
         loop {
@@ -235,7 +235,12 @@ impl Trainer {
 
     /// One update, which leaves the parameters as they are if the loss is not finite or `room` too small; and the room
     /// that was needed.
-    fn attempt(&mut self, batch: &Batch, room: Option<Room>, profiler: &mut Profiler) -> Result<(StepReport, Room)> {
+    fn attempt(
+        &mut self,
+        batch: &Batch,
+        room: Option<Room>,
+        profiler: &mut Profiler<'_>,
+    ) -> Result<(StepReport, Room)> {
         // Dropout is the only random draw inside libtorch; like all streams it depends on seed and step alone.
         // Ranks draw different masks.
         let draw = (batch.step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
