@@ -68,10 +68,10 @@ pub struct CollectArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Frames to observe: those that differ most [default: 64].
-    #[arg(long, value_name = "N", env = "HSG_FRAMES")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", env = "HSG_FRAMES")]
     pub frames: Option<u64>,
     /// Frames of each source to choose from, evenly over its length; of cameras one a second [default: 400].
-    #[arg(long, value_name = "N", env = "HSG_CANDIDATES")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", env = "HSG_CANDIDATES")]
     pub candidates: Option<u64>,
     /// Add this table of the same model; repeat it for several.
     #[arg(long = "merge", value_name = "FILE", env = "HSG_MERGE")]
@@ -97,11 +97,11 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "FILE", env = "HSG_TABLE")]
     pub table: Option<PathBuf>,
     /// Frames to measure on, evenly over the sources; half of them decide, the others check [default: 16].
-    #[arg(long, value_name = "N", env = "HSG_FRAMES")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", env = "HSG_FRAMES")]
     pub frames: Option<u64>,
     /// What floats may cost to keep sensitive layers, in percent of the multiplications; values that pass between integers and
     /// floats count [default: 7.5].
-    #[arg(long, value_name = "PERCENT", env = "HSG_BUDGET")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PERCENT", env = "HSG_BUDGET")]
     pub budget: Option<f64>,
     /// Leave the fp16 networks out: smaller, and `--precision fp16` is refused then.
     #[arg(long, env = "HSG_NO_FP16", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
@@ -130,29 +130,32 @@ pub struct ReportArgs {
     #[command(flatten)]
     pub dataset: DatasetArgs,
     /// Frames of the data set and of each source [default: all of the data set, 100 of a source].
-    #[arg(long, value_name = "N", env = "HSG_FRAMES")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", env = "HSG_FRAMES")]
     pub frames: Option<u64>,
     /// Another int8 embedding network, to be measured beside ours.
     #[arg(long, value_name = "FILE.onnx", env = "HSG_COMPARE")]
     pub compare: Option<PathBuf>,
     /// Least frames, each by itself, that int8 must have been measured on [default: 20].
-    #[arg(long, value_name = "N", env = "HSG_MIN_FRAMES")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", env = "HSG_MIN_FRAMES")]
     pub min_frames: Option<u64>,
     /// Most points of mIoU that int8 may lose [default: 0.3].
-    #[arg(long, value_name = "POINTS", env = "HSG_MAX_MIOU_LOSS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "POINTS", env = "HSG_MAX_MIOU_LOSS")]
     pub max_miou_loss: Option<f64>,
     /// Most points of mIoU that fp16 may lose [default: 0.05].
-    #[arg(long, value_name = "POINTS", env = "HSG_MAX_FP16_MIOU_LOSS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "POINTS", env = "HSG_MAX_FP16_MIOU_LOSS")]
     pub max_fp16_miou_loss: Option<f64>,
     /// Least share of the pixels whose class must be that of fp32, in percent [default: 98.5].
-    #[arg(long, value_name = "PERCENT", env = "HSG_MIN_AGREEMENT")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PERCENT", env = "HSG_MIN_AGREEMENT")]
     pub min_agreement: Option<f64>,
     /// Most disagreement of a level, in terms of what one grey level of noise does to fp32 [default: 2].
-    #[arg(long, value_name = "RATIO", env = "HSG_MAX_LEVEL_RATIO")]
+    #[arg(long, allow_negative_numbers = true, value_name = "RATIO", env = "HSG_MAX_LEVEL_RATIO")]
     pub max_level_ratio: Option<f64>,
     /// Folder for receipt.html and receipt.int8.json [default: hsg-receipt].
     #[arg(long, value_name = "DIR", env = "HSG_OUT")]
     pub out: Option<PathBuf>,
+    /// Put a receipt with missed limits into the model folder even where the one there has none.
+    #[arg(long, env = "HSG_FORCE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub force: Option<bool>,
 }
 
 #[cfg(test)]

@@ -97,6 +97,8 @@ struct ReportSection {
     max_level_ratio: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     out: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    force: Option<bool>,
 }
 
 impl ConfigFile {
@@ -350,6 +352,8 @@ pub struct ReportSettings {
     pub limits: Limits,
     /// Folder for the page.
     pub out: PathBuf,
+    /// Whether a receipt with missed limits replaces one without.
+    pub force: bool,
 }
 
 impl ReportSettings {
@@ -400,6 +404,7 @@ impl ReportSettings {
                 max_level_ratio: within(ratio, "max-level-ratio", 0.0, MOST_RATIO)?,
             },
             out: args.out.clone().or(file.out).unwrap_or_else(|| "hsg-receipt".into()),
+            force: args.force.or(file.force).unwrap_or(false),
         };
         ensure!(
             !settings.sources.is_empty() || settings.dataset.is_some(),
@@ -430,6 +435,7 @@ impl ReportSettings {
                 min_agreement: Some(self.limits.min_agreement),
                 max_level_ratio: Some(self.limits.max_level_ratio),
                 out: Some(self.out.clone()),
+                force: Some(self.force),
             }),
             ..self.model.config()
         }

@@ -395,6 +395,9 @@ impl ModelFolder {
                 return Err(format(format!("[files] names `{name}`, which is not a plain file name")));
             }
             let file = path.join(name);
+            if !file.exists() {
+                return Err(format(format!("lists {name}, which is not in the folder")));
+            }
             let bytes = read_file(&file)?;
             let got = sha256_hex(&bytes);
             if got != *expected {

@@ -62,7 +62,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "PRECISION", env = "HSG_PRECISION")]
     pub precision: Option<PrecisionArg>,
     /// Most GPU memory, MiB, that a layer may use for itself while it is tuned and run [default: all].
-    #[arg(long, value_name = "MIB", env = "HSG_WORKSPACE_MIB")]
+    #[arg(long, allow_negative_numbers = true, value_name = "MIB", env = "HSG_WORKSPACE_MIB")]
     pub workspace_mib: Option<u64>,
     /// File of timings, read and written: the next build is faster [default: one in $HSG_CACHE/engines].
     #[arg(long, value_name = "FILE", env = "HSG_TIMING_CACHE")]
@@ -71,7 +71,7 @@ pub struct BuildArgs {
     #[arg(long, env = "HSG_HARDWARE_COMPATIBLE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub hardware_compatible: Option<bool>,
     /// Most frames that the embedding network takes at once, for as many cameras: 1 to 32 [default: 1].
-    #[arg(long, value_name = "N", env = "HSG_MAX_BATCH")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", env = "HSG_MAX_BATCH")]
     pub max_batch: Option<usize>,
     /// Build int8 also where its receipt is missing, belongs to another network or says that a limit was missed.
     #[arg(long, env = "HSG_ALLOW_UNVERIFIED", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
@@ -134,7 +134,7 @@ pub struct ComputeArgs {
     #[arg(long, env = "HSG_NO_REFINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub no_refine: Option<bool>,
     /// Rounds of clustering per frame [default: 3, or the model's if those are fewer; the paper makes 15].
-    #[arg(long, value_name = "N", env = "HSG_ROUNDS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", env = "HSG_ROUNDS")]
     pub rounds: Option<usize>,
     /// How segments are looked up in the prototype bank [default: auto].
     #[arg(long, value_name = "SEARCH", env = "HSG_BANK_SEARCH")]
@@ -153,8 +153,9 @@ pub struct ComputeArgs {
     A camera, until Ctrl-C:\n  hsg run 'v4l2:/dev/video0?size=1280x720' --save overlay,video\n\n\
     Without a SOURCE the shipped clip is segmented. Look at OUT/overlay/*.jpg first.")]
 pub struct RunArgs {
-    /// Folder of images, video file (MP4, AVI), v4l2:/dev/videoN, v4l2:by-id/NAME or raw:WIDTHxHEIGHT:FORMAT on stdin;
-    /// `?rate=30`, for cameras `&size=1280x720&format=MJPG`, may follow. Several run side by side.
+    /// Folder of images, images, video file (MP4, AVI), v4l2:/dev/videoN, v4l2:by-id/NAME, raw:WIDTHxHEIGHT:FORMAT on stdin,
+    /// and in builds with GStreamer rtsp://… and gst:PIPELINE; `?rate=30`, for cameras `&size=1280x720&format=MJPG`, may
+    /// follow. Several run side by side; several images are one source.
     #[arg(value_name = "SOURCE")]
     pub sources: Vec<String>,
     #[command(flatten)]
@@ -167,31 +168,31 @@ pub struct RunArgs {
     /// Write into a folder that holds files already.
     #[arg(long, env = "HSG_FORCE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub force: Option<bool>,
-    /// Comma list of overlay, labels, classes, frames, video, none [default: all but none].
+    /// Comma list of overlay, labels, classes, frames, video, or none [default: of files everything, of cameras nothing].
     #[arg(long, value_name = "KINDS", env = "HSG_SAVE")]
     pub save: Option<String>,
     /// Most bytes to write, for example 500M or 2G.
-    #[arg(long, value_name = "BYTES", env = "HSG_MAX_DISK")]
+    #[arg(long, allow_negative_numbers = true, value_name = "BYTES", env = "HSG_MAX_DISK")]
     pub max_disk: Option<String>,
     /// Stop after this many frames of each source.
-    #[arg(long, value_name = "N", env = "HSG_FRAMES")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", env = "HSG_FRAMES")]
     pub frames: Option<u64>,
     /// Play files at their own rate and drop what is too late; the newest frame wins.
     #[arg(long, env = "HSG_REALTIME", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub realtime: Option<bool>,
     /// Latency that frames should keep: later ones are computed with less care, step by step.
-    #[arg(long, value_name = "T", env = "HSG_DEADLINE_MILLIS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "T", env = "HSG_DEADLINE_MILLIS")]
     pub deadline_millis: Option<f64>,
     /// With --backend tensorrt: begin on the CPU where engines have to be built, and move over when they are.
     #[arg(long, env = "HSG_BUILD_BESIDE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub build_beside: Option<bool>,
     /// With --backend tensorrt: most frames of several sources that the embedding network takes at once; 1 = every source runs
     /// it for itself [default: auto = as many as there are live sources, or sources with --realtime, up to 8].
-    #[arg(long, value_name = "auto|N", env = "HSG_BATCH")]
+    #[arg(long, allow_negative_numbers = true, value_name = "auto|N", env = "HSG_BATCH")]
     pub batch: Option<String>,
     /// How long a run of the embedding network waits for the frames of sources that brought some lately: more frames a run,
     /// later; 0 = it takes what is there [default: 2].
-    #[arg(long, value_name = "T", env = "HSG_BATCH_WAIT_MILLIS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "T", env = "HSG_BATCH_WAIT_MILLIS")]
     pub batch_wait_millis: Option<f64>,
     /// PNG of the frames' size whose black pixels (bonnet, mount) are not segmented; one for all sources, or one for each
     /// in their order.
@@ -241,6 +242,9 @@ pub struct EvalArgs {
     /// Write the report and the figures here.
     #[arg(long, value_name = "DIR", env = "HSG_OUT")]
     pub out: Option<PathBuf>,
+    /// Write into folders that hold files already; files of the same names are replaced.
+    #[arg(long, env = "HSG_FORCE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub force: Option<bool>,
     /// Measure only part I of N, 1/N to N/N; whole sequences stay together. Needs --out; `hsg eval merge` adds the parts.
     #[arg(long, value_name = "I/N", env = "HSG_SHARD")]
     pub shard: Option<String>,
@@ -252,7 +256,7 @@ pub struct EvalArgs {
     #[arg(long, env = "HSG_AGAINST_REFERENCE", conflicts_with_all = ["reference", "shard"], num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub against_reference: Option<bool>,
     /// Stop after this many frames.
-    #[arg(long, value_name = "N", env = "HSG_FRAMES")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", env = "HSG_FRAMES")]
     pub frames: Option<u64>,
 }
 
@@ -276,6 +280,9 @@ pub struct EvalMergeArgs {
     /// Write the report and the figures here.
     #[arg(long, value_name = "DIR", env = "HSG_OUT")]
     pub out: Option<PathBuf>,
+    /// Write into a folder that holds files already; files of the same names are replaced.
+    #[arg(long, env = "HSG_FORCE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub force: Option<bool>,
 }
 
 /// Arguments of `hsg eval files`.
@@ -312,11 +319,14 @@ pub struct EvalFilesArgs {
     #[arg(long, value_name = "FILE", env = "HSG_CLASSES")]
     pub classes: Option<PathBuf>,
     /// Number of thresholds of bsds, evenly between 0 and 1 [default: 99].
-    #[arg(long, value_name = "N", env = "HSG_THRESHOLDS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", env = "HSG_THRESHOLDS")]
     pub thresholds: Option<usize>,
     /// Write evaluation.json here.
     #[arg(long, value_name = "DIR", env = "HSG_OUT")]
     pub out: Option<PathBuf>,
+    /// Write into a folder that holds files already; evaluation.json is replaced.
+    #[arg(long, env = "HSG_FORCE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub force: Option<bool>,
 }
 
 /// Arguments of `hsg bank`.
@@ -357,7 +367,7 @@ pub struct BankBuildArgs {
     #[arg(long, env = "HSG_REFERENCE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub reference: Option<bool>,
     /// Stop after this many images.
-    #[arg(long, value_name = "N", env = "HSG_FRAMES")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", env = "HSG_FRAMES")]
     pub frames: Option<u64>,
 }
 
@@ -384,13 +394,13 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub compute: ComputeArgs,
     /// Frames to measure [default: 200].
-    #[arg(long, value_name = "N", env = "HSG_FRAMES")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", env = "HSG_FRAMES")]
     pub frames: Option<u64>,
     /// Play at this rate and drop what is too late, instead of as fast as possible.
-    #[arg(long, value_name = "HZ", env = "HSG_RATE")]
+    #[arg(long, allow_negative_numbers = true, value_name = "HZ", env = "HSG_RATE")]
     pub rate: Option<f64>,
     /// Latency that frames should keep: later ones are computed with less care, step by step.
-    #[arg(long, value_name = "T", env = "HSG_DEADLINE_MILLIS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "T", env = "HSG_DEADLINE_MILLIS")]
     pub deadline_millis: Option<f64>,
 }
 

@@ -116,6 +116,8 @@ struct EvalSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     out: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    force: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     save_predictions: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     against_reference: Option<bool>,
@@ -147,6 +149,8 @@ struct EvalFilesSection {
     classes: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     out: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    force: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -456,6 +460,9 @@ impl RunSettings {
             names.len(),
             sources.len().max(1)
         );
+        if let Some(name) = names.iter().find(|name| name.trim().is_empty() || name.chars().any(char::is_control)) {
+            bail!("--name {name:?}: expected a name of characters that can be seen; it is printed, and names a folder");
+        }
         let masks = if args.masks.is_empty() { file.masks } else { args.masks.clone() };
         ensure!(
             masks.len() <= 1 || masks.len() == sources.len(),
@@ -576,6 +583,8 @@ pub struct EvalSettings {
     pub compute: ComputeSettings,
     /// Where report and figures go.
     pub out: Option<PathBuf>,
+    /// Whether these folders may hold files already.
+    pub force: bool,
     /// Where predictions go.
     pub save_predictions: Option<PathBuf>,
     /// Whether every frame is also clustered at full resolution.
@@ -615,6 +624,7 @@ impl EvalSettings {
             compute,
             against_reference,
             out,
+            force: args.force.or(file.force).unwrap_or(false),
             save_predictions: args.save_predictions.clone().or(file.save_predictions),
             frames: positive(args.frames.or(file.frames), "frames")?,
             shard,
@@ -631,6 +641,7 @@ impl EvalSettings {
                 split: Some(data.split),
                 sequences: data.sequences,
                 out: self.out.clone(),
+                force: Some(self.force),
                 save_predictions: self.save_predictions.clone(),
                 against_reference: Some(self.against_reference),
                 frames: self.frames,
@@ -661,6 +672,8 @@ pub struct EvalFilesSettings {
     pub classes: Option<PathBuf>,
     /// Where `evaluation.json` goes.
     pub out: Option<PathBuf>,
+    /// Whether that folder may hold files already.
+    pub force: bool,
     /// Threads that measure.
     pub threads: usize,
 }
@@ -682,6 +695,7 @@ impl EvalFilesSettings {
             train_ids: args.train_ids.or(file.train_ids).unwrap_or(false),
             classes: args.classes.clone().or(file.classes),
             out: args.out.clone().or(file.out),
+            force: args.force.or(file.force).unwrap_or(false),
             threads: base.threads,
         })
     }
@@ -697,6 +711,7 @@ impl EvalFilesSettings {
             train_ids: Some(self.train_ids),
             classes: self.classes.clone(),
             out: self.out.clone(),
+            force: Some(self.force),
         };
         ConfigFile {
             threads: Some(self.threads),

@@ -235,8 +235,14 @@ fn from_frames_to_a_receipt_to_a_run() {
     program.args(["--dataset", "camvid", "--split", "train", "--root"]).arg(&root);
     assert_refused(program.assert(), &["images", "stability", "?rate="]);
 
-    // A limit that is missed: exit code 1, and the network is not run.
-    let missed = measure().args(["--min-agreement", "100"]).assert().code(1);
+    // A limit that is missed: exit code 1. A receipt without missed limits stays in the model folder, unless told otherwise;
+    // then the network is not run.
+    let before = read_file(&int8.join(RECEIPT)).unwrap();
+    let stays = predicate::str::contains("stays").and(predicate::str::contains("--force"));
+    measure().args(["--min-agreement", "100"]).assert().code(1).stderr(stays);
+    assert!(read_file(&int8.join(RECEIPT)).unwrap() == before, "the receipt was replaced");
+    assert_ne!(read_file(&sandbox.path("receipt/receipt.int8.json")).unwrap(), before);
+    let missed = measure().args(["--min-agreement", "100", "--force"]).assert().code(1);
     let missed = document(&missed.get_output().stdout)["limits_missed"].to_string();
     assert!(missed.contains("class of fp32") && missed.contains("frames that int8 was measured on"), "{missed}");
     let words = ["missed a limit", "class of fp32", "--allow-unverified"];

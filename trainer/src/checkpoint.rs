@@ -5,10 +5,10 @@
 //! `RUN/last` and `RUN/best` name
 //! one. Kept are the last few and the best.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use models::files::{read_file, temporary_beside, write_atomically};
+use models::files::{read_file, sha256_hex, temporary_beside, write_atomically};
 use models::weights::{Weights, read_safetensors, write_safetensors};
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,9 @@ pub struct State {
     /// Changes of the run's length by `--resume --steps N`, in order; the schedule depends on it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rescheduled: Vec<Rescheduled>,
+    /// SHA-256 of the checkpoint's tensor files by their names; filled when it is written.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    sha256: BTreeMap<String, String>,
 }
 
 /// From this step on the learning-rate schedule is that of another number of steps.
@@ -81,6 +84,7 @@ impl State {
             seconds: 0.0,
             commands: Vec::new(),
             rescheduled: Vec::new(),
+            sha256: BTreeMap::new(),
         }
     }
 }
@@ -138,7 +142,11 @@ fn fill(folder: &Path, weights: &Weights, momentum: &Weights, state: &State, set
     write_safetensors(&folder.join(WEIGHTS), weights)?;
     write_safetensors(&folder.join(OPTIMISER), momentum)?;
     write_atomically(&folder.join(SETTINGS_FILE), settings.to_toml()?.as_bytes())?;
-    let json = serde_json::to_vec_pretty(state).map_err(|e| damaged(&folder.join(STATE), &e.to_string()))?;
+    let mut state = state.clone();
+    for name in [WEIGHTS, OPTIMISER] {
+        state.sha256.insert(name.to_owned(), sha256_hex(&read_file(&folder.join(name))?));
+    }
+    let json = serde_json::to_vec_pretty(&state).map_err(|e| damaged(&folder.join(STATE), &e.to_string()))?;
     Ok(write_atomically(&folder.join(STATE), &json)?)
 }
 
@@ -194,6 +202,21 @@ pub fn read(run: &Path, which: &str) -> Result<Option<Checkpoint>> {
             got: state.format_version.to_string(),
             remedy: "use the version of hsg-train that wrote it".into(),
         });
+    }
+    // Checkpoints of older versions have no hashes.
+    for (name, expected) in &state.sha256 {
+        let path = folder.join(name);
+        let got = sha256_hex(&read_file(&path)?);
+        if got != *expected {
+            return Err(TrainError::Invalid {
+                what: path.display().to_string(),
+                expected: format!("SHA-256 {expected}, as {STATE} beside it says"),
+                got,
+                remedy: "the file was changed or damaged: restore it from a copy, or let `last` and `best` of the run \
+                         name another checkpoint"
+                    .into(),
+            });
+        }
     }
     let weights = read_safetensors(&folder.join(WEIGHTS))?;
     let momentum = read_safetensors(&folder.join(OPTIMISER))?;

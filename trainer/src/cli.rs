@@ -149,7 +149,7 @@ pub struct TrainArgs {
     #[arg(long, env = "HSG_DEVICE")]
     pub device: Option<String>,
     /// Train on so many GPUs of this machine, a process each (cargo feature nccl); see docs/parallel.md
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 1)]
     pub gpus: usize,
     /// Of the embedding network: auto (bf16 on a GPU), fp32 or bf16
     #[arg(long)]
@@ -158,13 +158,13 @@ pub struct TrainArgs {
     #[arg(long, value_enum, value_delimiter = ',')]
     pub losses: Vec<LossTerm>,
     /// Views of each image
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
     pub views: Option<usize>,
     /// Go on from the run folder's last checkpoint (from step 0 if there is none)
     #[arg(long)]
     pub resume: bool,
     /// Measure N steps (medians per part, ratio to the backbone's forward pass), write nothing
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
     pub profile: Option<usize>,
 }
 

@@ -96,10 +96,11 @@ fn figures(
     if let Some(images) = state.images {
         rows.push(("images to learn from", images.to_string()));
     }
-    for (what, named) in [("last checkpoint", &state.last), ("best checkpoint (lowest smoothed loss)", &state.best)] {
-        if let Some(named) = named {
-            rows.push((what, format!("checkpoints/{named}")));
-        }
+    if let Some(named) = &state.last {
+        rows.push(("last checkpoint", format!("checkpoints/{named}")));
+    }
+    if let Some(named) = &state.best {
+        rows.push(("best checkpoint", format!("checkpoints/{named} ({})", criterion(evaluations))));
     }
     let table = rows
         .into_iter()
@@ -268,7 +269,7 @@ fn next_steps(page: &mut Page, run: &Path, state: &State, step: u64, steps: Opti
         text += &format!("# go on with training\nhsg-train train --out {run} --resume\n\n");
     }
     let best = if state.best.is_some() && state.best != state.last {
-        "   # --best: the checkpoint with the lowest smoothed loss"
+        "   # --best: the best checkpoint instead of the last"
     } else {
         ""
     };
@@ -385,6 +386,11 @@ fn read_evaluations(path: &Path) -> models::Result<Vec<Evaluation>> {
         evaluations.insert(step, Evaluation { step, miou, accuracy, levels: levels.collect() });
     })?;
     Ok(evaluations.into_values().collect())
+}
+
+/// What the best checkpoint is the best by.
+fn criterion(evaluations: &[Evaluation]) -> &'static str {
+    if evaluations.is_empty() { "lowest smoothed loss" } else { "highest mIoU" }
 }
 
 fn best_miou(evaluations: &[Evaluation]) -> Option<&Evaluation> {

@@ -27,8 +27,13 @@ pub fn run_program() -> anyhow::Result<Outcome> {
         Err(usage) if usage.use_stderr() => usage.exit(),
         // --help and --version are data on stdout.
         Err(help) => {
-            help.print().context("cannot write to stdout")?;
-            return Ok(Outcome::Done);
+            return match help.print() {
+                // `hsg-calibrate --help | head` has what it wanted.
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                    Err(error).context("cannot write to stdout")
+                }
+                _ => Ok(Outcome::Done),
+            };
         }
     };
     init_log("hsg-calibrate", cli.common.verbose, cli.common.quiet);

@@ -5,7 +5,7 @@ use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use segcore::image::ImageSize;
-use segcore::image_io::{MAX_PIXELS, MAX_SIDE};
+use segcore::image_io::{MAX_PIXELS, MAX_SIDE, expect_regular_file};
 
 use crate::DatasetError;
 
@@ -19,7 +19,7 @@ const TAIL_BYTES: u64 = 4096;
 /// [`DatasetError::Read`] when the system refuses, [`DatasetError::ImageHeader`] when the content is no PNG or JPEG, the
 /// header is cut off or promises no pixels or too many.
 pub(crate) fn read_size(path: &Path) -> Result<ImageSize, DatasetError> {
-    let mut file = BufReader::new(File::open(path).map_err(|source| read_error(path, source))?);
+    let mut file = open(path)?;
     size_of(&mut file).map_err(|problem| problem.at(path))
 }
 
@@ -28,10 +28,15 @@ pub(crate) fn read_size(path: &Path) -> Result<ImageSize, DatasetError> {
 /// # Errors
 /// As [`read_size`].
 pub(crate) fn read_size_of_whole(path: &Path) -> Result<ImageSize, DatasetError> {
-    let mut file = BufReader::new(File::open(path).map_err(|source| read_error(path, source))?);
+    let mut file = open(path)?;
     size_of(&mut file)
         .and_then(|size| if has_end(&mut file)? { Ok(size) } else { Err(Problem::cut()) })
         .map_err(|problem| problem.at(path))
+}
+
+fn open(path: &Path) -> Result<BufReader<File>, DatasetError> {
+    let file = expect_regular_file(path).and_then(|()| File::open(path));
+    Ok(BufReader::new(file.map_err(|source| read_error(path, source))?))
 }
 
 enum Problem {

@@ -354,8 +354,22 @@ pub fn write_file_atomically(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(),
     })
 }
 
+/// Fails for pipes and devices: opening a pipe waits for somebody who writes to it, for ever if nobody does.
+///
+/// # Errors
+/// When `path` is no regular file and no folder (whose own error says more), or nothing is there.
+pub fn expect_regular_file(path: &Path) -> std::io::Result<()> {
+    let kind = std::fs::metadata(path)?.file_type();
+    if kind.is_file() || kind.is_dir() {
+        return Ok(());
+    }
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is a pipe or a device, no file"))
+}
+
 fn read_bytes(path: &Path) -> Result<Vec<u8>, ImageFileError> {
-    let bytes = std::fs::read(path).map_err(|source| ImageFileError::Read { path: path.to_owned(), source })?;
+    let bytes = expect_regular_file(path)
+        .and_then(|()| std::fs::read(path))
+        .map_err(|source| ImageFileError::Read { path: path.to_owned(), source })?;
     if bytes.is_empty() {
         return Err(ImageFileError::Empty { path: path.to_owned() });
     }

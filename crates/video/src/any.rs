@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use segcore::image::Frame;
+use segcore::image_io::expect_regular_file;
 
 use crate::VideoError;
 use crate::avi::AviReader;
@@ -28,7 +29,8 @@ impl VideoReader {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, VideoError> {
         let path = path.as_ref();
         let mut start = Vec::with_capacity(12);
-        File::open(path)
+        expect_regular_file(path)
+            .and_then(|()| File::open(path))
             .and_then(|file| file.take(12).read_to_end(&mut start))
             .map_err(|source| VideoError::Io { path: path.to_owned(), source })?;
         let is_avi = start.starts_with(b"RIFF") && start.get(8..12) == Some(b"AVI ".as_slice());

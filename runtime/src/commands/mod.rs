@@ -19,6 +19,7 @@ use runtime::PipelineError;
 use runtime::backend::BackendChoice;
 use runtime::pipeline::{Deployment, DeploymentSpec};
 use runtime::program::{Outcome, Printer, init_log, shipped};
+use runtime::sink::OutputFolder;
 use serde::Serialize;
 
 use crate::cli::{BankCommand, Cli, Command, EvalCommand};
@@ -38,8 +39,13 @@ pub fn run_program() -> anyhow::Result<Outcome> {
         Err(usage) if usage.use_stderr() => usage.exit(),
         // --help and --version are data on stdout.
         Err(help) => {
-            help.print().context("cannot write to stdout")?;
-            return Ok(Outcome::Done);
+            return match help.print() {
+                // `hsg --help | head` has what it wanted.
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                    Err(error).context("cannot write to stdout")
+                }
+                _ => Ok(Outcome::Done),
+            };
         }
     };
     init_log("hsg", cli.common.verbose, cli.common.quiet);
@@ -110,12 +116,31 @@ pub fn run_program() -> anyhow::Result<Outcome> {
 
 /// Opens a model, checks all its hashes and loads it.
 fn deploy(settings: &ModelSettings, printer: Printer) -> anyhow::Result<Arc<Deployment>> {
-    let load = if settings.allow_unverified { Deployment::load_unverified } else { Deployment::load };
-    deploy_by(settings, printer, load)
+    deploy_by(settings, printer, loading(settings))
+}
+
+fn loading(settings: &ModelSettings) -> fn(ModelFolder, DeploymentSpec) -> Result<Deployment, PipelineError> {
+    if settings.allow_unverified { Deployment::load_unverified } else { Deployment::load }
 }
 
 /// The same, loaded in another way.
 fn deploy_by(
+    settings: &ModelSettings,
+    printer: Printer,
+    load: fn(ModelFolder, DeploymentSpec) -> Result<Deployment, PipelineError>,
+) -> anyhow::Result<Arc<Deployment>> {
+    let deployment = deploy_without_a_word(settings, printer, load)?;
+    if deployment.bank().is_none() {
+        printer.status(format!(
+            "the model {} has no prototype bank, so segments get no classes; make one with `hsg bank build`",
+            deployment.manifest().name
+        ));
+    }
+    Ok(deployment)
+}
+
+/// The same for who needs no bank.
+fn deploy_without_a_word(
     settings: &ModelSettings,
     printer: Printer,
     load: fn(ModelFolder, DeploymentSpec) -> Result<Deployment, PipelineError>,
@@ -129,13 +154,19 @@ fn deploy_by(
         let info = deployment.backend();
         printer.status(format!("backend: {} ({}), {}", info.name, info.version, deployment.reason()));
     }
-    if deployment.bank().is_none() {
-        printer.status(format!(
-            "the model {} has no prototype bank, so segments get no classes; make one with `hsg bank build`",
-            deployment.manifest().name
-        ));
-    }
     Ok(Arc::new(deployment))
+}
+
+/// Makes the folder after `option` before any work is done for it, and makes sure that it can be written to.
+fn output_folder(option: &'static str, path: &Path, force: bool) -> anyhow::Result<OutputFolder> {
+    let folder = OutputFolder::create_for(option, path, force)?;
+    let probe = path.join(format!(".hsg-probe-{}", std::process::id()));
+    let probed = std::fs::File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe));
+    if let Err(error) = probed {
+        folder.remove_if_empty();
+        bail!("{option} {}: nothing can be written there: {error}; write to a folder of your own", path.display());
+    }
+    Ok(folder)
 }
 
 /// Writes a JSON file whole or not at all.

@@ -1,6 +1,7 @@
 //! `hsg run`: segments sources and writes the output folder.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -94,6 +95,9 @@ fn open_sources(settings: &RunSettings, printer: Printer) -> anyhow::Result<Vec<
         settings.sources.clone()
     };
     let specs = texts.iter().map(|text| SourceSpec::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    // Whoever names them one by one wants them apart.
+    let is_apart = settings.names.len() > 1 || settings.masks.len() > 1;
+    let specs = if is_apart { specs } else { SourceSpec::join_images(specs) };
     let from_stdin = specs.iter().filter(|spec| matches!(spec.kind, SourceKind::Raw(..))).count();
     ensure!(
         from_stdin <= 1,
@@ -191,6 +195,18 @@ fn segment(
     report(printer, signals, deployment, streams, results, folder_of, settings)
 }
 
+/// The videos that a run wrote: one for each size of frames.
+fn videos_in(folder: &Path) -> String {
+    let is_video = |name: &String| name.starts_with("video") && name.ends_with(".avi");
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(is_video).collect();
+    // `video.avi` before `video-2.avi` before `video-10.avi`.
+    names.sort_by_key(|name| (name.len(), name.clone()));
+    let paths: Vec<String> = names.iter().map(|name| folder.join(name).display().to_string()).collect();
+    paths.join(", ")
+}
+
 /// Shows progress until `finished`.
 fn watch(printer: Printer, streams: &[(String, Arc<Progress>, Option<ProgressBar>)], finished: impl Fn() -> bool) {
     let start = Instant::now();
@@ -238,7 +254,7 @@ fn report(
         let name = &stream.name;
         if let Some((promised, had)) = report.cut_short {
             log::warn!(
-                "{}: the container promises {promised} frames, {had} could be read; the file is cut or damaged: copy it again",
+                "{}: {promised} frames were promised or begun, {had} could be read; what they come from is cut or damaged",
                 stream.text
             );
         }
@@ -269,7 +285,7 @@ fn report(
                 places.push(format!("pictures {}", folder.join("overlay").display()));
             }
             if stream.save(settings).video && summary.frames > 0 {
-                places.push(format!("video {}", folder.join("video.avi").display()));
+                places.push(format!("video {}", videos_in(&folder)));
             }
             places.push(format!("figures {}", folder.join("summary.json").display()));
             printer.status(format!("look at: {}", places.join(" · ")));

@@ -93,6 +93,9 @@ pub(super) fn run(
             }
             SourceEvent::End { delivered, promised_more } => {
                 report.cut_short = promised_more.map(|promised| (promised, delivered));
+                // What the container promised and does not have is missing from the results like what was not readable.
+                let missing = promised_more.map_or(0, |promised| promised.saturating_sub(delivered));
+                progress.skipped.fetch_add(missing, Ordering::Relaxed);
                 report.at_end = true;
                 break;
             }

@@ -303,7 +303,7 @@ pub fn run(
     if measured.frames == 0 && at_end && measured.limit.is_none() {
         let detail = match (&first_skip, cut_short) {
             (Some(reason), _) => reason.clone(),
-            (None, Some((promised, _))) => format!("the container promises {promised} frames and holds none"),
+            (None, Some((promised, _))) => format!("{promised} were promised or begun, and none is whole"),
             (None, None) => "it is empty".to_owned(),
         };
         return Err(PipelineError::NoFrame { name: spec.name.clone(), detail });

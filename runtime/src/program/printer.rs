@@ -35,15 +35,18 @@ impl Printer {
         }
     }
 
-    /// Data for people, on stdout; nothing with `--json`.
+    /// Data for people, on stdout; nothing with `--json`. A reader that has read enough (`| head`) is no error.
     ///
     /// # Errors
     /// When stdout cannot be written.
     pub fn text(&self, text: impl AsRef<str>) -> anyhow::Result<()> {
-        if !self.json {
-            print_line(text.as_ref().trim_end())?;
+        if self.json {
+            return Ok(());
         }
-        Ok(())
+        match write_line(text.as_ref().trim_end()) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            written => written.context(UNWRITTEN),
+        }
     }
 
     /// The JSON document, on stdout; nothing without `--json`.
@@ -53,7 +56,7 @@ impl Printer {
     pub fn document(&self, value: &impl Serialize) -> anyhow::Result<()> {
         if self.json {
             let text = serde_json::to_string_pretty(value).context("cannot make JSON")?;
-            print_line(&text)?;
+            write_line(&text).context(UNWRITTEN)?;
         }
         Ok(())
     }
@@ -73,10 +76,13 @@ impl Printer {
 }
 
 /// Writes a line to stdout, at once: data that did not arrive must not end with exit code 0.
-fn print_line(line: &str) -> anyhow::Result<()> {
+fn write_line(line: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).context("cannot write to stdout; disk full, or its reader gone?")
+    writeln!(out, "{line}").and_then(|()| out.flush())
 }
+
+/// Why a command failed whose data did not arrive.
+const UNWRITTEN: &str = "cannot write to stdout; disk full, or its reader gone?";
 
 /// Writes a line to stderr. Words for people that cannot be written are no reason to stop (and `eprintln!` would panic).
 fn eprint_between_bars(line: &str) {

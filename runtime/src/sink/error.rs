@@ -15,17 +15,29 @@ pub enum SinkError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The folder after `--out` holds something already.
-    #[error("--out {path}: expected a new or an empty folder, got one with {found}; name another folder, or add --force to write into this one", path = path.display())]
+    /// The folder after an option holds something already.
+    #[error("{option} {path}: expected a new or an empty folder, got one with {found}; name another folder, or add --force to write into this one", path = path.display())]
     NotEmpty {
+        /// The option, `--out`.
+        option: &'static str,
         /// The folder.
         path: PathBuf,
         /// One thing in it.
         found: String,
     },
-    /// The path after `--out` is a file.
-    #[error("--out {path}: expected a folder, got a file; name another folder", path = path.display())]
+    /// Another program of ours writes into the folder right now.
+    #[error("{option} {path}: another program is writing into this folder; wait for it, or name another folder", path = path.display())]
+    InUse {
+        /// The option, `--out`.
+        option: &'static str,
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The path after an option is a file.
+    #[error("{option} {path}: expected a folder, got a file; name another folder", path = path.display())]
     NotAFolder {
+        /// The option, `--out`.
+        option: &'static str,
         /// The path.
         path: PathBuf,
     },

@@ -1,6 +1,6 @@
 //! Which folder a run writes to, and files that are written whole or not at all.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,8 @@ const DEFAULT_FOLDER: &str = "hsg-out";
 #[derive(Clone, Debug)]
 pub struct OutputFolder {
     path: PathBuf,
+    /// Holds the lock that keeps others of our programs out, where the file system has locks.
+    _lock: Option<Arc<File>>,
     /// The folders that this run made, `path` and those above it, deepest first; none that were there before.
     made: Vec<PathBuf>,
 }
@@ -30,27 +32,37 @@ impl OutputFolder {
     /// When `out` is a file, holds something and `force` is not given, or cannot be made.
     pub fn create(out: Option<&Path>, force: bool) -> Result<Self, SinkError> {
         match out {
-            Some(out) => Self::create_named(out, force),
+            Some(out) => Self::create_for("--out", out, force),
             None => Self::create_default(Path::new("")),
         }
     }
 
-    fn create_named(path: &Path, force: bool) -> Result<Self, SinkError> {
+    /// The same for the folder after `option`.
+    ///
+    /// # Errors
+    /// When `path` is a file, holds something and `force` is not given, cannot be made, or is in use.
+    pub fn create_for(option: &'static str, path: &Path, force: bool) -> Result<Self, SinkError> {
+        let mut folder = Self::create_named(option, path, force)?;
+        folder._lock = locked(option, path)?;
+        Ok(folder)
+    }
+
+    fn create_named(option: &'static str, path: &Path, force: bool) -> Result<Self, SinkError> {
         let write = |source| SinkError::Write { path: path.to_owned(), source };
         match fs::metadata(path) {
-            Ok(metadata) if !metadata.is_dir() => return Err(SinkError::NotAFolder { path: path.to_owned() }),
+            Ok(metadata) if !metadata.is_dir() => return Err(SinkError::NotAFolder { option, path: path.to_owned() }),
             Ok(_) => {
                 if let Some(entry) = fs::read_dir(path).map_err(write)?.next() {
                     let found = entry.map_err(write)?.file_name().to_string_lossy().into_owned();
                     if !force {
-                        return Err(SinkError::NotEmpty { path: path.to_owned(), found });
+                        return Err(SinkError::NotEmpty { option, path: path.to_owned(), found });
                     }
                 }
             }
             Err(source) if source.kind() == io::ErrorKind::NotFound => return Self::make(path),
             Err(source) => return Err(write(source)),
         }
-        Ok(Self { path: path.to_owned(), made: Vec::new() })
+        Ok(Self { path: path.to_owned(), _lock: None, made: Vec::new() })
     }
 
     /// Makes `path` and what is missing above it.
@@ -60,7 +72,7 @@ impl OutputFolder {
                 && fs::metadata(folder).is_err_and(|source| source.kind() == io::ErrorKind::NotFound)
         };
         let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
-        let mut folder = Self { path: path.to_owned(), made: Vec::new() };
+        let mut folder = Self { path: path.to_owned(), _lock: None, made: Vec::new() };
         for part in missing.into_iter().rev() {
             match fs::create_dir(part) {
                 Ok(()) => folder.made.insert(0, part.to_owned()),
@@ -82,7 +94,7 @@ impl OutputFolder {
             let path = parent.join(name);
             // create_dir fails when the folder exists, so two runs started together get two folders.
             match fs::create_dir(&path) {
-                Ok(()) => return Ok(Self { made: vec![path.clone()], path }),
+                Ok(()) => return Ok(Self { _lock: locked("--out", &path)?, made: vec![path.clone()], path }),
                 Err(source) if source.kind() == io::ErrorKind::AlreadyExists => number += 1,
                 Err(source) => return Err(SinkError::Write { path, source }),
             }
@@ -108,6 +120,17 @@ impl OutputFolder {
                 break;
             }
         }
+    }
+}
+
+/// A lock on the folder itself, which leaves no file behind; it goes with its last owner, however that ends. `None` where
+/// the file system has none.
+fn locked(option: &'static str, path: &Path) -> Result<Option<Arc<File>>, SinkError> {
+    let Ok(folder) = File::open(path) else { return Ok(None) };
+    match folder.try_lock() {
+        Ok(()) => Ok(Some(Arc::new(folder))),
+        Err(TryLockError::WouldBlock) => Err(SinkError::InUse { option, path: path.to_owned() }),
+        Err(TryLockError::Error(_)) => Ok(None),
     }
 }
 

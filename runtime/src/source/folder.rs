@@ -67,6 +67,18 @@ impl ImageFolder {
         Ok(Self::new(name_of(path), vec![path.to_owned()], None))
     }
 
+    /// Images in this order as one source, named after their folder if they have one in common.
+    pub fn of_files(files: Vec<PathBuf>) -> Self {
+        let mut folders = files.iter().map(|file| file.parent().unwrap_or(Path::new("")));
+        let first = folders.next().unwrap_or(Path::new(""));
+        let name = if folders.all(|folder| folder == first) {
+            name_of(if first.as_os_str().is_empty() { Path::new(".") } else { first })
+        } else {
+            "images".to_owned()
+        };
+        Self::new(name, files, None)
+    }
+
     fn new(name: String, files: Vec<PathBuf>, rate_hz: Option<f64>) -> Self {
         let info = SourceInfo {
             size: None,

@@ -215,6 +215,7 @@ pub fn open_spec(spec: &SourceSpec) -> Result<Box<dyn Source>, SourceError> {
     match &spec.kind {
         SourceKind::Folder(path) => Ok(Box::new(ImageFolder::open(path, spec.rate_hz)?)),
         SourceKind::Image(path) => Ok(Box::new(ImageFolder::single(path)?)),
+        SourceKind::Images(files) => Ok(Box::new(ImageFolder::of_files(files.clone()))),
         SourceKind::Camera(address) => {
             let wish = CameraWish { size: spec.size, rate_hz: spec.rate_hz, layout: spec.layout };
             Ok(Box::new(Camera::open(address.clone(), wish)?))

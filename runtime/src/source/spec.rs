@@ -29,6 +29,8 @@ pub enum SourceKind {
     Folder(PathBuf),
     /// One image.
     Image(PathBuf),
+    /// Several images, in the order in which they were given.
+    Images(Vec<PathBuf>),
     /// A video file.
     Video(PathBuf),
     /// A camera.
@@ -48,6 +50,20 @@ const LATER: [(&str, &str, &str); 1] =
 const WITH_GSTREAMER: [&str; 3] = ["rtsp://", "rtsps://", "gst:"];
 
 impl SourceSpec {
+    /// Several images without options become one source (`hsg run *.png`); everything else stays as it is.
+    pub fn join_images(specs: Vec<Self>) -> Vec<Self> {
+        let image = |spec: &Self| match &spec.kind {
+            SourceKind::Image(path) if spec.rate_hz.is_none() => Some(path.clone()),
+            _ => None,
+        };
+        match specs.iter().map(image).collect::<Option<Vec<_>>>() {
+            Some(files) if files.len() > 1 => {
+                vec![Self { kind: SourceKind::Images(files), rate_hz: None, size: None, layout: None }]
+            }
+            _ => specs,
+        }
+    }
+
     /// Takes SOURCE apart: a path or a prefixed form, then perhaps `?rate=30`.
     ///
     /// # Errors
@@ -165,6 +181,15 @@ fn kind_of(path: &Path) -> Result<SourceKind, SourceError> {
     })?;
     if metadata.is_dir() {
         return Ok(SourceKind::Folder(path.to_owned()));
+    }
+    if !metadata.is_file() {
+        let text = path.display().to_string();
+        let reason = if text.starts_with("/dev/video") {
+            format!("it is a camera: `v4l2:{text}`")
+        } else {
+            "it is a pipe or a device, no file; raw frames come on standard input".to_owned()
+        };
+        return Err(SourceError::Syntax { text, reason });
     }
     if super::folder::is_image_name(path) {
         return Ok(SourceKind::Image(path.to_owned()));

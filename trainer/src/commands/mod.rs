@@ -74,7 +74,7 @@ fn start_pool(threads: usize) {
 
 /// Prints the one JSON document of `--json`.
 fn print_json(value: &serde_json::Value) -> Result<()> {
-    print_text(&format!("{value:#}\n"))
+    write_out(&format!("{value:#}\n")).map_err(|e| TrainError::file("write", Path::new("stdout"), e))
 }
 
 /// Prints the settings that a command would use, as TOML or JSON.
@@ -87,10 +87,17 @@ fn show(settings: &TrainSettings, common: &Common) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Words for people: a reader that has read enough (`| head`) is no error.
 fn print_text(text: &str) -> Result<()> {
+    match write_out(text) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(TrainError::file("write", Path::new("stdout"), e)),
+        _ => Ok(()),
+    }
+}
+
+fn write_out(text: &str) -> std::io::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    printed.map_err(|e| TrainError::file("write", Path::new("stdout"), e))
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
 }
 
 /// The error for an option that is needed here.

@@ -20,7 +20,7 @@ use crate::loader::{Samples, SkippedImage};
 use crate::parallel::{self, Place, Ranks, launch};
 use crate::profile::Stage;
 use crate::progress::say;
-use crate::run_folder::settings_file;
+use crate::run_folder::{self, settings_file};
 use crate::settings::{Overrides, TrainSettings, preset_names};
 use crate::signals::Signals;
 use crate::train_loop::{self, settings_hash};
@@ -141,8 +141,10 @@ fn learn(
     };
     // From here on the run can go; a try that failed above has left nothing behind.
     state.images = samples.as_ref().map_or(state.images, |samples| samples.len());
+    let mut _lock = None;
     if ranks.is_first() {
         std::fs::create_dir_all(out).map_err(|e| TrainError::file("create", out, e))?;
+        _lock = run_folder::lock(out)?;
         write_atomically(&settings_file(out), settings.to_toml()?.as_bytes())?;
     }
     if !quiet {

@@ -105,7 +105,15 @@ pub fn import_edges(
             Err(error) => done.skipped.push(skip(error.to_string())),
         }
     }
-    Ok(done)
+    match done.skipped.first() {
+        Some(first) if done.made + done.present == 0 && !done.interrupted => Err(TrainError::Invalid {
+            what: source.display().to_string(),
+            expected: "region maps of these images".into(),
+            got: format!("{} that cannot be used; first: {first}", done.skipped.len()),
+            remedy: "give the folder that the maps of these images are in, named as the images are".into(),
+        }),
+        _ => Ok(done),
+    }
 }
 
 /// A region map of 8 or 16 bits, of the size of `image`.

@@ -267,6 +267,15 @@ fn write(
     write_atomically(&settings.out.join(RECEIPT), &json)?;
     let html = settings.out.join(PAGE);
     write_atomically(&html, page::page(receipt, worst)?.as_bytes())?;
+    // A look at a few frames of one's own must not take int8 away from a model that has earned it.
+    if !receipt.header.limits_missed.is_empty() && !settings.force && runtime::receipt::check(folder).is_ok() {
+        printer.status(format!(
+            "receipt: {}; limits were missed, so the receipt in {} stays, which has none missed; --force replaces it",
+            html.display(),
+            folder.path().display()
+        ));
+        return Ok(());
+    }
     let kept = || format!("what was measured is in {}, but not in the model folder", settings.out.display());
     folder.rewrite(None, &[(RECEIPT, &json)]).with_context(kept)?;
     printer.status(format!("receipt: {} and {}", folder.path().join(RECEIPT).display(), html.display()));

@@ -1,6 +1,6 @@
 //! `hsg eval merge`: parts of an evaluation, measured by several machines or one after the other, become the whole.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
@@ -9,20 +9,20 @@ use super::evaluation::Identity;
 use super::shard_file::ShardFile;
 use super::worst::keep_worst;
 use crate::cli::EvalMergeArgs;
-use crate::commands::Outcome;
+use crate::commands::{Outcome, output_folder};
 use crate::settings::Shard;
 use runtime::program::printer::Printer;
+use runtime::sink::OutputFolder;
 
 pub fn run(args: &EvalMergeArgs, printer: Printer) -> anyhow::Result<Outcome> {
     let out = args.out.as_deref();
     if let Some(part) = args.parts.iter().find(|part| out.is_some_and(|out| same_folder(out, part))) {
         bail!("--out {}: that is one of the parts, which would be lost; name another folder", part.display());
     }
-    let mut parts = Vec::with_capacity(args.parts.len());
-    for folder in &args.parts {
-        parts.push((folder.as_path(), ShardFile::read(folder)?));
-    }
-    let merged = merge(parts)?;
+    let folder = out.map(|out| output_folder("--out", out, args.force.unwrap_or(false))).transpose()?;
+    let merged = read_and_merge(&args.parts).inspect_err(|_| {
+        folder.iter().for_each(OutputFolder::remove_if_empty);
+    })?;
     let evaluation = merged.evaluation();
     printer.text(evaluation.to_text())?;
     printer.document(&evaluation)?;
@@ -31,6 +31,14 @@ pub fn run(args: &EvalMergeArgs, printer: Printer) -> anyhow::Result<Outcome> {
         printer.status(format!("report: {}", report.display()));
     }
     Ok(if merged.identity.missing_frames > 0 { Outcome::Incomplete } else { Outcome::Done })
+}
+
+fn read_and_merge(folders: &[PathBuf]) -> anyhow::Result<ShardFile> {
+    let mut parts = Vec::with_capacity(folders.len());
+    for folder in folders {
+        parts.push((folder.as_path(), ShardFile::read(folder)?));
+    }
+    merge(parts)
 }
 
 fn same_folder(a: &Path, b: &Path) -> bool {

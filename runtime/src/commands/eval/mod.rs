@@ -47,11 +47,12 @@ use self::pictures::Drawing;
 use self::predictions::PredictionWriter;
 use self::shard_file::ShardFile;
 use self::worst::WorstFrames;
-use super::{deploy, open_dataset};
+use super::{deploy, open_dataset, output_folder};
 use crate::settings::{EvalSettings, Shard};
 use runtime::program::printer::Printer;
 use runtime::program::signals::{Signal, Signals};
 use runtime::program::{ImageProgress, Outcome};
+use runtime::sink::OutputFolder;
 
 /// Samples that are read ahead.
 const READ_AHEAD: usize = 2;
@@ -59,11 +60,35 @@ const READ_AHEAD: usize = 2;
 pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let dataset = open_dataset(&settings.dataset)?;
+    // Before the work, which may take hours.
+    let mut folders = Vec::new();
+    if let Some(folder) = &settings.save_predictions {
+        predictions::refuse_folder_of(&*dataset, folder)?;
+        folders.push(output_folder("--save-predictions", folder, settings.force)?);
+    }
+    if let Some(folder) = settings.out.as_ref().filter(|out| settings.save_predictions.as_ref() != Some(out)) {
+        folders.push(output_folder("--out", folder, settings.force)?);
+    }
+    let outcome = evaluate(settings, printer, &signals, &*dataset);
+    // What failed or was interrupted before its first file leaves no trace.
+    folders.iter().for_each(OutputFolder::remove_if_empty);
+    if let Ok(Outcome::Interrupted(_)) = outcome {
+        printer.status("interrupted: there are no figures of a part".to_owned());
+    }
+    outcome
+}
+
+fn evaluate(
+    settings: &EvalSettings,
+    printer: Printer,
+    signals: &Signals,
+    dataset: &dyn Dataset,
+) -> anyhow::Result<Outcome> {
     let kind: DatasetKind = settings.dataset.dataset.parse()?;
     let deployment = deploy(&settings.model, printer)?;
     let has_classes = deployment.bank().is_some();
     let classes =
-        has_classes.then(|| MeasuredClasses::new(&deployment, &*dataset, &settings.dataset.root)).transpose()?;
+        has_classes.then(|| MeasuredClasses::new(&deployment, dataset, &settings.dataset.root)).transpose()?;
     ensure!(
         has_classes || settings.save_predictions.is_none(),
         "--save-predictions: the model {} has no prototype bank, so there are no classes to save; make one with `hsg bank build`",
@@ -82,7 +107,7 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
         _ => dataset.label_space(),
     };
     let wanted = settings.frames.map_or(dataset.samples().len(), |frames| dataset.samples().len().min(frames as usize));
-    let plan = plan::samples_of(&*dataset, wanted, settings.shard);
+    let plan = plan::samples_of(dataset, wanted, settings.shard);
     let is_mapped = mapping.is_some();
     let mut spec = settings.compute.processor(false, None);
     if settings.against_reference {
@@ -90,13 +115,13 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
         spec.placement = Placement::Host;
     }
     let processor = Processor::new(Arc::clone(&deployment), spec)?;
-    let mut identity = identity(settings, &deployment, &*dataset, wanted, (label_space.clone(), mapping));
+    let mut identity = identity(settings, &deployment, dataset, wanted, (label_space.clone(), mapping));
     identity.stages = if processor.is_on_device() { "device" } else { "host" }.to_owned();
     if plan.is_empty() {
         printer.status(format!("part {}: there are fewer sequences than parts, so this one is empty", settings.shard));
     }
     let mut measuring = Measuring {
-        dataset: &*dataset,
+        dataset: dataset,
         processor,
         track: settings.compute.track,
         meter: Meter::new(
@@ -119,7 +144,7 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
         prediction: Vec::new(),
         sequence: None,
     };
-    if let Some(signal) = measuring.run(&plan, &signals, printer)? {
+    if let Some(signal) = measuring.run(&plan, signals, printer)? {
         return Ok(Outcome::Interrupted(signal));
     }
     let missing_frames = identity.missing_frames;

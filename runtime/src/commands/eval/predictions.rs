@@ -9,10 +9,30 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use datasets::DatasetKind;
+use anyhow::{Context as _, ensure};
+use datasets::{Dataset, DatasetKind};
 use segcore::image::ImageSize;
 use segcore::label_space::{IGNORE, LabelSpace};
+
+/// Fails when `folder` has images or annotations of the data set in it: predictions have their names.
+pub(super) fn refuse_folder_of(dataset: &dyn Dataset, folder: &Path) -> anyhow::Result<()> {
+    // What is not there yet has nothing in it.
+    let Ok(folder) = folder.canonicalize() else { return Ok(()) };
+    let files = dataset.samples().iter().flat_map(|sample| std::iter::once(&sample.image).chain(&sample.annotation));
+    let mut last = None;
+    for file in files {
+        let Some(parent) = file.parent().filter(|parent| last != Some(*parent)) else { continue };
+        last = Some(parent);
+        ensure!(
+            !parent.canonicalize().is_ok_and(|parent| parent.starts_with(&folder)),
+            "--save-predictions {}: {} of the data set is in it, and predictions have the same names; name a folder apart from \
+             the data set",
+            folder.display(),
+            file.display()
+        );
+    }
+    Ok(())
+}
 
 /// Writes predictions.
 pub(super) struct PredictionWriter {

@@ -18,12 +18,22 @@ use runtime::PipelineError;
 use segcore::image::ImageSize;
 use segcore::image_io::remedy_for;
 
+use crate::commands::output_folder;
 use crate::settings::EvalFilesSettings;
 use runtime::program::printer::Printer;
 use runtime::program::signals::{Signal, Signals};
 use runtime::program::{ImageProgress, Outcome};
+use runtime::sink::OutputFolder;
 
 pub fn run(settings: &EvalFilesSettings, printer: Printer) -> anyhow::Result<Outcome> {
+    let folder = settings.out.as_deref().map(|out| output_folder("--out", out, settings.force)).transpose()?;
+    let outcome = measure(settings, printer);
+    // What failed or was interrupted leaves no trace.
+    folder.iter().for_each(OutputFolder::remove_if_empty);
+    outcome
+}
+
+fn measure(settings: &EvalFilesSettings, printer: Printer) -> anyhow::Result<Outcome> {
     if settings.dataset == bsds::BSDS {
         return bsds::run(settings, printer);
     }
