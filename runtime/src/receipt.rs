@@ -73,12 +73,12 @@ impl StatedLimit {
 }
 
 /// Refuses an int8 network without a receipt, with that of another network, or with one that says a limit was missed; warns of
-/// one with limits looser than the defaults.
+/// one with limits looser than the defaults, which it returns in words.
 ///
 /// # Errors
 /// [`PipelineError::Unverified`], [`PipelineError::Model`] when the receipt cannot be read, and
 /// [`PipelineError::Mismatch`] when the folder has no int8 network.
-pub fn check(folder: &ModelFolder) -> Result<(), PipelineError> {
+pub fn check(folder: &ModelFolder) -> Result<Vec<String>, PipelineError> {
     let path = folder.path().join(RECEIPT);
     let name = embedding_file(Precision::Int8);
     let Some(network) = folder.manifest().files.get(&name) else {
@@ -150,5 +150,5 @@ pub fn check(folder: &ModelFolder) -> Result<(), PipelineError> {
             looser.join("; ")
         );
     }
-    Ok(())
+    Ok(looser)
 }

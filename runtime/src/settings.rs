@@ -97,10 +97,24 @@ struct RunSection {
     deadline_millis: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     build_beside: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
     batch: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     batch_wait_millis: Option<f64>,
+}
+
+/// `batch = "auto"` or `batch = 4`.
+fn text_or_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected \"auto\" or a number")]
+    enum Value {
+        Text(String),
+        Number(u64),
+    }
+    Ok(Some(match Value::deserialize(deserializer)? {
+        Value::Text(text) => text,
+        Value::Number(number) => number.to_string(),
+    }))
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -1039,6 +1053,13 @@ mod tests {
     }
 
     #[test]
+    fn batches_may_be_numbers_in_a_file() {
+        let most = |file: &str| run_settings(file, &[]).unwrap().batching(4, 4).most;
+        assert_eq!(["[run]\nbatch = 3", "[run]\nbatch = \"3\"", "[run]\nbatch = \"auto\""].map(most), [3, 3, 4]);
+        assert!(run_settings("[run]\nbatch = 1.5", &[]).is_err());
+    }
+
+    #[test]
     fn batches_are_as_large_as_there_are_sources() {
         let most = |typed: &[&str], sources| run_settings("", typed).unwrap().batching(sources, sources).most;
         assert_eq!([1, 2, 8, 20].map(|sources| most(&[], sources)), [1, 2, 8, 8]);
@@ -1085,7 +1106,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 14 + (11 + 2) + (9 + 6) + 8 + 4 + (4 + 1), "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 14 + (11 + 2) + (10 + 9) + 8 + 4 + (4 + 1), "{value}");
     }
 
     #[test]

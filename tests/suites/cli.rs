@@ -43,6 +43,8 @@ fn wrong_usage_is_exit_2() {
         ("run --colour", "--colour"),
         ("run --frames many", "many"),
         ("run --frames 0", "frames"),
+        ("run --frames -1", "invalid digit"),
+        ("run --max-disk -1", "max-disk"),
         ("run --save jpeg", "jpeg"),
         ("run --backend magic", "magic"),
         ("run --precision fp64", "fp64"),
@@ -51,6 +53,24 @@ fn wrong_usage_is_exit_2() {
     ] {
         let assert = sandbox.hsg().args(arguments.split(' ')).assert().code(2);
         assert.stdout("").stderr(predicate::str::contains(named).and(predicate::str::contains("panicked").not()));
+    }
+}
+
+/// What a shell makes of `images/*.png` is one source; with names of their own they are several.
+#[test]
+fn several_images_are_one_source() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 3);
+    let mut files: Vec<_> = fs::read_dir(&images).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let files: Vec<&Path> = files.iter().map(std::path::PathBuf::as_path).collect();
+    run(&sandbox, &files).args(["--out", "one"]).assert().success();
+    assert_eq!(assert_whole(&sandbox.path("one")), Some(3));
+    let names = ["--name", "a", "--name", "b", "--name", "c"];
+    run(&sandbox, &files).args(["--out", "apart", "--save", "labels"]).args(names).assert().success();
+    assert!(["a", "b", "c"].iter().all(|name| sandbox.path("apart").join(name).join("labels").is_dir()));
+    for bad in ["", " ", "a\u{1b}[31m"] {
+        assert_refused(run(&sandbox, &files[..1]).args(["--name", bad]).assert(), &["--name"]);
     }
 }
 

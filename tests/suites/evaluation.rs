@@ -217,6 +217,56 @@ fn camvid_predictions_have_its_values() {
     assert!(map.pixels().all(|pixel| [0, 1, 3, 8].contains(&pixel.0[0])));
 }
 
+/// Nothing is replaced without a word, least of all images and annotations; and what cannot be written is found out before
+/// the work.
+#[test]
+fn outputs_are_new_or_forced() {
+    let sandbox = Sandbox::new();
+    let root = street_dataset(sandbox.path("camvid"), "train", 1);
+    let model = with_bank(&sandbox, "camvid", &root, "train", &tiny_model());
+    let eval = |options: &[&str]| on(&sandbox, "eval", "camvid", &root, "train", &model).args(options).assert();
+    let before: Vec<(String, Vec<u8>)> =
+        files(&root).into_iter().map(|file| (file.clone(), fs::read(root.join(&file)).unwrap())).collect();
+    for folder in ["camvid", "camvid/train", "camvid/trainannot"] {
+        for force in [&[][..], &["--force"]] {
+            let options: Vec<&str> = ["--save-predictions", folder].iter().chain(force).copied().collect();
+            assert_refused(eval(&options), &["--save-predictions", "data set"]);
+        }
+    }
+    for (file, bytes) in &before {
+        assert!(fs::read(root.join(file)).unwrap() == *bytes, "{file} was changed");
+    }
+    assert_eq!(files(&root).len(), before.len());
+
+    let both = ["--out", "figures", "--save-predictions", "predictions"];
+    eval(&both).code(0);
+    assert_refused(eval(&both), &["--save-predictions predictions", "--force"]);
+    assert_refused(eval(&["--out", "figures"]), &["--out figures", "--force"]);
+    fs::write(sandbox.path("figures/mine.txt"), "mine").unwrap();
+    eval(&[&both[..], &["--force"]].concat()).code(0);
+    assert_eq!(fs::read_to_string(sandbox.path("figures/mine.txt")).unwrap(), "mine");
+    fs::write(sandbox.path("file"), "").unwrap();
+    for out in ["file", "file/below"] {
+        assert_refused(eval(&["--out", out]), &["--out", "file"]);
+    }
+    // What is refused leaves no folder behind.
+    assert_refused(eval(&["--out", "fresh", "--frames", "0"]), &["frames"]);
+    assert!(!sandbox.path("fresh").exists());
+
+    let merge = |options: &[&str]| sandbox.hsg().args(["eval", "merge", "figures"]).args(options).assert();
+    merge(&["--out", "merged"]).code(0);
+    assert_refused(merge(&["--out", "merged"]), &["--out merged", "--force"]);
+    merge(&["--out", "merged", "--force"]).code(0);
+    let measure = |options: &[&str]| {
+        let mut files = sandbox.hsg();
+        files.args(["eval", "files", "--dataset", "camvid", "--truth", "camvid/trainannot"]);
+        files.args(["--prediction", "predictions", "--out", "measured"]).args(options).assert()
+    };
+    measure(&[]).code(0);
+    assert_refused(measure(&[]), &["--out measured", "--force"]);
+    measure(&["--force"]).code(0);
+}
+
 #[test]
 fn frames_that_are_missing_inside_a_sequence_are_said() {
     let sandbox = Sandbox::new();

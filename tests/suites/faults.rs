@@ -180,8 +180,10 @@ fn a_video_shorter_than_it_promises() {
     assert!(text.contains("cut.mp4") && text.contains("38"), "{text}");
     assert!(!text.contains("panicked"), "{text}");
     let out = sandbox.path("out");
-    let frames = read_json(&out.join("summary.json"))["frames"].as_u64().unwrap();
+    let summary = read_json(&out.join("summary.json"));
+    let frames = summary["frames"].as_u64().unwrap();
     assert!((5..38).contains(&frames), "{frames} frames");
+    assert_eq!(summary["skipped"].as_u64(), Some(38 - frames), "what is missing is counted");
     assert_eq!(assert_whole(&out), Some(frames as usize));
 
     // Frames that were asked for and there are enough.
@@ -382,6 +384,48 @@ fn an_output_path_that_is_a_file() {
     assert_refused(run(&sandbox, &images).assert(), &["out", "file"]);
     assert_refused(run(&sandbox, &images).arg("--force").assert(), &["out", "file"]);
     assert_eq!(fs::read_to_string(sandbox.path("out")).unwrap(), "mine");
+}
+
+/// A pipe that nobody writes to is refused or skipped; opening it would wait for ever.
+#[test]
+fn pipes_are_no_files() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 2);
+    for pipe in [sandbox.path("v.mp4"), images.join("a.png")] {
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    }
+    assert_refused(run(&sandbox, &sandbox.path("v.mp4")).assert(), &["v.mp4", "pipe"]);
+    let text = stderr(&run(&sandbox, &images).args(["--save", "none"]).assert().code(1));
+    assert!(text.contains("a.png") && text.contains("pipe") && text.contains("1 skipped"), "{text}");
+}
+
+/// Two runs never write into one folder at the same time.
+#[test]
+fn a_folder_in_use() {
+    let sandbox = Sandbox::new();
+    let images = street_folder(sandbox.path("images"), 1);
+    fs::create_dir(sandbox.path("out")).unwrap();
+    let held = fs::File::open(sandbox.path("out")).unwrap();
+    held.lock().unwrap();
+    assert_refused(run(&sandbox, &images).assert(), &["--out", "another program"]);
+    held.unlock().unwrap();
+    run(&sandbox, &images).assert().code(0);
+}
+
+#[test]
+fn readers_that_have_read_enough() {
+    let sandbox = Sandbox::new();
+    for arguments in ["--help", "run --help", "run --show-settings", "doctor"] {
+        let mut command = sandbox.command(hsg());
+        let mut program = command.args(arguments.split(' ')).stdout(std::process::Stdio::piped());
+        program = program.stderr(std::process::Stdio::piped());
+        let mut child = program.spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!text.contains("error") && !text.contains("panicked"), "{arguments}: {text}");
+        assert_ne!(output.status.code(), Some(2), "{arguments}");
+    }
 }
 
 #[test]

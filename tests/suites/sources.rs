@@ -153,7 +153,7 @@ fn cut_and_foreign_avi_files() {
         run(&sandbox, &[name]).args(["--out", name.trim_end_matches(".avi"), "--save", "frames"]).assert()
     };
     let text = stderr(&attempt("cut.avi", &whole[..whole.len() * 2 / 3]).code(1));
-    assert!(text.contains("cut.avi") && text.contains("promises 6 frames"), "{text}");
+    assert!(text.contains("cut.avi") && text.contains("6 frames were promised"), "{text}");
     let read = assert_whole(&sandbox.path("cut")).unwrap();
     assert!((2..6).contains(&read), "{read}");
     // Cut within the first frame, and before it.

@@ -269,6 +269,32 @@ fn a_full_disk_is_survived() {
     assert_eq!(steps, (1..=last).collect::<Vec<_>>(), "a line is missing");
 }
 
+/// A checkpoint whose files are not what was written is not gone on from, and a run that another process writes is left
+/// alone.
+#[test]
+fn damaged_checkpoints_and_runs_in_use_are_refused() {
+    let training = Training::new(4);
+    training.train("run", &[], 0);
+    let held = fs::File::open(training.sandbox.path("run")).unwrap();
+    held.lock().unwrap();
+    let text = training.train("run", &["--resume", "--steps", "6"], 2);
+    assert!(text.contains("another hsg-train"), "{text}");
+    held.unlock().unwrap();
+    let weights = training.run("run").last_checkpoint().join("weights.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    let mut bytes = whole.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    let text = training.train("run", &["--resume", "--steps", "6"], 2);
+    assert!(text.contains("weights.safetensors") && text.contains("SHA-256"), "{text}");
+    let export = |code| training.sandbox.hsg_train().args(["export", "run", "--out", "model"]).assert().code(code);
+    export(2);
+    assert!(!training.sandbox.path("model").exists());
+    fs::write(&weights, whole).unwrap();
+    export(0);
+}
+
 #[test]
 fn the_newest_checkpoints_and_the_best_are_kept() {
     let training = Training::new(12);
@@ -305,6 +331,7 @@ fn the_newest_checkpoints_and_the_best_are_kept() {
     }
     let report = fs::read_to_string(run.join("report.html")).unwrap();
     assert!(report.contains("mIoU") && report.contains("</html>"), "{}", report.len());
+    assert!(report.contains("(highest mIoU)"), "by what the best checkpoint is the best");
     assert!(files(&run).iter().any(|name| name.contains("tfevents")), "no TensorBoard events");
     // The same figures from the command.
     let output = training.sandbox.hsg_train().args(["evaluate", "run", "--best", "--json"]).assert().code(0);

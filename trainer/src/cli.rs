@@ -97,7 +97,7 @@ pub struct EdgesArgs {
     /// pmi (as the paper; the default), fast (a whole data set in minutes) or gradient (one scale, no hierarchy)
     #[arg(long)]
     pub detector: Option<String>,
-    /// Of pmi: accurate (as the paper; the default) or fast (a quarter of the time)
+    /// Of pmi: accurate (as the paper; the default) or fast (a fraction of the time)
     #[arg(long)]
     pub level: Option<String>,
     /// What strengths are compared with [default: image]

@@ -82,7 +82,13 @@ fn model(folder: &ModelFolder, printer: Printer) -> anyhow::Result<()> {
     }
     let bank = folder.bank_path().map(|path| bank(&path)).transpose()?;
     let int8 = folder.embedding_path(Precision::Int8).map(|_| match runtime::receipt::check(folder) {
-        Ok(()) => "its receipt says that all limits are met".to_owned(),
+        Ok(looser) if looser.is_empty() => "its receipt says that all limits are met".to_owned(),
+        Ok(looser) => {
+            format!(
+                "its receipt says that all limits are met, with looser ones than the defaults: {}",
+                looser.join("; ")
+            )
+        }
         Err(error) => error.to_string(),
     });
     // The folder was opened, so every hash has been compared.
