@@ -120,6 +120,21 @@ impl Section {
         self
     }
 
+    /// Adds what colours mean, RGB.
+    pub fn legend<N: AsRef<str>>(&mut self, entries: impl IntoIterator<Item = (N, [u8; 3])>) -> &mut Self {
+        self.html += "<ul class=\"legend\">\n";
+        for (name, [red, green, blue]) in entries {
+            let name = escape(name.as_ref());
+            // The page's own rules forbid styles in elements; a drawing has its colour as an attribute.
+            self.html += &format!(
+                "<li><svg width=\"14\" height=\"14\" aria-hidden=\"true\"><rect width=\"14\" height=\"14\" \
+                 fill=\"#{red:02x}{green:02x}{blue:02x}\"/></svg> {name}</li>\n"
+            );
+        }
+        self.html += "</ul>\n";
+        self
+    }
+
     /// Adds a table.
     pub fn table(&mut self, table: &Table) -> &mut Self {
         self.html += &table.to_html();

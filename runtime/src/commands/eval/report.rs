@@ -47,6 +47,12 @@ pub(super) fn report(
         section.preformatted(reference.text());
     }
     section.table(&as_table(evaluation.level_rows()).caption("Levels, 0 = finest"));
+    section.paragraph(
+        "Covering: how well the best segments overlap the annotated regions, weighted by area; NFCovering: the same of the \
+         things in the foreground, none with more weight; region F: segments matched with regions. Of videos, flicker: \
+         pixels whose annotation stays and whose segment changes; id stability: pixels of an object under the id that \
+         it has most; \"at most\": what that could be with these segments. docs/evaluation.md has the definitions.",
+    );
     if let Some(rows) = evaluation.sequence_table() {
         page.section("Sequences").table(&as_table(rows));
     }
@@ -68,6 +74,11 @@ pub(super) fn report(
              through truth and classes to the levels of the hierarchy, finest first.",
             worst.len().min(NUM_WORST)
         ));
+        if sums.confusion.is_some() {
+            let classes = &identity.label_space.classes;
+            let colors = classes.iter().map(|class| (class.name.as_str(), class.color));
+            page.section("Colours of the classes").legend(colors);
+        }
         for frame in worst {
             let figures = sums.per_frame.iter().find(|figures| figures.index == frame.index);
             let name = figures.map_or_else(|| frame.index.to_string(), |figures| figures.name.clone());
