@@ -7,8 +7,8 @@
 //! | [`cache`] | where engines are kept; built once, whoever asks |
 //! | `found`, `backend` | the library, the driver and the backend itself: cargo feature `tensorrt` |
 //! | `device_network` | an engine over device memory, on a stream of the caller's |
-//! | [`batch`] | one run of the embedding network for the frames of several streams |
-//! | [`frame`] | a frame's whole way on the GPU: read it to follow one |
+//! | `batch` | one run of the embedding network for the frames of several streams |
+//! | `frame` | a frame's whole way on the GPU: read it to follow one |
 //! | `absent` | the same functions in a program without that feature: they say so |
 //!
 //! Everything up to the first call of the driver is tested without a GPU, and the rest against stand-ins for the libraries
