@@ -963,6 +963,34 @@ mod stand_ins {
         }
     }
 
+    /// TensorRT has one log for the process: streams that fail at the same time must not tell each other's troubles.
+    #[test]
+    fn an_error_has_the_words_of_its_own_thread() {
+        const TEST: &str = "stand_ins::an_error_has_the_words_of_its_own_thread";
+        tests::stand_ins::with_stand_ins(TEST, &[], |folder| {
+            let manifest_of = |engine: &[u8]| {
+                let model = ModelFolder::open(&tiny_model()).unwrap();
+                let network = prepare(&model, NetworkKind::Grouping, Precision::Fp16, 10).unwrap();
+                let identity = identity_of(&model, NetworkKind::Grouping, &network, &found(), false);
+                EngineManifest::new(identity, engine, BuildRecord::default())
+            };
+            std::thread::scope(|scope| {
+                for thread in 0..4 {
+                    let engine = format!("engine of thread {thread}\n").into_bytes();
+                    let path = folder.join(format!("{thread}.engine"));
+                    fs::write(&path, encode(&manifest_of(&engine), &engine).unwrap()).unwrap();
+                    scope.spawn(move || {
+                        for _ in 0..25 {
+                            let text = runtime::backend::tensorrt::layers(&path).unwrap_err().to_string();
+                            let own = format!("(fake: these bytes are no engine of mine: engine of thread {thread})");
+                            assert!(text.contains(&own), "thread {thread}: {text}");
+                        }
+                    });
+                }
+            });
+        });
+    }
+
     #[test]
     fn ctrl_c_stops_a_build_and_leaves_nothing() {
         let Some(bench) = Bench::new() else { return };

@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::library::Library;
-use crate::log_lines;
+use crate::log_lines::Call;
 use crate::raw::{self, Dims, ERROR_BYTES, MAX_DIMS};
 
 /// TensorRT refused something: its own words.
@@ -18,12 +18,12 @@ impl Error {
         Self(words.into())
     }
 
-    /// What the shim wrote, and what TensorRT logged meanwhile.
-    fn told(buffer: &[c_char; ERROR_BYTES]) -> Self {
+    /// What the shim wrote, and what TensorRT logged about the call.
+    fn told(buffer: &[c_char; ERROR_BYTES], call: &Call) -> Self {
         // SAFETY: the shim ends its words with zero within the buffer, which began as zeros.
         let words = unsafe { CStr::from_ptr(buffer.as_ptr()) }.to_string_lossy().into_owned();
         let words = if words.is_empty() { "TensorRT failed without a word".to_owned() } else { words };
-        match log_lines::take_errors() {
+        match call.errors() {
             logged if logged.is_empty() => Self(words),
             logged => Self(format!("{words} ({logged})")),
         }
@@ -40,17 +40,25 @@ impl std::error::Error for Error {}
 
 /// Calls a function of the shim that returns 0 for success.
 fn checked(call: impl FnOnce(*mut c_char) -> i32) -> Result<(), Error> {
+    checked_within(&Call::begin(), call)
+}
+
+fn checked_within(within: &Call, call: impl FnOnce(*mut c_char) -> i32) -> Result<(), Error> {
     let mut buffer = [0; ERROR_BYTES];
-    // What was logged before belongs to something else.
-    log_lines::take_errors();
-    if call(buffer.as_mut_ptr()) == 0 { Ok(()) } else { Err(Error::told(&buffer)) }
+    if call(buffer.as_mut_ptr()) == 0 { Ok(()) } else { Err(Error::told(&buffer, within)) }
 }
 
 /// The same for one that returns an object.
 fn made(call: impl FnOnce(*mut c_char) -> *mut c_void) -> Result<NonNull<c_void>, Error> {
     let mut buffer = [0; ERROR_BYTES];
-    log_lines::take_errors();
-    NonNull::new(call(buffer.as_mut_ptr())).ok_or_else(|| Error::told(&buffer))
+    let within = Call::begin();
+    NonNull::new(call(buffer.as_mut_ptr())).ok_or_else(|| Error::told(&buffer, &within))
+}
+
+/// The same for one that cannot fail. What TensorRT logs all the same is about no other call.
+fn plain<T>(call: impl FnOnce() -> T) -> T {
+    let _within = Call::begin();
+    call()
 }
 
 /// Shows that the CUDA driver has been started in this process. Without it TensorRT crashes when its first object is made.
@@ -112,7 +120,7 @@ impl Runtime {
 impl Drop for Runtime {
     fn drop(&mut self) {
         // SAFETY: made in `new`, destroyed once; every engine holds the runtime, so none is left.
-        unsafe { raw::hsg_trt_runtime_delete(self.pointer.as_ptr()) }
+        plain(|| unsafe { raw::hsg_trt_runtime_delete(self.pointer.as_ptr()) })
     }
 }
 
@@ -153,7 +161,7 @@ impl Engine {
     /// In TensorRT's words.
     pub fn tensors(&self) -> Result<Vec<Tensor>, Error> {
         // SAFETY: the engine is alive.
-        let count = unsafe { raw::hsg_trt_engine_num_tensors(self.pointer.as_ptr()) };
+        let count = plain(|| unsafe { raw::hsg_trt_engine_num_tensors(self.pointer.as_ptr()) });
         (0..count).map(|index| self.tensor(index)).collect()
     }
 
@@ -185,7 +193,7 @@ impl Engine {
     /// Device memory that each [`Context`] takes for values in between; weights, inputs and outputs are not in it.
     pub fn activation_bytes(&self) -> u64 {
         // SAFETY: the engine is alive.
-        u64::try_from(unsafe { raw::hsg_trt_engine_activation_bytes(self.pointer.as_ptr()) }).unwrap_or(0)
+        u64::try_from(plain(|| unsafe { raw::hsg_trt_engine_activation_bytes(self.pointer.as_ptr()) })).unwrap_or(0)
     }
 
     /// Layers and their precisions as TensorRT's own JSON.
@@ -217,7 +225,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         // SAFETY: made in `Runtime::load`, destroyed once; every context holds the engine, so none is left.
-        unsafe { raw::hsg_trt_engine_delete(self.pointer.as_ptr()) }
+        plain(|| unsafe { raw::hsg_trt_engine_delete(self.pointer.as_ptr()) })
     }
 }
 
@@ -298,7 +306,7 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: made in `Engine::context`, destroyed once.
-        unsafe { raw::hsg_trt_context_delete(self.pointer.as_ptr()) }
+        plain(|| unsafe { raw::hsg_trt_context_delete(self.pointer.as_ptr()) })
     }
 }
 
@@ -493,7 +501,9 @@ impl Library {
         };
         // SAFETY: the addresses are those of this library's functions, whose major version is the headers'; the driver has
         // been started; everything that `spec` points to outlives the call, and the callbacks get the state they expect.
-        checked(|error| unsafe { raw::hsg_trt_build_engine(create_builder, create_parser, &spec, error) })?;
+        checked_within(&Call::begin_build(), |error| unsafe {
+            raw::hsg_trt_build_engine(create_builder, create_parser, &spec, error)
+        })?;
         let Received { engine, timing_cache, .. } = state.received.into_inner().unwrap_or_else(PoisonError::into_inner);
         if engine.is_empty() {
             return Err(Error::new("TensorRT gave an engine of no bytes"));
