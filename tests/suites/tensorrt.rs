@@ -1021,6 +1021,41 @@ mod stand_ins {
         assert_eq!(count(&bench.trace(), "built"), 2, "one for each network");
     }
 
+    /// A build replaces the file of timings by what it read and measured; what others wrote meanwhile must stay.
+    #[test]
+    fn builds_that_end_together_keep_each_others_timings() {
+        let Some(bench) = Bench::new() else { return };
+        let timings = bench.sandbox.path("timings");
+        let usual = ["build", "--model=tiny-model", "--force", "--timing-cache", timings.to_str().unwrap()];
+        let start = |more: &str, timed: &str| {
+            let variables = [("FAKE_TENSORRT_SLOW", "500"), ("FAKE_TENSORRT_TIMED", timed)];
+            Started::new(bench.std_command(&[&usual[..], &[more]].concat(), &variables))
+        };
+        // Written after a build has read it.
+        let mut one = start("--max-batch=1", "one");
+        let trace = bench.sandbox.path("trace");
+        let has = |line: &str| fs::read_to_string(&trace).is_ok_and(|text| text.contains(line));
+        one.wait_until("a build", || has("+ITimingCache"));
+        fs::write(&timings, "elsewhere;").unwrap();
+        assert_eq!(one.finish().status.code(), Some(0));
+        assert_eq!(fs::read_to_string(&timings).unwrap(), "elsewhere;one;one;");
+        let trace = bench.trace();
+        assert_in_order(&trace);
+        assert_eq!(count(&trace, "timings combined"), 1);
+        // Two processes that begin and end together, of engines that neither waits for.
+        for _ in 0..3 {
+            fs::write(&timings, "elsewhere;").unwrap();
+            let mut both = [start("--max-batch=2", "two"), start("--max-batch=3", "three")];
+            for started in &mut both {
+                let output = started.finish();
+                assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+            }
+            let text = fs::read_to_string(&timings).unwrap();
+            assert!(["elsewhere;", "two;", "three;"].iter().all(|entry| text.contains(entry)), "{text}");
+            assert!(count(&bench.trace(), "timings combined") > 0);
+        }
+    }
+
     /// Beside a stream: it begins on the CPU and moves over; when building fails, it stays.
     #[test]
     fn a_stream_begins_on_the_cpu_while_engines_are_built() {

@@ -10,6 +10,7 @@
 // FAKE_CUDA_FAIL_FILE    enqueue, batch: runs, and those of more than one frame, do not start for as long as it says so
 // FAKE_TENSORRT_TRACE    a file that gets a line for each object made (+) and destroyed (-), and each call worth a line
 // FAKE_TENSORRT_SLOW     milliseconds that a build takes
+// FAKE_TENSORRT_TIMED    what a build adds to the timing cache, `timed` by itself
 #include "stubs.h"
 
 #include <algorithm>
@@ -717,10 +718,27 @@ struct TimingsImpl : apiv::STimingCache
     std::string bytes;
     IHostMemory* serialize() const noexcept override
     {
-        return memory(bytes + "timed;");
+        std::string const timed = variable("FAKE_TENSORRT_TIMED");
+        return memory(bytes + (timed.empty() ? "timed" : timed) + ";");
     }
+    bool combine(ITimingCache const& other, bool) noexcept override;
 };
 PAIR(Timings, ITimingCache)
+
+// What both have is there once, as with real ones.
+bool TimingsImpl::combine(ITimingCache const& other, bool) noexcept
+{
+    std::string const& others = static_cast<Timings const&>(other).impl_->bytes;
+    for (size_t at = 0; at < others.size();)
+    {
+        size_t const end = others.find(';', at);
+        std::string const entry = others.substr(at, end == std::string::npos ? end : end - at + 1);
+        bytes += bytes.find(entry) == std::string::npos ? entry : "";
+        at += entry.size();
+    }
+    trace("timings combined");
+    return true;
+}
 
 struct ConfigImpl : apiv::SBuilderConfig
 {

@@ -19,4 +19,6 @@ mod raw;
 
 pub use library::{LIBRARY_STEM, Library, LibraryError, LibraryErrorKind, OLDEST, Version, header_version};
 pub use log_lines::LogRecording;
-pub use objects::{Build, BuildProgress, Built, Context, CudaReady, Engine, Error, InputRange, Runtime, Tensor};
+pub use objects::{
+    Build, BuildProgress, Built, Context, CudaReady, Engine, Error, InputRange, NewerTimings, Runtime, Tensor,
+};

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt;
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::library::Library;
 use crate::log_lines::Call;
@@ -416,10 +416,17 @@ fn append(received: &mut Received, kind: i32, bytes: *const c_void, length: usiz
 /// Told how far a build is; stops it by returning `false`. TensorRT tells from several threads, one after the other here.
 pub type ProgressSink<'a> = dyn FnMut(BuildProgress<'_>) -> bool + Send + 'a;
 
-/// Receiver of both callbacks of a build, which come from TensorRT's threads.
+/// Asked once, after a build, for the timings that somebody else has kept since it began; none = no others. They become part
+/// of [`Built::timing_cache`].
+pub type NewerTimings<'a> = dyn FnMut() -> Vec<u8> + Send + 'a;
+
+/// Receiver of the callbacks of a build, which come from TensorRT's threads.
 struct BuildState<'a, 'b> {
     received: Mutex<Received>,
     progress: Mutex<&'a mut ProgressSink<'b>>,
+    newer_timings: Mutex<&'a mut NewerTimings<'b>>,
+    /// What it gave.
+    newer: OnceLock<Vec<u8>>,
 }
 
 /// Poisoned only if a callback panicked, which ends the process.
@@ -456,12 +463,28 @@ extern "C" fn tell_progress(
     i32::from((locked(&state.progress))(event))
 }
 
+extern "C" fn newer_timings(to: *mut c_void, length: *mut usize) -> *const c_void {
+    // SAFETY: `to` is the `BuildState` of the call in progress, which all its threads share.
+    let state = unsafe { &*to.cast::<BuildState<'_, '_>>() };
+    let newer = state.newer.get_or_init(|| (locked(&state.newer_timings))());
+    // SAFETY: the shim passes the address of a number of its own.
+    unsafe { *length = newer.len() };
+    newer.as_ptr().cast()
+}
+
 impl Library {
-    /// Builds an engine; minutes. `progress` is told how far it is, and stops the build by returning `false`.
+    /// Builds an engine; minutes. `progress` is told how far it is, and stops the build by returning `false`;
+    /// `newer` says what others have timed meanwhile.
     ///
     /// # Errors
     /// In TensorRT's words: a network that it does not take, too little workspace, too little memory, stopped.
-    pub fn build(&self, build: &Build<'_>, _: CudaReady, progress: &mut ProgressSink<'_>) -> Result<Built, Error> {
+    pub fn build(
+        &self,
+        build: &Build<'_>,
+        _: CudaReady,
+        progress: &mut ProgressSink<'_>,
+        newer: &mut NewerTimings<'_>,
+    ) -> Result<Built, Error> {
         let (create_builder, create_parser) = self.builder()?;
         let names = build
             .ranges
@@ -482,7 +505,12 @@ impl Library {
             })
             .collect::<Result<Vec<_>, Error>>()?;
         let has_cache = !build.timing_cache.is_empty();
-        let state = BuildState { received: Mutex::default(), progress: Mutex::new(progress) };
+        let state = BuildState {
+            received: Mutex::default(),
+            progress: Mutex::new(progress),
+            newer_timings: Mutex::new(newer),
+            newer: OnceLock::new(),
+        };
         let spec = raw::Build {
             onnx: build.onnx.as_ptr().cast(),
             onnx_bytes: build.onnx.len(),
@@ -496,6 +524,7 @@ impl Library {
             num_ranges: ranges.len(),
             sink: receive_built,
             progress: tell_progress,
+            newer_timings,
             // Nobody writes through it: the callbacks share it, and what changes is behind locks.
             to: ptr::from_ref(&state).cast_mut().cast(),
         };

@@ -6,6 +6,7 @@
 //! | [`engine_file`] | an engine with its manifest in one file; whether it is the one that is wanted |
 //! | [`cache`] | where engines are kept; built once, whoever asks |
 //! | `found`, `backend` | the library, the driver and the backend itself: cargo feature `tensorrt` |
+//! | `timings` | the file of times that builds take over from each other |
 //! | `device_network` | an engine over device memory, on a stream of the caller's |
 //! | `batch` | one run of the embedding network for the frames of several streams |
 //! | `frame` | a frame's whole way on the GPU: read it to follow one |
@@ -32,6 +33,8 @@ mod device_network;
 mod found;
 #[cfg(feature = "tensorrt")]
 pub mod frame;
+#[cfg(feature = "tensorrt")]
+mod timings;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
