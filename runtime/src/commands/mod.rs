@@ -14,7 +14,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::Parser as _;
 use datasets::DatasetKind;
-use models::manifest::{ModelFolder, Precision};
+use models::manifest::{BANK, ModelFolder, Precision};
 use runtime::PipelineError;
 use runtime::backend::BackendChoice;
 use runtime::pipeline::{Deployment, DeploymentSpec};
@@ -111,10 +111,22 @@ pub fn run_program() -> anyhow::Result<Outcome> {
 /// Opens a model, checks all its hashes and loads it.
 fn deploy(settings: &ModelSettings, printer: Printer) -> anyhow::Result<Arc<Deployment>> {
     let load = if settings.allow_unverified { Deployment::load_unverified } else { Deployment::load };
-    deploy_by(settings, printer, load)
+    let deployment = deploy_by(settings, printer, load)?;
+    tell_of_bank(&deployment, printer);
+    Ok(deployment)
 }
 
-/// The same, loaded in another way.
+/// The same for making a bank: the one that the folder has is about to be replaced, so that of another model must not keep
+/// anybody from it, all the less as the error would say to do just this.
+fn deploy_without_bank(settings: &ModelSettings, printer: Printer) -> anyhow::Result<Arc<Deployment>> {
+    if settings.allow_unverified {
+        deploy_by(settings, printer, |folder, spec| Deployment::load_unverified(folder.without(&[BANK]), spec))
+    } else {
+        deploy_by(settings, printer, |folder, spec| Deployment::load(folder.without(&[BANK]), spec))
+    }
+}
+
+/// Loaded in another way.
 fn deploy_by(
     settings: &ModelSettings,
     printer: Printer,
@@ -129,13 +141,17 @@ fn deploy_by(
         let info = deployment.backend();
         printer.status(format!("backend: {} ({}), {}", info.name, info.version, deployment.reason()));
     }
+    Ok(Arc::new(deployment))
+}
+
+/// Says that there will be no classes, where that is so.
+fn tell_of_bank(deployment: &Deployment, printer: Printer) {
     if deployment.bank().is_none() {
         printer.status(format!(
             "the model {} has no prototype bank, so segments get no classes; make one with `hsg bank build`",
             deployment.manifest().name
         ));
     }
-    Ok(Arc::new(deployment))
 }
 
 /// Writes a JSON file whole or not at all.
