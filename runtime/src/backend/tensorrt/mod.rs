@@ -9,6 +9,7 @@
 //! | `timings` | the file of times that builds take over from each other |
 //! | `device_network` | an engine over device memory, on a stream of the caller's |
 //! | `batch` | one run of the embedding network for the frames of several streams |
+//! | `meeting` | who waits for whom before such a run, and what becomes of the others when it fails |
 //! | `frame` | a frame's whole way on the GPU: read it to follow one |
 //! | `absent` | the same functions in a program without that feature: they say so |
 //!
@@ -33,6 +34,8 @@ mod device_network;
 mod found;
 #[cfg(feature = "tensorrt")]
 pub mod frame;
+#[cfg(feature = "tensorrt")]
+mod meeting;
 #[cfg(feature = "tensorrt")]
 mod timings;
 
