@@ -788,6 +788,26 @@ mod stand_ins {
         }
     }
 
+    /// Threads that wait for the GPU spin or sleep: the driver's business, unless it is told.
+    #[test]
+    fn threads_sleep_while_they_wait_if_asked() {
+        let Some(bench) = Bench::new() else { return };
+        bench.build(&[], &[]).code(0);
+        let trace = bench.sandbox.path("cuda-trace");
+        let words = |value: &str| {
+            let variables = [("HSG_CUDA_WAIT", value), ("FAKE_CUDA_TRACE", trace.to_str().unwrap())];
+            bench.run(&["--backend", "tensorrt", "--save", "none"], &variables).code(0);
+            let text = fs::read_to_string(&trace).unwrap();
+            fs::remove_file(&trace).unwrap();
+            ["a context", "an event"].map(|what| text.contains(&format!("{what} that is waited for asleep")))
+        };
+        assert_eq!(words("auto"), [false, false]);
+        assert_eq!(words(""), [false, false]);
+        assert_eq!(words("block"), [true, true]);
+        let assert = bench.run(&["--backend", "tensorrt", "--save", "none"], &[("HSG_CUDA_WAIT", "spin")]);
+        assert_refused(assert, &["HSG_CUDA_WAIT", "expected `auto` or `block`", "`spin`"]);
+    }
+
     /// Several sources share runs of the embedding network, and get what each gets for itself.
     #[test]
     fn several_sources_share_runs() {
