@@ -341,7 +341,7 @@ mod tests {
 
         fn launch(&mut self, batch: &mut [Ticket<Number>]) -> Result<(), BackendError> {
             self.pass(Place::Launch);
-            // As long as others need to come meanwhile.
+            // Others come meanwhile.
             std::thread::sleep(Duration::from_millis(1));
             batch.iter_mut().for_each(|ticket| ticket.seat.value *= 2);
             Ok(())
@@ -451,14 +451,43 @@ mod tests {
         }
     }
 
+    /// Who brought frames lately is waited for, until it comes, goes, or waits for the runner itself: then two would wait for each
+    /// other.
     #[test]
-    fn who_is_trusted_is_waited_for_and_met() {
-        // Also one that waits for the runner itself, in the middle of its frames: nobody ends up waiting for each other.
-        let (played, num_given_up) = play_all(Place::Nowhere, 0, Duration::from_secs(100), &[[1, 3, 64, 96]; 3]);
-        assert_eq!(num_given_up, 0);
-        for played in played {
-            let sizes = played.expect("nobody panics").sizes;
-            assert!(sizes.iter().filter(|size| **size == 3).count() as u64 > FRAMES / 2, "{sizes:?}");
+    fn who_is_trusted_is_waited_for_and_nobody_else() {
+        const SHAPE: [usize; 4] = [1, 3, 64, 96];
+        const WAIT: Duration = Duration::from_secs(100);
+        type Act = fn(&Meeting<Doubler>, Member<'_>);
+        let comes: Act = |meeting, member| {
+            let (seat, outcome) = meeting.run(member.1, Box::new(Number { shape: SHAPE, value: 4 }));
+            assert_eq!((seat.value, outcome.unwrap()), (8, 2));
+        };
+        let sets_up: Act = |meeting, member| meeting.with_runner(member.1, |_| Ok(())).unwrap();
+        let goes: Act = |_, member| drop(member);
+        for (name, act, expected) in [("comes", comes, 2), ("sets up", sets_up, 1), ("goes", goes, 1)] {
+            let runner = Doubler { place: Place::Nowhere, left: 0, num_given_up: Arc::default() };
+            let meeting = Meeting::new(Batching { most: 2, wait: WAIT }, runner);
+            let [trusted, other] = [(); 2].map(|()| Member(&meeting, meeting.join()));
+            [&trusted, &other].iter().for_each(|member| meeting.set_shape(member.1, SHAPE));
+            for value in 0..u64::from(TRUSTED) {
+                // The other one has not brought any.
+                let (seat, outcome) = meeting.run(trusted.1, Box::new(Number { shape: SHAPE, value }));
+                assert_eq!((seat.value, outcome.unwrap()), (2 * value, 1));
+            }
+            let begin = Instant::now();
+            std::thread::scope(|scope| {
+                let waits = scope.spawn(|| meeting.run(other.1, Box::new(Number { shape: SHAPE, value: 7 })));
+                while meeting.lock().turn.is_some() {
+                    assert!(begin.elapsed() < WAIT / 2, "it does not begin");
+                    std::thread::yield_now();
+                }
+                std::thread::sleep(Duration::from_millis(20));
+                assert!(!waits.is_finished(), "{name}: it does not wait");
+                act(&meeting, trusted);
+                let (seat, outcome) = waits.join().unwrap();
+                assert_eq!((seat.value, outcome.unwrap()), (14, expected), "{name}");
+            });
+            assert!(begin.elapsed() < WAIT / 2, "{name}: it waits to the end");
         }
     }
 }
