@@ -119,7 +119,7 @@ impl Quantizer {
     }
 
     /// What floats cost in a network that was built here, as a share of the multiplications of all of it: those done in
-    /// floats, and [`CROSSING`] for each value that passes from floats to integers or back.
+    /// floats, and `CROSSING` for each value that passes from floats to integers or back.
     pub fn float_cost(&self, graph: &Graph) -> f64 {
         self.float_share(graph) + CROSSING * self.crossings(graph) as f64 / self.multiplications
     }

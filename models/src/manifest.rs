@@ -599,22 +599,61 @@ fn fill_and_swap(path: &Path, fresh: &Path, manifest: &Manifest, files: &BTreeMa
         to_toml(manifest)?
     );
     write_atomically(&fresh.join(MANIFEST), text.as_bytes())?;
+    put_in_place(path, fresh, exchange)
+}
+
+/// Makes `fresh` the folder at `path`; what was there is removed. `exchange` is [`exchange`].
+fn put_in_place(path: &Path, fresh: &Path, exchange: impl Fn(&Path, &Path) -> bool) -> Result<()> {
     let rename = |from: &Path, to: &Path| std::fs::rename(from, to).map_err(|e| file_error("replace", to, e));
-    if path.exists() {
-        if exchange(fresh, path) {
-            // The new folder is in place, so nothing failed; what is left of the old one is hidden and harmless.
-            let _ = std::fs::remove_dir_all(fresh);
-            return Ok(());
+    if !path.exists() {
+        return rename(fresh, path);
+    }
+    if exchange(fresh, path) {
+        // The new folder is in place, so nothing failed; what is left of the old one is hidden and harmless.
+        let _ = std::fs::remove_dir_all(fresh);
+        return Ok(());
+    }
+    // For a moment there is no folder; whoever opens it then is told so, and never finds half of one.
+    let old = fresh.with_extension("old");
+    rename(path, &old)?;
+    if let Err(error) = rename(fresh, path) {
+        rename(&old, path)?;
+        return Err(error);
+    }
+    let _ = std::fs::remove_dir_all(&old);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            folder.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Network file systems, and kernels before 3.15, exchange no folders.
+    #[test]
+    fn a_folder_is_replaced_whole_with_and_without_an_exchange() {
+        let parent = tempfile::tempdir().unwrap();
+        let (path, fresh) = (parent.path().join("model"), parent.path().join(".model.1.tmp"));
+        let make = |folder: &Path, file: &str| {
+            std::fs::create_dir(folder).unwrap();
+            std::fs::write(folder.join(file), file).unwrap();
+        };
+        let never = |_: &Path, _: &Path| false;
+        make(&path, "first");
+        for (file, works) in [("second", false), ("third", true), ("fourth", false)] {
+            make(&fresh, file);
+            put_in_place(&path, &fresh, |a, b| works && exchange(a, b)).unwrap();
+            assert_eq!((names(&path), names(parent.path())), (vec![file.to_owned()], vec!["model".to_owned()]));
         }
-        let old = fresh.with_extension("old");
-        rename(path, &old)?;
-        if let Err(error) = rename(fresh, path) {
-            rename(&old, path)?;
-            return Err(error);
-        }
-        let _ = std::fs::remove_dir_all(&old);
-        Ok(())
-    } else {
-        rename(fresh, path)
+        // What cannot be put there leaves what was there.
+        let error = put_in_place(&path, &fresh, never).unwrap_err().to_string();
+        assert!(error.contains("cannot replace") && error.contains("model"), "{error}");
+        assert_eq!((names(&path), names(parent.path())), (vec!["fourth".to_owned()], vec!["model".to_owned()]));
     }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::assert::Assert;
+use predicates::prelude::*;
 use tests::disks::{SmallDisk, with_file_limit};
 use tests::folders::{shipped_clip, tiny_model};
 use tests::outputs::{assert_whole, files, read_frames, read_json};
@@ -278,12 +279,36 @@ fn a_bank_of_another_model_or_with_a_changed_byte() {
     let sandbox = Sandbox::new();
     let images = street_folder(sandbox.path("images"), 1);
     let dataset = street_dataset(sandbox.path("camvid"), "train", 1);
-    let mut build = sandbox.hsg();
-    build.args(["bank", "build", "--dataset", "camvid", "--split", "train", "--out", "named", "--root"]);
-    build.arg(&dataset).arg("--model").arg(tiny_model()).assert().code(0);
+    let build = |model: &Path, out: &str| {
+        let mut build = sandbox.hsg();
+        build.args(["bank", "build", "--dataset", "camvid", "--split", "train", "--out", out, "--root"]);
+        build.arg(&dataset).arg("--model").arg(model).assert().code(0)
+    };
+    build(&tiny_model(), "named");
+
+    // Fed in another way it is another model: its features cannot be compared with those in the bank. The remedy works.
+    let manifest = fs::read_to_string(sandbox.path("named/model.toml")).unwrap();
+    let other = manifest.replace("rounds = 10", "rounds = 9");
+    assert_ne!(manifest, other);
+    fs::write(sandbox.path("named/model.toml"), other).unwrap();
+    let (images, root) = (images.to_str().unwrap(), dataset.to_str().unwrap());
+    for command in [
+        &["run", images, "--out", "out"][..],
+        &["bench", images],
+        &["eval", "--dataset", "camvid", "--split", "train", "--root", root],
+    ] {
+        let mut program = sandbox.hsg();
+        program.args(command).args(["--model", "named"]);
+        assert_refused(program.assert(), &["bank.postcard", "was built with model", "hsg bank build"]);
+    }
+    assert!(!sandbox.path("out").exists());
+    build(&sandbox.path("named"), "again").stderr(predicate::str::contains("no prototype bank").not());
+    let mut command = sandbox.hsg();
+    command.args(["run", images, "--model", "again", "--save", "none"]).assert().code(0);
+
     flip_a_byte(&sandbox.path("named/bank.postcard"));
     let mut command = sandbox.hsg();
-    command.arg("run").arg(&images).args(["--model", "named", "--out", "out"]);
+    command.args(["run", images, "--model", "named", "--out", "out"]);
     assert_refused(command.assert(), &["bank.postcard"]);
 }
 

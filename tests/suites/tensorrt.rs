@@ -788,6 +788,26 @@ mod stand_ins {
         }
     }
 
+    /// Threads that wait for the GPU spin or sleep: the driver's business, unless it is told.
+    #[test]
+    fn threads_sleep_while_they_wait_if_asked() {
+        let Some(bench) = Bench::new() else { return };
+        bench.build(&[], &[]).code(0);
+        let trace = bench.sandbox.path("cuda-trace");
+        let words = |value: &str| {
+            let variables = [("HSG_CUDA_WAIT", value), ("FAKE_CUDA_TRACE", trace.to_str().unwrap())];
+            bench.run(&["--backend", "tensorrt", "--save", "none"], &variables).code(0);
+            let text = fs::read_to_string(&trace).unwrap();
+            fs::remove_file(&trace).unwrap();
+            ["a context", "an event"].map(|what| text.contains(&format!("{what} that is waited for asleep")))
+        };
+        assert_eq!(words("auto"), [false, false]);
+        assert_eq!(words(""), [false, false]);
+        assert_eq!(words("block"), [true, true]);
+        let assert = bench.run(&["--backend", "tensorrt", "--save", "none"], &[("HSG_CUDA_WAIT", "spin")]);
+        assert_refused(assert, &["HSG_CUDA_WAIT", "expected `auto` or `block`", "`spin`"]);
+    }
+
     /// Several sources share runs of the embedding network, and get what each gets for itself.
     #[test]
     fn several_sources_share_runs() {
@@ -963,6 +983,34 @@ mod stand_ins {
         }
     }
 
+    /// TensorRT has one log for the process: streams that fail at the same time must not tell each other's troubles.
+    #[test]
+    fn an_error_has_the_words_of_its_own_thread() {
+        const TEST: &str = "stand_ins::an_error_has_the_words_of_its_own_thread";
+        tests::stand_ins::with_stand_ins(TEST, &[], |folder| {
+            let manifest_of = |engine: &[u8]| {
+                let model = ModelFolder::open(&tiny_model()).unwrap();
+                let network = prepare(&model, NetworkKind::Grouping, Precision::Fp16, 10).unwrap();
+                let identity = identity_of(&model, NetworkKind::Grouping, &network, &found(), false);
+                EngineManifest::new(identity, engine, BuildRecord::default())
+            };
+            std::thread::scope(|scope| {
+                for thread in 0..4 {
+                    let engine = format!("engine of thread {thread}\n").into_bytes();
+                    let path = folder.join(format!("{thread}.engine"));
+                    fs::write(&path, encode(&manifest_of(&engine), &engine).unwrap()).unwrap();
+                    scope.spawn(move || {
+                        for _ in 0..25 {
+                            let text = runtime::backend::tensorrt::layers(&path).unwrap_err().to_string();
+                            let own = format!("(fake: these bytes are no engine of mine: engine of thread {thread})");
+                            assert!(text.contains(&own), "thread {thread}: {text}");
+                        }
+                    });
+                }
+            });
+        });
+    }
+
     #[test]
     fn ctrl_c_stops_a_build_and_leaves_nothing() {
         let Some(bench) = Bench::new() else { return };
@@ -991,6 +1039,41 @@ mod stand_ins {
             assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
         }
         assert_eq!(count(&bench.trace(), "built"), 2, "one for each network");
+    }
+
+    /// A build replaces the file of timings by what it read and measured; what others wrote meanwhile must stay.
+    #[test]
+    fn builds_that_end_together_keep_each_others_timings() {
+        let Some(bench) = Bench::new() else { return };
+        let timings = bench.sandbox.path("timings");
+        let usual = ["build", "--model=tiny-model", "--force", "--timing-cache", timings.to_str().unwrap()];
+        let start = |more: &str, timed: &str| {
+            let variables = [("FAKE_TENSORRT_SLOW", "500"), ("FAKE_TENSORRT_TIMED", timed)];
+            Started::new(bench.std_command(&[&usual[..], &[more]].concat(), &variables))
+        };
+        // Written after a build has read it.
+        let mut one = start("--max-batch=1", "one");
+        let trace = bench.sandbox.path("trace");
+        let has = |line: &str| fs::read_to_string(&trace).is_ok_and(|text| text.contains(line));
+        one.wait_until("a build", || has("+ITimingCache"));
+        fs::write(&timings, "elsewhere;").unwrap();
+        assert_eq!(one.finish().status.code(), Some(0));
+        assert_eq!(fs::read_to_string(&timings).unwrap(), "elsewhere;one;one;");
+        let trace = bench.trace();
+        assert_in_order(&trace);
+        assert_eq!(count(&trace, "timings combined"), 1);
+        // Two processes that begin and end together, of engines that neither waits for.
+        for _ in 0..3 {
+            fs::write(&timings, "elsewhere;").unwrap();
+            let mut both = [start("--max-batch=2", "two"), start("--max-batch=3", "three")];
+            for started in &mut both {
+                let output = started.finish();
+                assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+            }
+            let text = fs::read_to_string(&timings).unwrap();
+            assert!(["elsewhere;", "two;", "three;"].iter().all(|entry| text.contains(entry)), "{text}");
+            assert!(count(&bench.trace(), "timings combined") > 0);
+        }
     }
 
     /// Beside a stream: it begins on the CPU and moves over; when building fails, it stays.

@@ -13,7 +13,7 @@
 //                  nothing is lost), pinned (no page-locked memory), engine (TensorRT's runs do not start, and waiting says that it is lost)
 // FAKE_CUDA_FAIL_FILE  a file that says the same, for as long as it does
 // FAKE_CUDA_WAIT_MILLIS  how long waiting for an event takes at least, as if the device were slow
-// FAKE_CUDA_TRACE  a file that gets a line for each graph captured and launched
+// FAKE_CUDA_TRACE  a file that gets a line for each graph captured and launched, and for what is waited for asleep
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -203,6 +203,11 @@ int cuMemGetInfo_v2(size_t* free, size_t* total)
     *total = size_t{8} << 30;
     return 0;
 }
+int cuDevicePrimaryCtxSetFlags_v2(int, unsigned flags)
+{
+    trace(flags == 4 ? "a context that is waited for asleep" : "a context with other flags");
+    return 0;
+}
 int cuDevicePrimaryCtxRetain(void** context, int) { static int one; *context = &one; return 0; }
 int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
 int cuCtxSetCurrent(void* context) { current = context; return 0; }
@@ -236,7 +241,14 @@ int cuStreamDestroy_v2(void* stream)
     return 0;
 }
 
-int cuEventCreate(void** event, unsigned) { NEEDS_CONTEXT *event = new Event; return 0; }
+int cuEventCreate(void** event, unsigned flags)
+{
+    NEEDS_CONTEXT
+    if ((flags & 1) != 0)
+        trace("an event that is waited for asleep");
+    *event = new Event;
+    return 0;
+}
 int cuEventDestroy_v2(void* event) { delete static_cast<Event*>(event); return 0; }
 int cuEventRecord(void* event, void* stream)
 {

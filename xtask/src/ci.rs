@@ -30,6 +30,13 @@ pub fn run() -> Result<()> {
             .args(["clippy", "--release", "-p", "runtime", "-p", "calibration", "--", "-D", "warnings"])
             .run("pass clippy")
     });
+    // Of the default members: those of the trainer would need libtorch once more, for rustdoc.
+    parts.run("documentation", || {
+        cargo()
+            .args(["doc", "--release", "--no-deps"])
+            .env("RUSTDOCFLAGS", "-D warnings")
+            .run("make the documentation without warnings")
+    });
     parts.run("tests", || {
         let result: Counts = suites::run(None)?;
         counts = Some(result);

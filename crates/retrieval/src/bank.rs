@@ -15,8 +15,10 @@ use crate::panels::{PANEL, Panels};
 use crate::products::{Products, TILE};
 
 /// Files of at least this many bytes are mapped into memory; smaller ones are read, so that nothing that happens to them
-/// later matters. (The banks that are shipped have 6 MB.)
-pub const MAPPED_FROM_BYTES: u64 = 32 << 20;
+/// later matters: a mapped file that is cut within a search ends the program. Every exact search looks at all of a bank, so
+/// one that is read costs no more memory than one that is mapped, unless several programs have the same. (The banks that are
+/// shipped have 6 MB.)
+pub const MAPPED_FROM_BYTES: u64 = 256 << 20;
 
 /// What the nearest prototypes say about a segment.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,7 +79,7 @@ pub struct Bank {
 
 /// Where the panels are.
 enum Content {
-    Memory(Vec<u8>),
+    Memory { bytes: Vec<u8>, panels: std::ops::Range<usize> },
     Mapped { mapping: Mapping, panels: std::ops::Range<usize>, sha256: [u8; 32] },
 }
 
@@ -155,11 +157,20 @@ impl Bank {
     /// # Errors
     /// When it cannot be read, is no bank, is of another version, or is cut or changed anywhere.
     pub fn open(path: &Path) -> Result<Self, RetrievalError> {
+        Self::open_mapped_from(path, MAPPED_FROM_BYTES)
+    }
+
+    /// The same with another limit than [`MAPPED_FROM_BYTES`].
+    ///
+    /// # Errors
+    /// As [`Bank::open`].
+    pub fn open_mapped_from(path: &Path, num_bytes: u64) -> Result<Self, RetrievalError> {
         let error = |source| RetrievalError::Read { path: path.to_owned(), source };
         let file = std::fs::File::open(path).map_err(error)?;
         let metadata = file.metadata().map_err(error)?;
-        if !metadata.is_file() || metadata.len() < MAPPED_FROM_BYTES {
-            return Self::from_bytes(&std::fs::read(path).map_err(error)?, path);
+        if !metadata.is_file() || metadata.len() < num_bytes {
+            let bytes = std::fs::read(path).map_err(error)?;
+            return Self::new(parse(&bytes, path)?, Source::Memory(bytes), path);
         }
         let mapping = Mapping::new(file).map_err(error)?;
         let parsed = parse(mapping.bytes(), path)?;
@@ -171,10 +182,10 @@ impl Bank {
     /// # Errors
     /// As [`Bank::open`].
     pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, RetrievalError> {
-        Self::new(parse(bytes, path)?, Source::Bytes(bytes), path)
+        Self::new(parse(bytes, path)?, Source::Memory(bytes.to_vec()), path)
     }
 
-    fn new(parsed: Parsed, source: Source<'_>, path: &Path) -> Result<Self, RetrievalError> {
+    fn new(parsed: Parsed, source: Source, path: &Path) -> Result<Self, RetrievalError> {
         let Parsed { header, layout, panels } = parsed;
         let damaged = |reason: String| RetrievalError::Damaged { path: path.to_owned(), reason };
         let bytes = source.bytes();
@@ -206,8 +217,9 @@ impl Bank {
             Some(Index { indices, list_ends, centroids })
         };
         let panels = match (panels, source) {
-            (Some(panels), _) => Content::Memory(panels),
-            (None, Source::Bytes(bytes)) => Content::Memory(bytes[layout.panels].to_vec()),
+            (Some(arranged), _) => Content::Memory { panels: 0..arranged.len(), bytes: arranged },
+            // Where they were read to: beside a copy a large bank would need its room twice.
+            (None, Source::Memory(bytes)) => Content::Memory { bytes, panels: layout.panels },
             (None, Source::Mapping(mapping)) => {
                 Content::Mapped { mapping, panels: layout.panels, sha256: header.sha256 }
             }
@@ -501,7 +513,7 @@ impl Bank {
 
     fn panels(&self) -> Panels<'_> {
         let bytes = match &self.panels {
-            Content::Memory(panels) => panels,
+            Content::Memory { bytes, panels } => &bytes[panels.clone()],
             Content::Mapped { mapping, panels, .. } => &mapping.bytes()[panels.clone()],
         };
         Panels { storage: self.storage, dimension: self.dimension, bytes }
@@ -686,15 +698,15 @@ fn unknown_score(similarities: &[f32]) -> f32 {
 }
 
 /// What a bank is read from.
-enum Source<'a> {
-    Bytes(&'a [u8]),
+enum Source {
+    Memory(Vec<u8>),
     Mapping(Mapping),
 }
 
-impl Source<'_> {
+impl Source {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Bytes(bytes) => bytes,
+            Self::Memory(bytes) => bytes,
             Self::Mapping(mapping) => mapping.bytes(),
         }
     }

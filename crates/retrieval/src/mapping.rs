@@ -1,5 +1,6 @@
-//! A file mapped into memory: large banks are searched where they lie, shared between programs, and are read ahead by the
-//! system. This module holds the crate's only unsafe code.
+//! A file mapped into memory: large banks ([`MAPPED_FROM_BYTES`](crate::MAPPED_FROM_BYTES)) are searched where they lie, shared
+//! between programs, and are read ahead by the system. Smaller ones are read and none of this is about them. This module
+//! holds the crate's only unsafe code.
 //!
 //! What can happen to the file meanwhile:
 //! - *Replaced by rename*, as everything of ours is written: the mapping keeps the old file. Nothing happens.

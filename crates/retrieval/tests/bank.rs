@@ -433,16 +433,47 @@ fn equal_prototypes_go_by_index() {
     }
 }
 
+/// What is shipped is far below the limit.
+#[test]
+fn whatever_happens_to_the_file_of_a_bank_that_was_read_does_not_matter() {
+    let folder = tempfile::tempdir().expect("writable");
+    let path = folder.path().join("bank.postcard");
+    let vectors = values(500 * 24, 9);
+    for storage in [Storage::Int8, Storage::F16, Storage::F32] {
+        let encoded = builder(24, &vectors, |i| i as u8 % 5).finish(storage).expect("valid");
+        encoded.write(&path).expect("writable");
+        let size = std::fs::metadata(&path).expect("written").len();
+        assert!(size < MAPPED_FROM_BYTES / 1000);
+        let bank = Bank::open(&path).expect("valid");
+        assert!(!bank.is_mapped() && Bank::open_mapped_from(&path, size).expect("valid").is_mapped());
+        let queries = values(7 * 24, 8);
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        bank.nearest(&queries, 20, &mut before).expect("valid");
+        let file = std::fs::OpenOptions::new().write(true).open(&path).expect("writable");
+        for len in [size / 2, 0] {
+            file.set_len(len).expect("writable");
+            bank.nearest(&queries, 20, &mut after).expect("in memory");
+            assert_eq!(before, after);
+        }
+        std::fs::remove_file(&path).expect("there");
+        bank.nearest(&queries, 20, &mut after).expect("in memory");
+        assert_eq!(before, after);
+    }
+}
+
 #[test]
 fn large_banks_are_mapped_and_watched() {
     let folder = tempfile::tempdir().expect("writable");
     let path = folder.path().join("bank.postcard");
+    // A smaller limit: the real one would take seconds and a gigabyte.
+    const LIMIT: u64 = 16 << 20;
     let dimension = 1024;
-    let vectors = values(MAPPED_FROM_BYTES as usize / 4, 9);
+    let vectors = values(LIMIT as usize / 4, 9);
     let encoded = builder(dimension, &vectors, |_| 1).finish(Storage::F32).expect("valid");
     encoded.write(&path).expect("writable");
-    let bank = Bank::open(&path).expect("valid");
-    assert!(bank.is_mapped() && !encoded.to_bank().expect("valid").is_mapped());
+    let open = || Bank::open_mapped_from(&path, LIMIT);
+    let bank = open().expect("valid");
+    assert!(bank.is_mapped() && !Bank::open(&path).expect("valid").is_mapped());
     let queries = values(3 * dimension, 8);
     let (mut from_file, mut from_memory) = (Vec::new(), Vec::new());
     bank.nearest(&queries, 20, &mut from_file).expect("valid");
@@ -455,7 +486,7 @@ fn large_banks_are_mapped_and_watched() {
     assert_eq!(from_file, from_memory);
 
     // Touched, but not changed.
-    let bank = Bank::open(&path).expect("valid");
+    let bank = open().expect("valid");
     let file = std::fs::OpenOptions::new().write(true).open(&path).expect("writable");
     let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
     file.set_modified(later).expect("settable");

@@ -186,6 +186,7 @@ int32_t build(void* create_builder, void* create_parser, hsg_trt_build const& sp
 #endif
     // The configuration refers to both, so they end after it.
     std::unique_ptr<nv::ITimingCache> cache;
+    std::unique_ptr<nv::ITimingCache> newer;
 #if HSG_TRT_MAJOR >= 10
     Progress progress{spec.progress, spec.to};
 #endif
@@ -290,6 +291,18 @@ int32_t build(void* create_builder, void* create_parser, hsg_trt_build const& sp
     }
     if (cache != nullptr)
     {
+        size_t length = 0;
+        void const* const bytes = spec.newer_timings(spec.to, &length);
+        if (bytes != nullptr && length > 0)
+        {
+            newer.reset(config->createTimingCache(bytes, length));
+            // Of another version or device: as at the beginning, they make way.
+            if (newer == nullptr || !cache->combine(*newer, false))
+            {
+                logger().log(nv::ILogger::Severity::kWARNING,
+                    "the timing cache was changed meanwhile, to one of another device or version: it is written anew");
+            }
+        }
         std::unique_ptr<nv::IHostMemory> timings{cache->serialize()};
         if (timings != nullptr)
         {

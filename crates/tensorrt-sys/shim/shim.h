@@ -18,6 +18,9 @@ typedef void (*hsg_trt_sink)(void* to, int32_t kind, const void* bytes, size_t l
 // A phase of the build begins (steps > 0), has done a step (steps = 0, done = number) or ends (steps < 0); 0 cancels.
 typedef int32_t (*hsg_trt_progress)(void* to, const char* phase, const char* parent, int32_t steps, int32_t done);
 
+// Asked once after a build: timings that somebody else has kept since it began, or none. They live until the build returns.
+typedef const void* (*hsg_trt_newer)(void* to, size_t* length);
+
 struct hsg_trt_dims {
     int32_t count;
     int64_t lengths[HSG_TRT_MAX_DIMS];
@@ -49,6 +52,7 @@ struct hsg_trt_build {
     size_t num_ranges;
     hsg_trt_sink sink;
     hsg_trt_progress progress;
+    hsg_trt_newer newer_timings;
     void* to;
 };
 

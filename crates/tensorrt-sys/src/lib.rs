@@ -9,7 +9,7 @@
 //!    [`Library::build`], which makes the bytes of an engine out of an ONNX file.
 //!
 //! The library is never closed: TensorRT does not survive that. What it logs goes to the crate `log`, target `tensorrt`; the
-//! last errors also become part of our own, because its functions only say that they failed.
+//! last errors about a call also become part of ours, because its functions only say that they failed (`log_lines.rs`).
 #![allow(unsafe_code)]
 
 mod library;
@@ -19,4 +19,6 @@ mod raw;
 
 pub use library::{LIBRARY_STEM, Library, LibraryError, LibraryErrorKind, OLDEST, Version, header_version};
 pub use log_lines::LogRecording;
-pub use objects::{Build, BuildProgress, Built, Context, CudaReady, Engine, Error, InputRange, Runtime, Tensor};
+pub use objects::{
+    Build, BuildProgress, Built, Context, CudaReady, Engine, Error, InputRange, NewerTimings, Runtime, Tensor,
+};

@@ -3,10 +3,10 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt;
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::library::Library;
-use crate::log_lines;
+use crate::log_lines::Call;
 use crate::raw::{self, Dims, ERROR_BYTES, MAX_DIMS};
 
 /// TensorRT refused something: its own words.
@@ -18,12 +18,12 @@ impl Error {
         Self(words.into())
     }
 
-    /// What the shim wrote, and what TensorRT logged meanwhile.
-    fn told(buffer: &[c_char; ERROR_BYTES]) -> Self {
+    /// What the shim wrote, and what TensorRT logged about the call.
+    fn told(buffer: &[c_char; ERROR_BYTES], call: &Call) -> Self {
         // SAFETY: the shim ends its words with zero within the buffer, which began as zeros.
         let words = unsafe { CStr::from_ptr(buffer.as_ptr()) }.to_string_lossy().into_owned();
         let words = if words.is_empty() { "TensorRT failed without a word".to_owned() } else { words };
-        match log_lines::take_errors() {
+        match call.errors() {
             logged if logged.is_empty() => Self(words),
             logged => Self(format!("{words} ({logged})")),
         }
@@ -40,17 +40,25 @@ impl std::error::Error for Error {}
 
 /// Calls a function of the shim that returns 0 for success.
 fn checked(call: impl FnOnce(*mut c_char) -> i32) -> Result<(), Error> {
+    checked_within(&Call::begin(), call)
+}
+
+fn checked_within(within: &Call, call: impl FnOnce(*mut c_char) -> i32) -> Result<(), Error> {
     let mut buffer = [0; ERROR_BYTES];
-    // What was logged before belongs to something else.
-    log_lines::take_errors();
-    if call(buffer.as_mut_ptr()) == 0 { Ok(()) } else { Err(Error::told(&buffer)) }
+    if call(buffer.as_mut_ptr()) == 0 { Ok(()) } else { Err(Error::told(&buffer, within)) }
 }
 
 /// The same for one that returns an object.
 fn made(call: impl FnOnce(*mut c_char) -> *mut c_void) -> Result<NonNull<c_void>, Error> {
     let mut buffer = [0; ERROR_BYTES];
-    log_lines::take_errors();
-    NonNull::new(call(buffer.as_mut_ptr())).ok_or_else(|| Error::told(&buffer))
+    let within = Call::begin();
+    NonNull::new(call(buffer.as_mut_ptr())).ok_or_else(|| Error::told(&buffer, &within))
+}
+
+/// The same for one that cannot fail. What TensorRT logs all the same is about no other call.
+fn plain<T>(call: impl FnOnce() -> T) -> T {
+    let _within = Call::begin();
+    call()
 }
 
 /// Shows that the CUDA driver has been started in this process. Without it TensorRT crashes when its first object is made.
@@ -112,7 +120,7 @@ impl Runtime {
 impl Drop for Runtime {
     fn drop(&mut self) {
         // SAFETY: made in `new`, destroyed once; every engine holds the runtime, so none is left.
-        unsafe { raw::hsg_trt_runtime_delete(self.pointer.as_ptr()) }
+        plain(|| unsafe { raw::hsg_trt_runtime_delete(self.pointer.as_ptr()) })
     }
 }
 
@@ -153,7 +161,7 @@ impl Engine {
     /// In TensorRT's words.
     pub fn tensors(&self) -> Result<Vec<Tensor>, Error> {
         // SAFETY: the engine is alive.
-        let count = unsafe { raw::hsg_trt_engine_num_tensors(self.pointer.as_ptr()) };
+        let count = plain(|| unsafe { raw::hsg_trt_engine_num_tensors(self.pointer.as_ptr()) });
         (0..count).map(|index| self.tensor(index)).collect()
     }
 
@@ -185,7 +193,7 @@ impl Engine {
     /// Device memory that each [`Context`] takes for values in between; weights, inputs and outputs are not in it.
     pub fn activation_bytes(&self) -> u64 {
         // SAFETY: the engine is alive.
-        u64::try_from(unsafe { raw::hsg_trt_engine_activation_bytes(self.pointer.as_ptr()) }).unwrap_or(0)
+        u64::try_from(plain(|| unsafe { raw::hsg_trt_engine_activation_bytes(self.pointer.as_ptr()) })).unwrap_or(0)
     }
 
     /// Layers and their precisions as TensorRT's own JSON.
@@ -217,7 +225,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         // SAFETY: made in `Runtime::load`, destroyed once; every context holds the engine, so none is left.
-        unsafe { raw::hsg_trt_engine_delete(self.pointer.as_ptr()) }
+        plain(|| unsafe { raw::hsg_trt_engine_delete(self.pointer.as_ptr()) })
     }
 }
 
@@ -298,7 +306,7 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: made in `Engine::context`, destroyed once.
-        unsafe { raw::hsg_trt_context_delete(self.pointer.as_ptr()) }
+        plain(|| unsafe { raw::hsg_trt_context_delete(self.pointer.as_ptr()) })
     }
 }
 
@@ -408,10 +416,17 @@ fn append(received: &mut Received, kind: i32, bytes: *const c_void, length: usiz
 /// Told how far a build is; stops it by returning `false`. TensorRT tells from several threads, one after the other here.
 pub type ProgressSink<'a> = dyn FnMut(BuildProgress<'_>) -> bool + Send + 'a;
 
-/// Receiver of both callbacks of a build, which come from TensorRT's threads.
+/// Asked once, after a build, for the timings that somebody else has kept since it began; none = no others. They become part
+/// of [`Built::timing_cache`].
+pub type NewerTimings<'a> = dyn FnMut() -> Vec<u8> + Send + 'a;
+
+/// Receiver of the callbacks of a build, which come from TensorRT's threads.
 struct BuildState<'a, 'b> {
     received: Mutex<Received>,
     progress: Mutex<&'a mut ProgressSink<'b>>,
+    newer_timings: Mutex<&'a mut NewerTimings<'b>>,
+    /// What it gave.
+    newer: OnceLock<Vec<u8>>,
 }
 
 /// Poisoned only if a callback panicked, which ends the process.
@@ -448,12 +463,28 @@ extern "C" fn tell_progress(
     i32::from((locked(&state.progress))(event))
 }
 
+extern "C" fn newer_timings(to: *mut c_void, length: *mut usize) -> *const c_void {
+    // SAFETY: `to` is the `BuildState` of the call in progress, which all its threads share.
+    let state = unsafe { &*to.cast::<BuildState<'_, '_>>() };
+    let newer = state.newer.get_or_init(|| (locked(&state.newer_timings))());
+    // SAFETY: the shim passes the address of a number of its own.
+    unsafe { *length = newer.len() };
+    newer.as_ptr().cast()
+}
+
 impl Library {
-    /// Builds an engine; minutes. `progress` is told how far it is, and stops the build by returning `false`.
+    /// Builds an engine; minutes. `progress` is told how far it is, and stops the build by returning `false`;
+    /// `newer` says what others have timed meanwhile.
     ///
     /// # Errors
     /// In TensorRT's words: a network that it does not take, too little workspace, too little memory, stopped.
-    pub fn build(&self, build: &Build<'_>, _: CudaReady, progress: &mut ProgressSink<'_>) -> Result<Built, Error> {
+    pub fn build(
+        &self,
+        build: &Build<'_>,
+        _: CudaReady,
+        progress: &mut ProgressSink<'_>,
+        newer: &mut NewerTimings<'_>,
+    ) -> Result<Built, Error> {
         let (create_builder, create_parser) = self.builder()?;
         let names = build
             .ranges
@@ -474,7 +505,12 @@ impl Library {
             })
             .collect::<Result<Vec<_>, Error>>()?;
         let has_cache = !build.timing_cache.is_empty();
-        let state = BuildState { received: Mutex::default(), progress: Mutex::new(progress) };
+        let state = BuildState {
+            received: Mutex::default(),
+            progress: Mutex::new(progress),
+            newer_timings: Mutex::new(newer),
+            newer: OnceLock::new(),
+        };
         let spec = raw::Build {
             onnx: build.onnx.as_ptr().cast(),
             onnx_bytes: build.onnx.len(),
@@ -488,12 +524,15 @@ impl Library {
             num_ranges: ranges.len(),
             sink: receive_built,
             progress: tell_progress,
+            newer_timings,
             // Nobody writes through it: the callbacks share it, and what changes is behind locks.
             to: ptr::from_ref(&state).cast_mut().cast(),
         };
         // SAFETY: the addresses are those of this library's functions, whose major version is the headers'; the driver has
         // been started; everything that `spec` points to outlives the call, and the callbacks get the state they expect.
-        checked(|error| unsafe { raw::hsg_trt_build_engine(create_builder, create_parser, &spec, error) })?;
+        checked_within(&Call::begin_build(), |error| unsafe {
+            raw::hsg_trt_build_engine(create_builder, create_parser, &spec, error)
+        })?;
         let Received { engine, timing_cache, .. } = state.received.into_inner().unwrap_or_else(PoisonError::into_inner);
         if engine.is_empty() {
             return Err(Error::new("TensorRT gave an engine of no bytes"));

@@ -11,6 +11,7 @@ pub type Log = extern "C" fn(severity: i32, text: *const c_char);
 pub type Sink = extern "C" fn(to: *mut c_void, kind: i32, bytes: *const c_void, length: usize);
 pub type Progress =
     extern "C" fn(to: *mut c_void, phase: *const c_char, parent: *const c_char, steps: i32, done: i32) -> i32;
+pub type Newer = extern "C" fn(to: *mut c_void, length: *mut usize) -> *const c_void;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,6 +52,7 @@ pub struct Build {
     pub num_ranges: usize,
     pub sink: Sink,
     pub progress: Progress,
+    pub newer_timings: Newer,
     pub to: *mut c_void,
 }
 

@@ -15,7 +15,7 @@ use runtime::pipeline::{Deployment, Processor, ProcessorSpec, Resolution};
 use segcore::label_space::{IGNORE, LabelSpace};
 use serde::Serialize;
 
-use super::{deploy_without_a_word, loading, open_dataset};
+use super::{deploy_without_bank, open_dataset};
 use crate::settings::BankBuildSettings;
 use runtime::program::printer::{Printer, table};
 use runtime::program::signals::Signals;
@@ -65,7 +65,7 @@ fn label_space(deployment: &Deployment, dataset: &dyn Dataset) -> LabelSpace {
 pub fn build(settings: &BankBuildSettings, printer: Printer) -> anyhow::Result<Outcome> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let dataset = open_dataset(&settings.dataset)?;
-    let deployment = deploy_without_a_word(&settings.model, printer, loading(&settings.model))?;
+    let deployment = deploy_without_bank(&settings.model, printer)?;
     let space = label_space(&deployment, &*dataset);
     if let Some(out) = &settings.out {
         check_out(out, deployment.folder().path(), settings.force)?;

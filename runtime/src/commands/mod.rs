@@ -14,7 +14,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::Parser as _;
 use datasets::DatasetKind;
-use models::manifest::{ModelFolder, Precision};
+use models::manifest::{BANK, ModelFolder, Precision};
 use runtime::PipelineError;
 use runtime::backend::BackendChoice;
 use runtime::pipeline::{Deployment, DeploymentSpec};
@@ -116,31 +116,30 @@ pub fn run_program() -> anyhow::Result<Outcome> {
 
 /// Opens a model, checks all its hashes and loads it.
 fn deploy(settings: &ModelSettings, printer: Printer) -> anyhow::Result<Arc<Deployment>> {
-    deploy_by(settings, printer, loading(settings))
-}
-
-fn loading(settings: &ModelSettings) -> fn(ModelFolder, DeploymentSpec) -> Result<Deployment, PipelineError> {
-    if settings.allow_unverified { Deployment::load_unverified } else { Deployment::load }
-}
-
-/// The same, loaded in another way.
-fn deploy_by(
-    settings: &ModelSettings,
-    printer: Printer,
-    load: fn(ModelFolder, DeploymentSpec) -> Result<Deployment, PipelineError>,
-) -> anyhow::Result<Arc<Deployment>> {
-    let deployment = deploy_without_a_word(settings, printer, load)?;
-    if deployment.bank().is_none() {
-        printer.status(format!(
-            "the model {} has no prototype bank, so segments get no classes; make one with `hsg bank build`",
-            deployment.manifest().name
-        ));
-    }
+    let load = if settings.allow_unverified { Deployment::load_unverified } else { Deployment::load };
+    let deployment = deploy_by(settings, printer, load)?;
+    tell_of_bank(&deployment, printer);
     Ok(deployment)
 }
 
-/// The same for who needs no bank.
-fn deploy_without_a_word(
+/// The same for making a bank: the one that the folder has is about to be replaced, so that of another model must not keep
+/// anybody from it, all the less as the error would say to do just this.
+fn deploy_without_bank(settings: &ModelSettings, printer: Printer) -> anyhow::Result<Arc<Deployment>> {
+    if settings.allow_unverified {
+        deploy_by(settings, printer, |folder, spec| Deployment::load_unverified(folder.without(&[BANK]), spec))
+    } else {
+        deploy_by(settings, printer, |folder, spec| {
+            // The receipt is about the bank that is there.
+            if spec.precision == Precision::Int8 {
+                runtime::receipt::check(&folder)?;
+            }
+            Deployment::load_unverified(folder.without(&[BANK]), spec)
+        })
+    }
+}
+
+/// Loaded in another way.
+fn deploy_by(
     settings: &ModelSettings,
     printer: Printer,
     load: fn(ModelFolder, DeploymentSpec) -> Result<Deployment, PipelineError>,
@@ -155,6 +154,16 @@ fn deploy_without_a_word(
         printer.status(format!("backend: {} ({}), {}", info.name, info.version, deployment.reason()));
     }
     Ok(Arc::new(deployment))
+}
+
+/// Says that there will be no classes, where that is so.
+fn tell_of_bank(deployment: &Deployment, printer: Printer) {
+    if deployment.bank().is_none() {
+        printer.status(format!(
+            "the model {} has no prototype bank, so segments get no classes; make one with `hsg bank build`",
+            deployment.manifest().name
+        ));
+    }
 }
 
 /// Makes the folder after `option` before any work is done for it, and makes sure that it can be written to.

@@ -16,7 +16,7 @@ use runtime::pipeline::{self, Control, Deployment, PipelineReport, PipelineSpec,
 use runtime::sink::{FileSinks, FileSinksSpec, OutputFolder, SaveKinds, subfolder_name};
 use runtime::source::{self, Source, SourceKind, SourceSpec};
 
-use super::{deploy, deploy_by, write_json};
+use super::{deploy, deploy_by, tell_of_bank, write_json};
 use crate::settings::RunSettings;
 use runtime::program::printer::Printer;
 use runtime::program::progress::LINE_INTERVAL;
@@ -56,7 +56,9 @@ pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> 
         } else {
             Deployment::load_building_beside
         };
-        deploy_by(&model, printer, load)?
+        let deployment = deploy_by(&model, printer, load)?;
+        tell_of_bank(&deployment, printer);
+        deployment
     } else {
         deploy(&model, printer)?
     };

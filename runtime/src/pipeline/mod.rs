@@ -2,7 +2,7 @@
 //!
 //! | stage | file | thread | in → out |
 //! |---|---|---|---|
-//! | capture | [`capture`] | `hsg-capture` | source → slot |
+//! | capture | `capture` | `hsg-capture` | source → slot |
 //! | preprocess, embed | [`embed`] | `hsg-math-0` | frame → unit features `[h, w, m]` at stride 8 |
 //! | segment | [`segment`] | | features → base segments (spherical k-means, fixed slots) |
 //! | group | [`group`], [`smooth`] | | prototypes, positions → transitions between levels, averaged over time |

@@ -21,7 +21,7 @@ pub(super) fn places() -> impl Iterator<Item = (isize, isize)> {
     (-radius..=radius).zip(SPANS).flat_map(|(dy, span)| (-(span as isize)..=span as isize).map(move |dx| (dy, dx)))
 }
 
-/// The 40 places after the centre, in the order of [`places`]: below, or to the right in the same row.
+/// The 40 places after the centre, in the order of the rows: below, or to the right in the same row.
 pub fn offsets() -> impl Iterator<Item = (isize, isize)> {
     places().skip(NUM_PLACES / 2 + 1)
 }

@@ -4,7 +4,7 @@
 //!
 //! The way of an image: [`Features`] (colour, and how it varies) → [`sample_pairs`] and [`Density`] (how often two
 //! looks are neighbours) → [`Forest`] (the same, fast) → [`Affinity`] (every pixel with its 80 neighbours) →
-//! [`spectral`] (the soft segments of the graph: eigenvectors of its normalised Laplacian) → [`energy`] (their edges,
+//! `spectral` (the soft segments of the graph: eigenvectors of its normalised Laplacian) → `energy` (their edges,
 //! in eight orientations) → [`crate::owt_ucm`].
 
 mod affinity;

@@ -117,6 +117,7 @@ class ITimingCache : public INoCopy
 public:
     virtual ~ITimingCache() noexcept = default;
     IHostMemory* serialize() const noexcept;
+    bool combine(ITimingCache const& inputCache, bool ignoreMismatch) noexcept;
 };
 
 class IBuilderConfig : public INoCopy

@@ -19,6 +19,24 @@ const OLDEST_DRIVER: i32 = 12020;
 /// They are compiled for compute capability 8.0.
 const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
 
+/// Says how threads wait for the GPU: `auto` or nothing, as the driver likes; `block`, asleep.
+const WAIT_VARIABLE: &str = "HSG_CUDA_WAIT";
+
+/// Whether threads are to sleep while they wait. By itself CUDA spins where there are as many processors as contexts: the result
+/// is there some microseconds earlier, and each stream that waits takes all of a processor, which the other streams'
+/// stages on the CPU may need.
+fn waits_asleep() -> Result<bool, BackendError> {
+    match std::env::var_os(WAIT_VARIABLE) {
+        None => Ok(false),
+        Some(value) if value.is_empty() || value == "auto" => Ok(false),
+        Some(value) if value == "block" => Ok(true),
+        Some(value) => Err(missing(
+            BackendErrorKind::Run,
+            format!("{WAIT_VARIABLE}: expected `auto` or `block`, got `{}`", value.to_string_lossy()),
+        )),
+    }
+}
+
 /// A device and its driver.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceInfo {
@@ -162,6 +180,7 @@ fn find() -> Result<(sys::CUdevice, DeviceInfo), BackendError> {
 struct Context {
     device: sys::CUdevice,
     context: sys::CUcontext,
+    waits_asleep: bool,
 }
 
 // SAFETY: a CUDA context may be used from every thread; calls make it current on theirs first.
@@ -425,9 +444,20 @@ impl Cuda {
     /// As [`look`].
     pub fn without_kernels() -> Result<Self, BackendError> {
         let (device, info) = find()?;
+        let waits_asleep = waits_asleep()?;
+        if waits_asleep {
+            // For everything on the device's context, TensorRT's waiting included.
+            let flags = sys::CUctx_flags::CU_CTX_SCHED_BLOCKING_SYNC as u32;
+            // SAFETY: `device` came from the driver.
+            match unsafe { sys::cuDevicePrimaryCtxSetFlags_v2(device, flags) }.result() {
+                // Older drivers, once another stream has opened the context: it has said the same.
+                Ok(()) | Err(DriverError(sys::CUresult::CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE)) => {}
+                Err(error) => return Err(failed("sleep while it is waited for (HSG_CUDA_WAIT)", error)),
+            }
+        }
         // SAFETY: `device` came from the driver; released by `Context::drop`.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(|error| failed("open the GPU", error))?;
-        let context = Arc::new(Context { device, context });
+        let context = Arc::new(Context { device, context, waits_asleep });
         context.enter()?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(|error| failed("make a stream", error))?;
@@ -547,8 +577,18 @@ impl Cuda {
     /// When the driver has none.
     pub fn event(&self) -> Result<Event, BackendError> {
         self.context.enter()?;
-        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+        let mut flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        if self.context.waits_asleep {
+            // Events have a flag of their own and do not go by the context's.
+            flags |= sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
+        }
+        let mut event = MaybeUninit::uninit();
+        // SAFETY: the context is current; `event` outlives the call.
+        unsafe { sys::cuEventCreate(event.as_mut_ptr(), flags) }
+            .result()
             .map_err(|error| failed("make an event", error))?;
+        // SAFETY: success means that it was written.
+        let event = unsafe { event.assume_init() };
         Ok(Event { context: Arc::clone(&self.context), event })
     }
 

@@ -4,7 +4,6 @@
 //! and back, on the session's own stream, which is waited for once a run. Nothing is allocated after it is made.
 
 use std::ffi::CString;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -16,6 +15,7 @@ use super::cache::{Cached, EngineCache, cache_folder};
 use super::engine_file::{self, BuildRecord, Identity, layers_of};
 use super::found::{Ready, ready};
 use super::network::{PreparedNetwork, prepare};
+use super::timings::TimingFile;
 use super::{BuildEvent, BuildOptions, BuildWatch, BuiltEngine, LogWatch, identity_of};
 use crate::backend::cuda::{Cuda, Noise, StagedBuffer, noise};
 use crate::backend::{
@@ -213,14 +213,7 @@ fn build_engine(
         Some(path) => path.clone(),
         None => timing_cache_path(&ready.found)?,
     };
-    // Without one all is measured anew.
-    let timing_cache = fs::read(&timing_path).unwrap_or_else(|error| {
-        if error.kind() != std::io::ErrorKind::NotFound {
-            let line = format!("{}: timings taken before cannot be read: {error}", timing_path.display());
-            watch.event(BuildEvent::Line(line));
-        }
-        Vec::new()
-    });
+    let timings = TimingFile::read(timing_path, |line| watch.event(BuildEvent::Line(line)));
     let ranges: Vec<InputRange> = network
         .shapes
         .iter()
@@ -237,13 +230,21 @@ fn build_engine(
         int8: network.precision == Precision::Int8,
         hardware_compatible: identity.hardware_compatible,
         workspace_bytes: options.workspace_mebibytes.map(|mebibytes| mebibytes << 20),
-        timing_cache: &timing_cache,
+        timing_cache: timings.bytes(),
         ranges: &ranges,
     };
     let start = Instant::now();
     let recording = LogRecording::begin();
     let mut phase_steps = (String::new(), 0);
-    let built = ready.library.build(&spec, ready.cuda, &mut |progress| {
+    // From the end of the build until its timings are written.
+    let mut update = None;
+    let mut newer_timings = || {
+        let begun = timings.begin_update();
+        let newer = begun.as_ref().map(|update| update.newer().to_vec()).unwrap_or_default();
+        update = Some(begun);
+        newer
+    };
+    let mut progress = |progress: BuildProgress<'_>| {
         match progress {
             BuildProgress::Begin { phase, steps, .. } => phase_steps = (phase.to_owned(), steps),
             BuildProgress::Step { phase, done } => {
@@ -253,7 +254,8 @@ fn build_engine(
             BuildProgress::End { .. } => {}
         }
         !watch.is_stopped()
-    });
+    };
+    let built = ready.library.build(&spec, ready.cuda, &mut progress, &mut newer_timings);
     let log = recording.finish();
     let built = built.map_err(|error| {
         let (source, of) = (network.source.display(), &identity.network);
@@ -270,7 +272,7 @@ fn build_engine(
         )
     })?;
     if !built.timing_cache.is_empty()
-        && let Err(error) = write_timing_cache(&timing_path, &built.timing_cache)
+        && let Some(Err(error)) = update.map(|update| update.and_then(|update| update.write(&built.timing_cache)))
     {
         watch.event(BuildEvent::Line(format!("timings are not kept, the next build takes as long: {error}")));
     }
@@ -295,13 +297,6 @@ fn build_engine(
 fn timing_cache_path(found: &super::Found) -> Result<PathBuf, BackendError> {
     let plain: String = found.gpu.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     Ok(cache_folder()?.join(format!("engines/timing-{}-{plain}.cache", found.version)))
-}
-
-fn write_timing_cache(path: &Path, bytes: &[u8]) -> Result<(), String> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    }
-    models::files::write_atomically(path, bytes).map_err(|error| error.to_string())
 }
 
 /// A loaded engine.

@@ -7,7 +7,7 @@
 //! without it two streams hardly ever meet, since one of them is always in the run that the other waits for.
 //!
 //! There is no thread for this. The first in the queue takes the [`Launcher`], of which there is one, waits for the run before,
-//! and starts the next for all: the run's stream waits, on the GPU, for every member's preprocessing; frames are copied
+//! and starts the next for all (`meeting.rs` is that queue): the run's stream waits, on the GPU, for every member's preprocessing; frames are copied
 //! together, features apart; every member's stream goes on when its features are there. A member alone lends the network its
 //! own memory, and nothing is copied.
 //!
@@ -23,57 +23,23 @@
 //!
 //! Nothing is allocated per frame: memory changes hands with its owner's [`Seat`].
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
 
 use models::manifest::Manifest;
 
 use super::Batching;
 use super::backend::{TensorRtEngine, check_profile};
 use super::device_network::DeviceNetwork;
+use super::meeting::{Meeting, Runner, Ticket};
 use crate::backend::cuda::{Buffer, Cuda, Event, Memory, Noise, noise};
 use crate::backend::{BackendError, BackendErrorKind, run_error};
-
-/// Frames that a member must have brought since it was last waited for in vain, before it is waited for again.
-const TRUSTED: u32 = 4;
 
 /// The meeting place of a deployment's streams.
 pub struct Batches {
     engine: Arc<TensorRtEngine>,
-    batching: Batching,
-    /// Names of the network's input and output.
+    /// Name of the network's input.
     image: String,
-    embedding: String,
-    state: Mutex<State>,
-    /// Somebody came or went, or a run was started.
-    changed: Condvar,
-}
-
-struct State {
-    /// None while somebody starts a run.
-    launcher: Option<Box<Launcher>>,
-    /// In the order of coming.
-    waiting: VecDeque<Ticket>,
-    /// What came of runs, until its member takes it.
-    finished: Vec<(Ticket, Result<usize, BackendError>)>,
-    members: Vec<Listed>,
-    next_number: u64,
-}
-
-/// A member as the others know it.
-struct Listed {
-    number: u64,
-    /// Of its frames; zeros before the first.
-    shape: [usize; 4],
-    /// Frames since it was waited for in vain.
-    trust: u32,
-}
-
-/// A frame that is to be embedded.
-struct Ticket {
-    member: u64,
-    seat: Box<Seat>,
+    meeting: Meeting<Launcher>,
 }
 
 /// A member's memory on the GPU.
@@ -94,8 +60,12 @@ struct Launcher {
     network: Option<DeviceNetwork>,
     /// The shape that it has, the number of frames first.
     shape: Option<[usize; 4]>,
-    /// The frames that are being started.
-    batch: Vec<Ticket>,
+    engine: Arc<TensorRtEngine>,
+    /// Names of the network's input and output.
+    image: String,
+    embedding: String,
+    /// Most frames of a run.
+    most: usize,
     /// The end of the last run.
     done: Event,
     cuda: Cuda,
@@ -132,189 +102,63 @@ impl Batches {
         let launcher = Launcher {
             network: Some(DeviceNetwork::new(Arc::clone(engine), &cuda)?),
             shape: None,
-            batch: Vec::with_capacity(most),
+            engine: Arc::clone(engine),
+            image: names.image.clone(),
+            embedding: names.embedding.clone(),
+            most,
             done: cuda.event()?,
             cuda,
             _leaving: None,
         };
-        let state = State {
-            launcher: Some(Box::new(launcher)),
-            waiting: VecDeque::new(),
-            finished: Vec::new(),
-            members: Vec::new(),
-            next_number: 0,
-        };
         Ok(Some(Arc::new(Self {
             engine: Arc::clone(engine),
-            batching: Batching { most, ..batching },
             image: names.image.clone(),
-            embedding: names.embedding.clone(),
-            state: Mutex::new(state),
-            changed: Condvar::new(),
+            meeting: Meeting::new(Batching { most, ..batching }, launcher),
         })))
     }
 
     /// A place for one more stream.
     pub fn join(self: &Arc<Self>) -> Member {
-        let mut state = self.lock();
-        let number = state.next_number;
-        state.next_number += 1;
-        state.members.push(Listed { number, shape: [0; 4], trust: 0 });
-        // Room for all of them, so that no frame allocates.
-        let num_members = state.members.len();
-        state.waiting.reserve(num_members);
-        state.finished.reserve(num_members);
-        drop(state);
-        Member { batches: Arc::clone(self), number, seat: None }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for a run that has the ticket's frame, and perhaps starts it. Gives the seat back with the number of its frames.
-    fn run(&self, ticket: Ticket) -> (Box<Seat>, Result<usize, BackendError>) {
-        let member = ticket.member;
-        let mut state = self.lock();
-        if let Some(listed) = state.members.iter_mut().find(|listed| listed.number == member) {
-            listed.trust = listed.trust.saturating_add(1);
-        }
-        state.waiting.push_back(ticket);
-        // Perhaps somebody waits for this one.
-        self.changed.notify_all();
-        loop {
-            if let Some(at) = state.finished.iter().position(|(ticket, _)| ticket.member == member) {
-                let (ticket, outcome) = state.finished.swap_remove(at);
-                return (ticket.seat, outcome);
-            }
-            let is_first = state.waiting.front().is_some_and(|ticket| ticket.member == member);
-            let launcher = if is_first { state.launcher.take() } else { None };
-            let Some(launcher) = launcher else {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            drop(state);
-            Leading { batches: self, member, launcher: Some(launcher), outcome: None }.start();
-            state = self.lock();
-        }
+        Member { batches: Arc::clone(self), number: self.meeting.join(), seat: None }
     }
 
     /// Takes the memory of the largest run of such frames, so that it is known at once that there is none.
     fn reserve(&self, member: u64, shape: [usize; 4]) -> Result<(), BackendError> {
-        let mut state = self.lock();
-        let launcher = loop {
-            match state.launcher.take() {
-                Some(launcher) => break launcher,
-                None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            }
-        };
-        drop(state);
-        let mut leading = Leading { batches: self, member, launcher: Some(launcher), outcome: None };
-        let Some(launcher) = &mut leading.launcher else { return Ok(()) };
         let [_, channels, height, width] = shape;
-        let most = self.batching.most;
-        let outcome = launcher
-            .done
-            .wait()
-            .and_then(|()| launcher.network(self, [most, channels, height, width]).map(drop))
-            .map_err(|error| {
-                BackendError::new(error.kind(), format!("{error} (for runs of {most} frames; `--batch` sets how many)"))
-            });
-        if outcome.is_err() {
-            // Begun anew by the next run.
-            let _ = launcher.give_up();
-        }
-        outcome
-    }
-
-    /// Moves the frames of the next run from the queue into `batch`: those that have the shape of the first. Waits for members
-    /// that are missing, if that is wanted.
-    fn choose(&self, batch: &mut Vec<Ticket>) {
-        let begin = Instant::now();
-        let Batching { most, wait } = self.batching;
-        let mut state = self.lock();
-        let Some(shape) = state.waiting.front().map(|ticket| ticket.seat.shape) else { return };
-        loop {
-            let State { waiting, members, .. } = &mut *state;
-            let is_here = |number: u64| waiting.iter().any(|ticket| ticket.member == number);
-            let is_missing =
-                |listed: &&mut Listed| listed.shape == shape && listed.trust >= TRUSTED && !is_here(listed.number);
-            let is_full = waiting.iter().filter(|ticket| ticket.seat.shape == shape).count() >= most;
-            if is_full || members.iter_mut().find(is_missing).is_none() {
-                break;
+        self.meeting.with_runner(member, |launcher| {
+            let most = launcher.most;
+            let outcome = launcher
+                .done
+                .wait()
+                .and_then(|()| launcher.network([most, channels, height, width]).map(drop))
+                .map_err(|error| {
+                    BackendError::new(
+                        error.kind(),
+                        format!("{error} (for runs of {most} frames; `--batch` sets how many)"),
+                    )
+                });
+            if outcome.is_err() {
+                // Begun anew by the next run.
+                let _ = launcher.give_up();
             }
-            let left = wait.saturating_sub(begin.elapsed());
-            if left.is_zero() {
-                // Slow, failed, unplugged: whatever it is, the next runs do not wait for them.
-                members.iter_mut().filter(is_missing).for_each(|listed| listed.trust = 0);
-                break;
-            }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        while batch.len() < most
-            && let Some(at) = state.waiting.iter().position(|ticket| ticket.seat.shape == shape)
-            && let Some(ticket) = state.waiting.remove(at)
-        {
-            batch.push(ticket);
-        }
+            outcome
+        })
     }
 }
 
-/// Who starts a run. Whatever happens, the launcher goes back and every frame of the run gets an answer.
-struct Leading<'a> {
-    batches: &'a Batches,
-    member: u64,
-    launcher: Option<Box<Launcher>>,
-    outcome: Option<Result<(), BackendError>>,
-}
+impl Runner for Launcher {
+    type Seat = Seat;
 
-impl Leading<'_> {
-    fn start(mut self) {
-        let Some(launcher) = &mut self.launcher else { return };
-        // Who comes meanwhile is part of the next run.
-        let before = launcher.done.wait();
-        self.batches.choose(&mut launcher.batch);
-        self.outcome = Some(before.and_then(|()| launcher.launch(self.batches)));
+    fn shape(seat: &Seat) -> [usize; 4] {
+        seat.shape
     }
-}
 
-impl Drop for Leading<'_> {
-    fn drop(&mut self) {
-        let Some(mut launcher) = self.launcher.take() else { return };
-        let failed =
-            || BackendError::new(BackendErrorKind::Run, "the thread that started a run of the network has failed");
-        let num_frames = launcher.batch.len();
-        if self.outcome.is_none() && num_frames > 0 {
-            // A panic left work half begun; the members may go on when it has ended.
-            let _ = launcher.give_up();
-        }
-        let outcome = self.outcome.take().unwrap_or_else(|| Err(failed()));
-        let mut state = self.batches.lock();
-        if num_frames == 0 {
-            // It failed before it chose: its own frame must not stand before the others.
-            state.waiting.retain(|ticket| ticket.member != self.member);
-        }
-        for ticket in launcher.batch.drain(..) {
-            let outcome = match &outcome {
-                Ok(()) => Ok(num_frames),
-                Err(error) => Err(BackendError::new(error.kind(), error.to_string())),
-            };
-            // A member that is gone takes nothing.
-            if state.members.iter().any(|listed| listed.number == ticket.member) {
-                state.finished.push((ticket, outcome));
-            }
-        }
-        state.launcher = Some(launcher);
-        drop(state);
-        self.batches.changed.notify_all();
+    fn wait(&mut self) -> Result<(), BackendError> {
+        self.done.wait()
     }
-}
 
-impl Launcher {
-    /// Starts a run of the frames in `batch`.
-    fn launch(&mut self, batches: &Batches) -> Result<(), BackendError> {
-        let Err(error) = self.start(batches) else { return Ok(()) };
+    fn launch(&mut self, batch: &mut [Ticket<Seat>]) -> Result<(), BackendError> {
+        let Err(error) = self.start(batch) else { return Ok(()) };
         // TensorRT does not tell that the device is lost, which is why it failed then.
         match self.give_up() {
             Err(lost) if lost.kind() == BackendErrorKind::DeviceLost && error.kind() != lost.kind() => {
@@ -324,7 +168,7 @@ impl Launcher {
         }
     }
 
-    /// Waits for whatever was begun, which must end before the members go on with their memory, and forgets the context.
+    /// Forgets the context, too.
     fn give_up(&mut self) -> Result<(), BackendError> {
         let ended = self.cuda.synchronize();
         self.shape = None;
@@ -332,43 +176,45 @@ impl Launcher {
         self.network = None;
         ended
     }
+}
 
+impl Launcher {
     /// The network, for runs of this shape.
-    fn network(&mut self, batches: &Batches, wanted: [usize; 4]) -> Result<&mut DeviceNetwork, BackendError> {
-        let Self { network, shape, cuda, .. } = self;
+    fn network(&mut self, wanted: [usize; 4]) -> Result<&mut DeviceNetwork, BackendError> {
+        let Self { network, shape, engine, image, most, cuda, .. } = self;
         // What TensorRT does on its own account when a context is made or gets another shape spoils no capture.
         let _noise = (*shape != Some(wanted)).then(noise);
         let network = match network {
             Some(network) => network,
-            None => network.insert(DeviceNetwork::new(Arc::clone(&batches.engine), cuda)?),
+            None => network.insert(DeviceNetwork::new(Arc::clone(engine), cuda)?),
         };
         if *shape != Some(wanted) {
             *shape = None;
-            network.set_batch(cuda, &batches.image, &wanted, batches.batching.most)?;
+            network.set_batch(cuda, image, &wanted, *most)?;
             *shape = Some(wanted);
         }
         Ok(network)
     }
 
-    fn start(&mut self, batches: &Batches) -> Result<(), BackendError> {
-        let Batches { engine, image, embedding, .. } = batches;
-        let Some(first) = self.batch.first() else { return Ok(()) };
+    fn start(&mut self, batch: &mut [Ticket<Seat>]) -> Result<(), BackendError> {
+        let Some(first) = batch.first() else { return Ok(()) };
         let [_, channels, height, width] = first.seat.shape;
         let num_features = first.seat.features.len();
-        let num_frames = self.batch.len();
-        let network = self.network(batches, [num_frames, channels, height, width])?;
+        let num_frames = batch.len();
+        self.network([num_frames, channels, height, width])?;
+        let Self { network, engine, image, embedding, done, cuda, .. } = self;
+        let Some(network) = network else {
+            return Err(run_error(&engine.path, "there is no context"));
+        };
         let of_network = network.num_values(embedding);
         if of_network != num_frames * num_features {
             let what = format!("`{embedding}` has {of_network} values, {num_features} of each frame were expected");
             return Err(run_error(&engine.path, what));
         }
-        let Self { network: Some(network), batch, done, cuda, .. } = self else {
-            return Err(run_error(&engine.path, "there is no context"));
-        };
         for ticket in batch.iter() {
             cuda.wait_for(&ticket.seat.ready)?;
         }
-        if let [ticket] = batch.as_slice() {
+        if let [ticket] = &*batch {
             let Seat { image: pixels, features, .. } = &*ticket.seat;
             network.enqueue_over(cuda, &[(image, pixels), (embedding, features)])?;
         } else {
@@ -419,13 +265,7 @@ impl Member {
             }));
         }
         self.batches.reserve(self.number, shape)?;
-        let mut state = self.batches.lock();
-        if let Some(listed) = state.members.iter_mut().find(|listed| listed.number == self.number) {
-            (listed.shape, listed.trust) = (shape, 0);
-        }
-        drop(state);
-        // Perhaps somebody waits for a frame of the shape before.
-        self.batches.changed.notify_all();
+        self.batches.meeting.set_shape(self.number, shape);
         Ok(())
     }
 
@@ -440,7 +280,7 @@ impl Member {
             self.seat = Some(seat);
             return Err(error);
         }
-        let (seat, outcome) = self.batches.run(Ticket { member: self.number, seat });
+        let (seat, outcome) = self.batches.meeting.run(self.number, seat);
         let outcome = outcome.and_then(|num_frames| cuda.wait_for(&seat.done).map(|()| num_frames));
         self.seat = Some(seat);
         outcome
@@ -474,14 +314,7 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        let is_own = |ticket: &Ticket| ticket.member == self.number;
-        let mut state = self.batches.lock();
-        state.members.retain(|listed| listed.number != self.number);
-        // Only there when its thread has failed while it waited.
-        state.waiting.retain(|ticket| !is_own(ticket));
-        state.finished.retain(|(ticket, _)| !is_own(ticket));
-        drop(state);
-        self.batches.changed.notify_all();
+        self.batches.meeting.leave(self.number);
     }
 }
 

@@ -6,9 +6,11 @@
 //! | [`engine_file`] | an engine with its manifest in one file; whether it is the one that is wanted |
 //! | [`cache`] | where engines are kept; built once, whoever asks |
 //! | `found`, `backend` | the library, the driver and the backend itself: cargo feature `tensorrt` |
+//! | `timings` | the file of times that builds take over from each other |
 //! | `device_network` | an engine over device memory, on a stream of the caller's |
-//! | [`batch`] | one run of the embedding network for the frames of several streams |
-//! | [`frame`] | a frame's whole way on the GPU: read it to follow one |
+//! | `batch` | one run of the embedding network for the frames of several streams |
+//! | `meeting` | who waits for whom before such a run, and what becomes of the others when it fails |
+//! | `frame` | a frame's whole way on the GPU: read it to follow one |
 //! | `absent` | the same functions in a program without that feature: they say so |
 //!
 //! Everything up to the first call of the driver is tested without a GPU, and the rest against stand-ins for the libraries
@@ -32,6 +34,10 @@ mod device_network;
 mod found;
 #[cfg(feature = "tensorrt")]
 pub mod frame;
+#[cfg(feature = "tensorrt")]
+mod meeting;
+#[cfg(feature = "tensorrt")]
+mod timings;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
