@@ -371,6 +371,33 @@ fn epochs_become_steps_of_the_data_set() {
     assert_eq!(training.run("run").metrics().len(), 5);
 }
 
+/// With a preset a file need only have what differs from it.
+#[test]
+fn a_file_may_lie_over_a_preset() {
+    let training = Training::new(1);
+    let show = |text: &str, options: &[&str], code| {
+        fs::write(training.sandbox.path("few.toml"), text).unwrap();
+        let mut program = training.sandbox.hsg_train();
+        program.args(["train", "--preset", "cityscapes", "--config", "few.toml", "--show-settings"]).args(options);
+        program.assert().code(code).get_output().clone()
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let output = show("[batch]\ncrop = 320\n[run]\nsteps = 77\n", &["--seed", "5"], 0);
+    let settings: toml::Table = text(&output.stdout).parse().unwrap();
+    assert_eq!(
+        (settings["batch"]["crop"].as_integer(), settings["batch"]["images"].as_integer()),
+        (Some(320), Some(32))
+    );
+    assert_eq!((settings["run"]["steps"].as_integer(), settings["run"]["seed"].as_integer()), (Some(77), Some(5)));
+    assert!(settings["run"].get("epochs").is_none());
+    for (bad, word) in
+        [("[batch]\ncorp = 320\n", "corp"), ("[batch]\ncrop = \"a\"\n", "few.toml"), ("[batch\n", "few.toml")]
+    {
+        let error = text(&show(bad, &[], 2).stderr);
+        assert!(error.contains(word) && error.contains("few.toml"), "{error}");
+    }
+}
+
 #[test]
 fn every_preset_is_whole() {
     let training = Training::new(0);

@@ -124,8 +124,9 @@ pub struct EdgesArgs {
 /// `hsg-train train`
 #[derive(Args, Debug)]
 pub struct TrainArgs {
-    /// Settings that are part of the program: cityscapes, kitti-step, camvid, camvid-cpu, own-drives, own-drives-cpu, published
-    #[arg(long, conflicts_with = "config")]
+    /// Settings that are part of the program: cityscapes, kitti-step, camvid, camvid-cpu, own-drives, own-drives-cpu,
+    /// published; with --config those keys of it that the file does not have
+    #[arg(long)]
     pub preset: Option<String>,
     /// Folder of the data set
     #[arg(long, env = "HSG_ROOT")]

@@ -26,6 +26,18 @@ pub const PRESETS: &[(&str, &str)] = &[
     ("published", include_str!("../configs/published.toml")),
 ];
 
+/// Puts the values of `over` into `base`, section by section.
+fn lay_over(base: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(base)), toml::Value::Table(over)) => lay_over(base, over),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
 /// The names of the presets, for messages and help.
 pub fn preset_names() -> String {
     PRESETS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
@@ -407,6 +419,26 @@ impl TrainSettings {
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| TrainError::file("read", path, e))?;
         Self::parse(&text, &path.display().to_string())
+    }
+
+    /// The preset of this name with the keys of a file in place of its own: what a file of a few lines means.
+    ///
+    /// # Errors
+    /// As [`TrainSettings::preset`] and [`TrainSettings::read`].
+    pub fn preset_with(name: &str, path: &Path) -> Result<Self> {
+        let preset = toml::Table::try_from(Self::preset(name)?);
+        let origin = format!("{} over preset `{name}`", path.display());
+        let failed = |message: String| TrainError::Settings { origin: origin.clone(), message };
+        let mut settings = preset.map_err(|e| failed(e.to_string()))?;
+        let text = std::fs::read_to_string(path).map_err(|e| TrainError::file("read", path, e))?;
+        let file: toml::Table = toml::from_str(&text).map_err(|e| failed(e.to_string().trim().to_owned()))?;
+        // A number of steps takes the place of one of epochs, as on the command line.
+        let has_steps = file.get("run").and_then(|run| run.get("steps")).is_some();
+        if let (true, Some(toml::Value::Table(run))) = (has_steps, settings.get_mut("run")) {
+            run.remove("epochs");
+        }
+        lay_over(&mut settings, file);
+        settings.try_into().map_err(|e: toml::de::Error| failed(e.to_string().trim().to_owned()))
     }
 
     fn parse(text: &str, origin: &str) -> Result<Self> {

@@ -262,7 +262,8 @@ fn open_evaluator(settings: &TrainSettings, compute: Compute) -> Option<Evaluato
 
 fn resolve(args: &TrainArgs, common: &Common) -> Result<TrainSettings> {
     let mut settings = match (&args.preset, &common.config, &args.out) {
-        (Some(preset), _, _) => TrainSettings::preset(preset)?,
+        (Some(preset), Some(path), _) => TrainSettings::preset_with(preset, path)?,
+        (Some(preset), None, _) => TrainSettings::preset(preset)?,
         (None, Some(path), _) => TrainSettings::read(path)?,
         (None, None, Some(out)) if args.resume && settings_file(out).is_file() => {
             TrainSettings::read(&settings_file(out))?
