@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn source_names_stay_inside() {
-        let folder = OutputFolder { path: PathBuf::from("out"), made: Vec::new() };
+        let folder = OutputFolder { path: PathBuf::from("out"), _lock: None, made: Vec::new() };
         for name in ["../../etc", "..", "", "a/b", "cam:0"] {
             let sub = folder.subfolder(name);
             assert_eq!(sub.parent().unwrap(), Path::new("out"), "{name}");

@@ -73,7 +73,7 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
     // What failed or was interrupted before its first file leaves no trace.
     folders.iter().for_each(OutputFolder::remove_if_empty);
     if let Ok(Outcome::Interrupted(_)) = outcome {
-        printer.status("interrupted: there are no figures of a part".to_owned());
+        printer.status("interrupted: there are no figures of a part");
     }
     outcome
 }
@@ -121,7 +121,7 @@ fn evaluate(
         printer.status(format!("part {}: there are fewer sequences than parts, so this one is empty", settings.shard));
     }
     let mut measuring = Measuring {
-        dataset: dataset,
+        dataset,
         processor,
         track: settings.compute.track,
         meter: Meter::new(
