@@ -474,7 +474,12 @@ impl RunSettings {
             names.len(),
             sources.len().max(1)
         );
-        if let Some(name) = names.iter().find(|name| name.trim().is_empty() || name.chars().any(char::is_control)) {
+        // Control characters, and those that only change how others are shown.
+        let is_hidden = |c: char| {
+            c.is_control()
+                || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+        };
+        if let Some(name) = names.iter().find(|name| name.trim().is_empty() || name.chars().any(is_hidden)) {
             bail!("--name {name:?}: expected a name of characters that can be seen; it is printed, and names a folder");
         }
         let masks = if args.masks.is_empty() { file.masks } else { args.masks.clone() };

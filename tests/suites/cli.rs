@@ -69,7 +69,7 @@ fn several_images_are_one_source() {
     let names = ["--name", "a", "--name", "b", "--name", "c"];
     run(&sandbox, &files).args(["--out", "apart", "--save", "labels"]).args(names).assert().success();
     assert!(["a", "b", "c"].iter().all(|name| sandbox.path("apart").join(name).join("labels").is_dir()));
-    for bad in ["", " ", "a\u{1b}[31m"] {
+    for bad in ["", " ", "a\u{1b}[31m", "\u{200b}", "a\u{202e}b"] {
         assert_refused(run(&sandbox, &files[..1]).args(["--name", bad]).assert(), &["--name"]);
     }
 }

@@ -238,9 +238,29 @@ fn outputs_are_new_or_forced() {
     }
     assert_eq!(files(&root).len(), before.len());
 
+    // Nor through links, nor into a folder below, where the next run would look for images.
+    let annotation = root.join("trainannot").read_dir().unwrap().next().unwrap().unwrap().path();
+    let store = sandbox.path("store");
+    fs::create_dir(&store).unwrap();
+    let moved = store.join(annotation.file_name().unwrap());
+    fs::rename(&annotation, &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, &annotation).unwrap();
+    std::os::unix::fs::symlink(&store, sandbox.path("link")).unwrap();
+    for folder in ["store", "link", "camvid/train/new", "camvid/new/newer"] {
+        assert_refused(eval(&["--save-predictions", folder, "--force"]), &["--save-predictions", "data set"]);
+    }
+    assert!(!root.join("new").exists() && !root.join("train/new").exists());
+    assert!(fs::read(&moved).unwrap() == before.iter().find(|(file, _)| root.join(file) == annotation).unwrap().1);
+
+    // One in the other, and one that is spelled in two ways.
+    eval(&["--out", "nested", "--save-predictions", "nested/predictions"]).code(0);
+    eval(&["--out", "same", "--save-predictions", "./same"]).code(0);
+    assert!(sandbox.path("same/report.html").is_file() && sandbox.path("nested/predictions").is_dir());
+
     let both = ["--out", "figures", "--save-predictions", "predictions"];
     eval(&both).code(0);
-    assert_refused(eval(&both), &["--save-predictions predictions", "--force"]);
+    assert_refused(eval(&both), &["--out figures", "--force"]);
+    assert_refused(eval(&["--save-predictions", "predictions"]), &["--save-predictions predictions", "--force"]);
     assert_refused(eval(&["--out", "figures"]), &["--out figures", "--force"]);
     fs::write(sandbox.path("figures/mine.txt"), "mine").unwrap();
     eval(&[&both[..], &["--force"]].concat()).code(0);

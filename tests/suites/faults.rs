@@ -442,11 +442,9 @@ fn readers_that_have_read_enough() {
     let sandbox = Sandbox::new();
     for arguments in ["--help", "run --help", "run --show-settings", "doctor"] {
         let mut command = sandbox.command(hsg());
-        let mut program = command.args(arguments.split(' ')).stdout(std::process::Stdio::piped());
-        program = program.stderr(std::process::Stdio::piped());
-        let mut child = program.spawn().unwrap();
-        drop(child.stdout.take());
-        let output = child.wait_with_output().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.args(arguments.split(' ')).stdout(writer).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(!text.contains("error") && !text.contains("panicked"), "{arguments}: {text}");
         assert_ne!(output.status.code(), Some(2), "{arguments}");

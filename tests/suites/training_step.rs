@@ -6,6 +6,7 @@ use tests::operators;
 use tests::torch::device;
 use tests::training::tiny_settings;
 use trainer::base_segments::{NO_REGION, Room, TokenSets};
+use trainer::checkpoint::{Checkpoint, State};
 use trainer::device::{Compute, Form};
 use trainer::graph_module::Mode;
 use trainer::loader::Batch;
@@ -364,8 +365,9 @@ fn objective(trainer: &Trainer, batch: &Batch, room: Option<Room>) -> (Objective
 fn forms_and_room_change_nothing() {
     let _generator = seeded(17);
     let number = |t: &Tensor| t.double_value(&[]);
-    for (mut settings, neighbours) in [(larger_settings(), 4), (larger_settings(), 2)] {
-        settings.loss.neighbours = neighbours;
+    for neighbours_across in [None, Some(2)] {
+        let mut settings = larger_settings();
+        settings.loss.neighbours_across = neighbours_across;
         // Untrained decoders give all groups nearly the same content, and normalisation blows its rounding up.
         settings.loss.grouping = 0.0;
         let batch = made_up(&settings, 0, 20.0);
@@ -415,6 +417,29 @@ fn forms_and_room_change_nothing() {
     }
 }
 
+/// The terms of grouping do not depend on the room either, whichever neighbours segments have; nor do they turn into
+/// something else in the other form.
+#[test]
+fn goodness_of_grouping_does_not_depend_on_the_room() {
+    let _generator = seeded(37);
+    for neighbours_across in [None, Some(2)] {
+        let mut settings = larger_settings();
+        settings.loss.grouping = 1.0;
+        settings.loss.neighbours_across = neighbours_across;
+        let batch = made_up(&settings, 0, 20.0);
+        let (expected, _) = objective(&in_form(&settings, Form::Host), &batch, None);
+        let needed = Room { segments: expected.base.num_segments, tokens: expected.valid.size()[1] };
+        let room = Room { segments: needed.segments + 100, tokens: 2 * needed.tokens };
+        let (got, _) = objective(&in_form(&settings, Form::Device), &batch, Some(room));
+        assert!(got.used.is_some());
+        for (level, (got, expected)) in got.grouping.iter().zip(&expected.grouping).enumerate() {
+            let (got, expected) = (got.double_value(&[]), expected.double_value(&[]));
+            // Spare tokens that counted would halve the collapse term, which is a tenth of the sum or more.
+            assert!((got - expected).abs() < 5e-3 * expected.abs(), "level {level}: {got} instead of {expected}");
+        }
+    }
+}
+
 /// In the form for GPUs a step reads nothing back before it has asked for everything, once it knows how much room to give.
 #[test]
 fn a_step_reads_nothing_back() {
@@ -457,4 +482,88 @@ fn operators_of_a_step() {
         println!("{:<12} {:>5}: {}", stage.name(), sum(counts), most.join(", "));
     }
     assert!(stages.iter().all(|(_, counts)| sum(counts) > 0));
+}
+
+/// A step whose segments turn out to be more than there is room for is made again, and nothing of the first attempt is
+/// left.
+#[test]
+fn a_step_with_too_little_room_is_made_again() {
+    let _generator = seeded(23);
+    let settings = larger_settings();
+    let few = made_up(&settings, 0, 1.0);
+    let many = made_up(&settings, 1, 60.0);
+    let run = |form| {
+        let mut trainer = in_form(&settings, form);
+        let reports = [&few, &many].map(|batch| trainer.step(batch, &mut Profiler::default()).unwrap());
+        (trainer, reports)
+    };
+    let (host, expected) = run(Form::Host);
+    let (device, got) = run(Form::Device);
+    assert!(expected[1].num_segments > 2 * expected[0].num_segments, "there would have been enough room");
+    for (got, expected) in got.iter().zip(&expected) {
+        assert_eq!(got.num_segments, expected.num_segments);
+        // Dropout has other masks in the other form, but the edges' term does not depend on it.
+        assert!((got.edge - expected.edge).abs() < 1e-5 * expected.edge, "{got:?} instead of {expected:?}");
+    }
+    for ((name, got), (_, expected)) in device.params.all().zip(host.params.all()) {
+        if name.starts_with("resnet_backbone.") && name.ends_with("running_mean") {
+            let difference = (got - expected).abs().max().double_value(&[]);
+            assert!(difference < 1e-5, "{name}: {difference}");
+        }
+    }
+}
+
+/// The second attempt is what a first one with as much room would have been: parameters, momentum and running statistics
+/// are the same to the last bit.
+#[test]
+fn a_second_attempt_is_a_first_one() {
+    let _generator = seeded(41);
+    let mut settings = larger_settings();
+    settings.optimiser.learning_rate = 0.01;
+    let (few, many) = (made_up(&settings, 0, 1.0), made_up(&settings, 1, 60.0));
+    let mut again = in_form(&settings, Form::Device);
+    again.step(&few, &mut Profiler::default()).unwrap();
+    let mut before = Checkpoint {
+        folder: "checkpoint".into(),
+        weights: again.params.to_weights().unwrap(),
+        momentum: again.momentum().unwrap(),
+        state: State::initial(1, 2, String::new()),
+    };
+    again.step(&many, &mut Profiler::default()).unwrap();
+    let needed = again.room_needed();
+    // One entry of the first step, two or more of the second's attempts: the first of them may know too few tokens.
+    assert!(needed.len() >= 3, "the step was not made again: {needed:?}");
+    let mut first = in_form(&settings, Form::Device);
+    before.state.room = needed[..needed.len() - 1].to_vec();
+    first.restore(&before).unwrap();
+    first.step(&many, &mut Profiler::default()).unwrap();
+    assert_eq!(first.room_needed().len(), needed.len(), "one attempt");
+    if device() == tch::Device::Cpu {
+        for ((name, a), (_, b)) in again.params.all().zip(first.params.all()) {
+            assert!(a.equal(b), "{name} differs");
+        }
+        assert_eq!(again.momentum().unwrap(), first.momentum().unwrap());
+    }
+}
+
+/// A loss that is no number changes no parameter in either form, though in the one the update has been asked for before
+/// the loss is known.
+#[test]
+fn a_loss_that_is_no_number_updates_nothing() {
+    let _generator = seeded(29);
+    let mut settings = larger_settings();
+    settings.optimiser.learning_rate = 0.1;
+    for form in [Form::Host, Form::Device] {
+        let mut trainer = in_form(&settings, form);
+        let good = made_up(&settings, 0, 20.0);
+        trainer.step(&good, &mut Profiler::default()).unwrap();
+        let moved = Trainer::new(&settings, trainer.compute()).unwrap();
+        assert!(!trainer.params.flat().equal(moved.params.flat()), "the good step moved something");
+        let before = trainer.params.flat().copy();
+        let mut bad = made_up(&settings, 1, 20.0);
+        bad.pixels[1000] = f32::NAN;
+        let error = trainer.step(&bad, &mut Profiler::default()).unwrap_err();
+        assert!(error.to_string().contains("step 2"), "{error}");
+        assert!(trainer.params.flat().equal(&before), "{form:?}: a parameter moved");
+    }
 }

@@ -5,6 +5,7 @@
 //! will be.
 
 use segcore::spherical_kmeans::KmeansSpec;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
@@ -66,7 +67,8 @@ pub fn spherical_kmeans(features: &Tensor, kept: &Tensor, spec: &KmeansSpec) -> 
 }
 
 /// How many segments tensors have room for, where it is chosen before the number of segments is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Room {
     /// Of the batch.
     pub segments: i64,

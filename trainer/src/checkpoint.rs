@@ -12,6 +12,7 @@ use models::files::{read_file, sha256_hex, temporary_beside, write_atomically};
 use models::weights::{Weights, read_safetensors, write_safetensors};
 use serde::{Deserialize, Serialize};
 
+use crate::base_segments::Room;
 use crate::error::{Result, TrainError};
 use crate::run_folder::SETTINGS_FILE;
 use crate::settings::TrainSettings;
@@ -51,6 +52,9 @@ pub struct State {
     /// Changes of the run's length by `--resume --steps N`, in order; the schedule depends on it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rescheduled: Vec<Rescheduled>,
+    /// Room that the last steps needed for their segments; none on a CPU. What dropout draws depends on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub room: Vec<Room>,
     /// SHA-256 of the checkpoint's tensor files by their names; filled when it is written.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     sha256: BTreeMap<String, String>,
@@ -84,6 +88,7 @@ impl State {
             seconds: 0.0,
             commands: Vec::new(),
             rescheduled: Vec::new(),
+            room: Vec::new(),
             sha256: BTreeMap::new(),
         }
     }

@@ -21,8 +21,9 @@ pub enum Form {
     /// For a CPU: the nodes of a graph one by one, parts of large products that stay in the cache, sizes that depend on
     /// values read where they are needed.
     Host,
-    /// For a GPU: few operators on large tensors, as each costs its launch; and no size is read before the end of a
-    /// step, so that the host asks for work long before the device gets to it.
+    /// For a GPU: few operators on large tensors, as each costs its launch; and, on one
+    /// device and from the second step on, no size is read before the end of a step, so that the host asks for work long
+    /// before the device gets to it.
     Device,
 }
 

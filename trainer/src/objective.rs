@@ -168,7 +168,12 @@ impl ObjectiveModule {
         let size = embeddings.size();
         let (num_views, height, width) = (size[0], size[2], size[3]);
         let embeddings = unit(embeddings, 1);
-        let room = views.room.filter(|_| ranks.is_alone() && self.form == Form::Device && mode != Mode::Evaluate);
+        // The losses as they were published know nothing of spare rows.
+        let has_room = ranks.is_alone()
+            && self.form == Form::Device
+            && mode != Mode::Evaluate
+            && settings.positive_sum == PositiveSum::Direct;
+        let room = views.room.filter(|_| has_room);
         let room = room.zip(views.kept_cells);
         let base = match room {
             Some((room, kept)) => {

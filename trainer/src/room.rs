@@ -13,7 +13,18 @@ pub struct RoomKeeper {
     needed: VecDeque<Room>,
 }
 
+impl FromIterator<Room> for RoomKeeper {
+    fn from_iter<I: IntoIterator<Item = Room>>(needed: I) -> Self {
+        RoomKeeper { needed: needed.into_iter().collect() }
+    }
+}
+
 impl RoomKeeper {
+    /// What the last steps needed, in order.
+    pub fn needed(&self) -> Vec<Room> {
+        self.needed.iter().copied().collect()
+    }
+
     /// What a step needed.
     pub fn note(&mut self, needed: Room) {
         if self.needed.len() == STEPS {

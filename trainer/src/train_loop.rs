@@ -313,6 +313,7 @@ impl Course<'_> {
     /// Writes a checkpoint. Where it cannot be written for lack of space the run goes on, unless it `must` be.
     fn save(&mut self, must: bool) -> Result<()> {
         let state = &mut self.state;
+        state.room = self.trainer.room_needed();
         // All ranks have the same weights.
         if !self.trainer.ranks().is_first() {
             self.saved = state.step;

@@ -123,7 +123,21 @@ impl Trainer {
     pub fn restore(&mut self, checkpoint: &checkpoint::Checkpoint) -> Result<()> {
         let origin = checkpoint.folder.display().to_string();
         self.params = ParamStore::new(&self.specs, &checkpoint.weights, &origin, self.compute.device)?;
+        self.room = checkpoint.state.room.iter().copied().collect();
         self.optimiser.restore(&self.params, &checkpoint.momentum, &origin, self.compute.device)
+    }
+
+    /// The optimiser's momentum by parameter name.
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`].
+    pub fn momentum(&self) -> Result<models::weights::Weights> {
+        self.optimiser.state()
+    }
+
+    /// Room that the last steps needed for their segments; none where it is not guessed.
+    pub fn room_needed(&self) -> Vec<Room> {
+        self.room.needed()
     }
 
     /// Feature cells along each side of a view.
@@ -171,6 +185,15 @@ impl Trainer {
                 (Tensor::f_from_slice(&batch.edges)?.f_to_device(device)?, KeptCells { index, ..kept })
             }
         };
+        if kept_cells.index.numel() == 0 {
+            return Err(TrainError::Invalid {
+                what: format!("the batch of step {}", batch.step + 1),
+                expected: "views with a cell inside an edge segment".into(),
+                got: "none".into(),
+                remedy: "the maps of edge segments say \"none\" everywhere: make them again with `hsg-train edges`"
+                    .into(),
+            });
+        }
         let edges = edges.f_reshape([-1, cells as i64, cells as i64])?;
         let kept = edges.f_ne(NO_REGION)?;
         let (images, views) = (batch.samples.len() as i64, self.settings.batch.views as i64);
@@ -241,8 +264,8 @@ impl Trainer {
         room: Option<Room>,
         profiler: &mut Profiler<'_>,
     ) -> Result<(StepReport, Room)> {
-        // Dropout is the only random draw inside libtorch; like all streams it depends on seed and step alone.
-        // Ranks draw different masks.
+        // Dropout is the only random draw inside libtorch; like all streams it depends on seed and step alone, and on the
+        // sizes of what it is drawn for, which with a guessed room are those of the guess. Ranks draw different masks.
         let draw = (batch.step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
             ^ (self.ranks.rank() as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
         tch::manual_seed((self.settings.run.seed ^ draw) as i64);
@@ -264,7 +287,8 @@ impl Trainer {
             optimiser.warm_up_steps,
         );
         // With a guessed room the device decides itself whether the update holds; otherwise the loss is read first.
-        if let (Some(room), Some(used)) = (room, &objective.used) {
+        let guessed = room.zip(objective.used.as_ref());
+        if let Some((room, used)) = guessed {
             let total = objective.total.f_detach()?;
             let fits = |place, most: i64| used.f_select(0, place)?.f_le(most);
             let is_enough = fits(0, room.segments)?.f_logical_and(&fits(1, room.tokens)?)?;
@@ -274,7 +298,7 @@ impl Trainer {
         }
         let (mut report, used) = self.read(&objective, rate)?;
         report.over_ranks(&self.ranks)?;
-        if room.is_none() {
+        if guessed.is_none() {
             profiler.mark(Stage::Backward);
             if report.loss.is_finite() {
                 self.optimiser.step(&self.params, &gradients, rate)?;

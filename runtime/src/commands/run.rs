@@ -121,6 +121,9 @@ fn open_sources(settings: &RunSettings, printer: Printer) -> anyhow::Result<Vec<
             _ if info.is_live => None,
             (false, _) => None,
             (true, Some(rate)) => Some(rate),
+            (true, None) if matches!(spec.kind, SourceKind::Images(_)) => {
+                bail!("--realtime: images have no rate of their own; name their folder, for example images/?rate=15")
+            }
             (true, None) => {
                 bail!("--realtime: the source {text} has no rate of its own; add one, for example {text}?rate=15")
             }

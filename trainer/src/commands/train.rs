@@ -112,6 +112,8 @@ fn learn(
     if settings.run.epochs.is_some() && opened.is_none() {
         return Ok(Exit::Interrupted(signals.received()));
     }
+    // Before anything is read of the run. A folder that is not there yet is nobody's.
+    let mut lock = if ranks.is_first() && out.is_dir() { run_folder::lock(out)? } else { None };
     let mut trainer = Trainer::over_ranks(&settings, compute, ranks)?;
     let mut state = read_run(out, &settings, args.resume, &mut trainer)?;
     // Ranks that do not see the same run folder would not start from the same weights. All have looked into it before
@@ -141,10 +143,11 @@ fn learn(
     };
     // From here on the run can go; a try that failed above has left nothing behind.
     state.images = samples.as_ref().map_or(state.images, |samples| samples.len());
-    let mut _lock = None;
     if ranks.is_first() {
         std::fs::create_dir_all(out).map_err(|e| TrainError::file("create", out, e))?;
-        _lock = run_folder::lock(out)?;
+        if lock.is_none() {
+            lock = run_folder::lock(out)?;
+        }
         write_atomically(&settings_file(out), settings.to_toml()?.as_bytes())?;
     }
     if !quiet {
@@ -189,6 +192,7 @@ fn learn(
             say("interrupted; go on with the same command and --resume");
         }
     }
+    drop(lock);
     Ok(match outcome {
         _ if outcome.interrupted => Exit::Interrupted(signals.received()),
         _ if outcome.skipped > 0 || damaged_videos > 0 => Exit::Skipped,

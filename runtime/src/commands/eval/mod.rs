@@ -61,14 +61,15 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let dataset = open_dataset(&settings.dataset)?;
     // Before the work, which may take hours.
-    let mut folders = Vec::new();
     if let Some(folder) = &settings.save_predictions {
-        predictions::refuse_folder_of(&*dataset, folder)?;
-        folders.push(output_folder("--save-predictions", folder, settings.force)?);
+        predictions::refuse_folder_of(&*dataset, &settings.dataset.root, folder)?;
     }
-    if let Some(folder) = settings.out.as_ref().filter(|out| settings.save_predictions.as_ref() != Some(out)) {
-        folders.push(output_folder("--out", folder, settings.force)?);
+    let mut folders = Vec::new();
+    let made = make_folders(settings, &mut folders);
+    if made.is_err() {
+        folders.iter().for_each(OutputFolder::remove_if_empty);
     }
+    made?;
     let outcome = evaluate(settings, printer, &signals, &*dataset);
     // What failed or was interrupted before its first file leaves no trace.
     folders.iter().for_each(OutputFolder::remove_if_empty);
@@ -76,6 +77,23 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
         printer.status("interrupted: there are no figures of a part");
     }
     outcome
+}
+
+/// The folders of `--out` and `--save-predictions`, which may be one, or one in the other.
+fn make_folders(settings: &EvalSettings, folders: &mut Vec<OutputFolder>) -> anyhow::Result<()> {
+    if let Some(folder) = &settings.out {
+        folders.push(output_folder("--out", folder, settings.force)?);
+    }
+    if let Some(folder) = &settings.save_predictions {
+        let is_out = |out: &OutputFolder| match (out.path().canonicalize(), folder.canonicalize()) {
+            (Ok(out), Ok(folder)) => out == folder,
+            _ => false,
+        };
+        if !folders.iter().any(is_out) {
+            folders.push(output_folder("--save-predictions", folder, settings.force)?);
+        }
+    }
+    Ok(())
 }
 
 fn evaluate(

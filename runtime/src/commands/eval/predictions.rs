@@ -9,29 +9,39 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail};
 use datasets::{Dataset, DatasetKind};
 use segcore::image::ImageSize;
 use segcore::label_space::{IGNORE, LabelSpace};
 
-/// Fails when `folder` has images or annotations of the data set in it: predictions have their names.
-pub(super) fn refuse_folder_of(dataset: &dyn Dataset, folder: &Path) -> anyhow::Result<()> {
-    // What is not there yet has nothing in it.
-    let Ok(folder) = folder.canonicalize() else { return Ok(()) };
+/// Fails when `folder` is in the data set, whose files are looked for there, or has images or annotations of it, whose names
+/// predictions have. Links are followed.
+pub(super) fn refuse_folder_of(dataset: &dyn Dataset, root: &Path, folder: &Path) -> anyhow::Result<()> {
+    let target = full_path(folder);
+    let refuse = |why: String| {
+        bail!("--save-predictions {}: {why}; name a folder apart from the data set", folder.display());
+    };
+    if target.starts_with(full_path(root)) {
+        return refuse(format!("it is in the folder of the data set, {}", root.display()));
+    }
     let files = dataset.samples().iter().flat_map(|sample| std::iter::once(&sample.image).chain(&sample.annotation));
-    let mut last = None;
     for file in files {
-        let Some(parent) = file.parent().filter(|parent| last != Some(*parent)) else { continue };
-        last = Some(parent);
-        ensure!(
-            !parent.canonicalize().is_ok_and(|parent| parent.starts_with(&folder)),
-            "--save-predictions {}: {} of the data set is in it, and predictions have the same names; name a folder apart from \
-             the data set",
-            folder.display(),
-            file.display()
-        );
+        if full_path(file).starts_with(&target) {
+            return refuse(format!("{} of the data set is in it, and predictions have the same names", file.display()));
+        }
     }
     Ok(())
+}
+
+/// A path without links and dots; its last parts may be missing.
+fn full_path(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for there in absolute.ancestors() {
+        if let (Ok(full), Ok(rest)) = (there.canonicalize(), absolute.strip_prefix(there)) {
+            return full.join(rest);
+        }
+    }
+    absolute
 }
 
 /// Writes predictions.
