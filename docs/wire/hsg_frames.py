@@ -448,6 +448,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object per frame instead of a line")
     options = parser.parse_args(arguments)
     damaged = False
+    reading = True
     try:
         with sys.stdin.buffer if options.file == "-" else open(options.file, "rb") as file:
             reader = FrameReader(file, options.file)
@@ -460,7 +461,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                     print(f"error: {error}; going on behind it", file=sys.stderr)
                     damaged = True
                     continue
-                print(json.dumps(frame.to_json()) if options.json else _summary(frame, reader.frame_bytes), flush=True)
+                line = json.dumps(frame.to_json()) if options.json else _summary(frame, reader.frame_bytes)
+                reading = False
+                print(line, flush=True)
+                reading = True
     except BrokenPipeError:
         # `| head` has read enough; without this Python complains once more when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -472,7 +476,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1 if reader.index else 2
     except OSError as error:
-        print(f"error: {options.file}: expected a file that can be read, got: {error.strerror}", file=sys.stderr)
+        what = f"{options.file}: expected a file that can be read" if reading else "standard output: expected room for it"
+        print(f"error: {what}, got: {error.strerror}", file=sys.stderr)
         return 2
 
 

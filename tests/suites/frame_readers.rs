@@ -218,7 +218,7 @@ fn maps_equal_the_label_and_class_files() {
                 .iter_mut()
                 .for_each(|slot| *slot = parents.get(usize::from(*slot)).copied().unwrap_or(wire::NO_SEGMENT));
         }
-        let classes = image_io::read_gray8(&out.join(format!("classes/{index:06}.png"))).unwrap();
+        let classes = image_io::read_gray8(out.join(format!("classes/{index:06}.png"))).unwrap();
         let mut values = classes.pixels.clone();
         values.sort_unstable();
         values.dedup();

@@ -11,7 +11,7 @@ use runtime::program::printer::{Printer, table};
 use runtime::sink::class_table_hash;
 use segcore::label_space::LabelSpace;
 use serde::Serialize;
-use wire::{Deframer, Frame, HEADER_BYTES, LENGTH_BYTES, WireError};
+use wire::{Deframer, Frame, HEADER_BYTES, LENGTH_BYTES, StageNanos, WireError};
 
 /// Bytes read at a time.
 const PIECE_BYTES: usize = 1 << 20;
@@ -204,18 +204,7 @@ impl Stream {
         for (sum, level) in self.segments.iter_mut().zip(&frame.levels) {
             *sum += level.segments.len() as f64;
         }
-        let spent = &frame.stage_nanos;
-        for (stage, nanos) in [
-            ("capture", spent.capture),
-            ("preprocess", spent.preprocess),
-            ("embed", spent.embed),
-            ("segment", spent.segment),
-            ("group", spent.group),
-            ("label", spent.label),
-            ("associate", spent.associate),
-            ("refine", spent.refine),
-            ("publish", spent.publish),
-        ] {
+        for (stage, nanos) in stages(&frame.stage_nanos) {
             *self.stage_millis.entry(stage).or_default() += nanos as f64 / 1e6;
         }
         self.pixels += u64::from(frame.width) * u64::from(frame.height);
@@ -265,8 +254,11 @@ impl Stream {
             (None, Some(hash)) => format!("of a table with the SHA-256 {hash}"),
             (None, None) => "none: the model names nothing".to_owned(),
         };
-        let shown = self.stage_millis.iter().filter(|(_, millis)| **millis > 0.0);
-        let stages: Vec<String> = shown.map(|(stage, millis)| format!("{stage} {millis:.2}")).collect();
+        // In the order in which a frame passes them.
+        let millis = stages(&StageNanos::default()).map(|(stage, _)| (stage, self.stage_millis.get(stage)));
+        let ran =
+            millis.into_iter().filter_map(|(stage, millis)| Some((stage, *millis.filter(|millis| **millis > 0.0)?)));
+        let stages: Vec<String> = ran.map(|(stage, millis)| format!("{stage} {millis:.2}")).collect();
         vec![
             // The name came with the file: quoted, no control character reaches the terminal.
             ("stream", format!("{:?}", self.name)),
@@ -284,6 +276,21 @@ impl Stream {
             ("classes", classes),
         ]
     }
+}
+
+/// The stages by name, in the order in which a frame passes them.
+fn stages(spent: &StageNanos) -> [(&'static str, u64); 9] {
+    [
+        ("capture", spent.capture),
+        ("preprocess", spent.preprocess),
+        ("embed", spent.embed),
+        ("segment", spent.segment),
+        ("group", spent.group),
+        ("label", spent.label),
+        ("associate", spent.associate),
+        ("refine", spent.refine),
+        ("publish", spent.publish),
+    ]
 }
 
 fn text(report: &Report) -> String {
