@@ -43,7 +43,7 @@ pub enum Command {
     Bench(BenchArgs),
     /// Build a model's TensorRT engines for this machine's GPU.
     Build(BuildArgs),
-    /// Say what is in a model folder, a network file, an engine or a bank.
+    /// Say what is in a model folder, a network file, an engine, a bank or a stream of frames.
     Inspect(InspectArgs),
     /// Say what this machine has and lacks, and the remedy for each lack.
     Doctor(DoctorArgs),
@@ -406,9 +406,12 @@ pub struct BenchArgs {
 
 /// Arguments of `hsg inspect`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Example:\n  hsg inspect camvid-r18\n  hsg inspect models/zoo/camvid-r18/embedding.fp32.onnx")]
+#[command(
+    after_help = "Example:\n  hsg inspect camvid-r18\n  hsg inspect models/zoo/camvid-r18/embedding.fp32.onnx\n  \
+                  hsg inspect hsg-out/frames.hsg"
+)]
 pub struct InspectArgs {
-    /// Model folder or name, .onnx file, engine file, or bank file.
+    /// Model folder or name, .onnx file, engine file, bank file, or frames.hsg.
     #[arg(value_name = "M|ENGINE|FILE")]
     pub what: String,
 }

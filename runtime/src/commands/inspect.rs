@@ -1,4 +1,6 @@
-//! `hsg inspect`: what is in a model folder, a network file, an engine or a bank.
+//! `hsg inspect`: what is in a model folder, a network file, an engine, a bank or a stream of frames.
+
+mod frames;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -58,10 +60,12 @@ pub fn run(args: &InspectArgs, printer: Printer) -> anyhow::Result<Outcome> {
             let report = bank(path)?;
             printer.document(&report)?;
             printer.text(bank_text(&report))?;
+        } else if starts_with(path, &wire::MAGIC)? {
+            return frames::run(path, printer);
         } else {
             bail!(
-                "{}: expected a model folder, an .onnx file, an engine (magic HSGE) or a prototype bank (magic HSGB), got \
-                 another file; \
+                "{}: expected a model folder, an .onnx file, an engine (magic HSGE), a prototype bank (magic HSGB) or a \
+                 stream of frames (magic HSGF), got another file; \
                  for a model name its folder, not its model.toml",
                 path.display()
             );
