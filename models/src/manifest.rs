@@ -396,7 +396,7 @@ impl ModelFolder {
             }
             let file = path.join(name);
             if !file.exists() {
-                return Err(format(format!("lists {name}, which is not in the folder")));
+                return Err(format(format!("lists {name}, but there is no {}", file.display())));
             }
             let bytes = read_file(&file)?;
             let got = sha256_hex(&bytes);
