@@ -14,6 +14,7 @@ use runtime::pipeline::embed::EmbedStage;
 use runtime::pipeline::group::GroupStage;
 use runtime::pipeline::segment::SegmentStage;
 use runtime::pipeline::slot::FrameSlot;
+use runtime::pipeline::unlike::distance_to_bank;
 use runtime::pipeline::{Deployment, Processor, ProcessorSpec, Resolution};
 use segcore::image::Frame;
 
@@ -131,15 +132,7 @@ impl Observer {
             self.observe(frame, name, &mut Table::new(""))?;
             return Err(error.into());
         }
-        let unknown = self.deployment.bank().is_some().then(|| {
-            let segments = self.slot.output.levels.first().map_or(&[][..], |level| &level.segments);
-            let (mut sum, mut area) = (0.0, 0.0);
-            for segment in segments.iter().filter(|segment| segment.present) {
-                sum += f64::from(segment.unknown_score) * f64::from(segment.area);
-                area += f64::from(segment.area);
-            }
-            (sum / f64::max(area, 1.0)) as f32
-        });
+        let unknown = self.deployment.bank().is_some().then(|| distance_to_bank(&self.slot.output) as f32);
         Ok(Description { features: self.part_features(), unknown })
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use predicates::prelude::*;
 use serde_json::Value;
-use tests::folders::{shipped_clip, tiny_model};
+use tests::folders::{shipped_clip, tiny_model, workspace};
 use tests::outputs::{assert_whole, files, read_json};
 use tests::pictures::{cityscapes_dataset, own_dataset, street, street_dataset, street_folder};
 use tests::programs::{Sandbox, assert_refused};
@@ -54,6 +54,30 @@ fn wrong_usage_is_exit_2() {
         let assert = sandbox.hsg().args(arguments.split(' ')).assert().code(2);
         assert.stdout("").stderr(predicate::str::contains(named).and(predicate::str::contains("panicked").not()));
     }
+}
+
+/// Frames of another camera than the bank's are said to be such, with their distance; those of its own are not.
+#[test]
+fn frames_unlike_the_street_are_told() {
+    let sandbox = Sandbox::new();
+    let shipped = workspace().join("models/zoo/camvid-r18");
+    let hint = predicate::str::contains("names will often be wrong");
+    let run_on = |source: &Path, model: &Path| {
+        let mut hsg = sandbox.hsg();
+        hsg.args(["run", "--frames", "2", "--save", "none", "--json", "--model"]).arg(model).arg(source);
+        hsg.assert().success()
+    };
+    let assert = run_on(&shipped_clip(), &shipped).stderr(hint.clone());
+    let distance = document(&assert.get_output().stdout)["retrieval"]["distance_to_bank"].as_f64().unwrap();
+    assert!((0.15..0.4).contains(&distance), "{distance}");
+    // Without a bank there are no names.
+    run_on(&shipped_clip(), &tiny_model()).stderr(hint.clone().not());
+    // The bank's own frames.
+    let root = street_dataset(sandbox.path("camvid"), "train", 2);
+    let mut build = sandbox.hsg();
+    build.args(["bank", "build", "--dataset", "camvid", "--split", "train", "--out", "own", "--root"]).arg(&root);
+    build.arg("--model").arg(tiny_model()).assert().success();
+    run_on(&root.join("train"), &sandbox.path("own")).stderr(hint.not());
 }
 
 /// What a shell makes of `images/*.png` is one source; with names of their own they are several.

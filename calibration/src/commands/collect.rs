@@ -18,6 +18,7 @@ use calibration::select::{distance, k_centre};
 use calibration::table::Table;
 use models::files::{file_error, write_atomically};
 use runtime::pipeline::Deployment;
+use runtime::pipeline::unlike::UNLIKE;
 use runtime::program::{ImageProgress, Outcome, Printer, Signals, table as text_table};
 use serde::{Deserialize, Serialize};
 
@@ -26,10 +27,6 @@ use crate::settings::CollectSettings;
 
 /// Fewer frames than this say too little about the road.
 const LEAST_FRAMES: usize = 8;
-/// Frames further from the bank than this are unlike the street that the model knows. The shipped model's own street is at
-/// 0.000 to 0.014 and the same street at dusk up to 0.12; noise and printed text are at 0.18 to 0.21, streets of other cameras
-/// at 0.21 to 0.27 (docs/calibration.md).
-const UNLIKE: f32 = 0.15;
 /// Bytes that every journal begins with.
 const JOURNAL_START: &[u8] = br#"{"line":"run","#;
 /// So many of them are named in the warning.

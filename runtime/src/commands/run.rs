@@ -12,6 +12,7 @@ use runtime::PipelineError;
 use runtime::pipeline::mask::Mask;
 use runtime::pipeline::publish::{Discard, Sink};
 use runtime::pipeline::summary::Summary;
+use runtime::pipeline::unlike::UNLIKE;
 use runtime::pipeline::{self, Control, Deployment, PipelineReport, PipelineSpec, Processor, Progress};
 use runtime::sink::{FileSinks, FileSinksSpec, OutputFolder, SaveKinds, subfolder_name};
 use runtime::source::{self, Source, SourceKind, SourceSpec};
@@ -281,6 +282,13 @@ fn report(
             if summary.unsaved > 0 { format!(", {} not saved", summary.unsaved) } else { String::new() },
             if report.interrupted { ", interrupted" } else { "" }
         ));
+        if let Some(retrieval) = summary.retrieval.filter(|found| found.distance_to_bank > f64::from(UNLIKE)) {
+            printer.status(format!(
+                "{name}: names will often be wrong, as these frames are unlike the street that the model knows (distance \
+                 {:.3} to its bank, at most {UNLIKE} expected); `hsg bank build` makes a bank from labelled frames of yours",
+                retrieval.distance_to_bank
+            ));
+        }
         if let Some(folder) = folder_of(name).filter(|_| stream.save(settings).any()) {
             if let Err(error) = write_json(&folder.join("summary.json"), &summary) {
                 unwritten.get_or_insert(error);

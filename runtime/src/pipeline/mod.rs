@@ -67,6 +67,7 @@ pub mod smooth;
 pub mod stats;
 pub mod summary;
 pub mod turns;
+pub mod unlike;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

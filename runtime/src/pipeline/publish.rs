@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::slot::{BoundedQueue, CloseOnDrop, FrameSlot};
 use super::stats::{Histogram, rss_bytes};
+use super::unlike::distance_to_bank;
 use super::{Control, Progress, Timing, nanos_since};
 use crate::backend::tensorrt::MAX_BATCH;
 use crate::error::PipelineError;
@@ -75,6 +76,8 @@ pub struct Measurements {
     pub looked_up_on_device: u64,
     /// Base segments that were named.
     pub named: u64,
+    /// Σ [`distance_to_bank`] of the frames.
+    pub distance_to_bank: f64,
     /// Frames whose pixels were computed on a GPU.
     pub on_device: u64,
     /// Those of them that were started as a CUDA graph.
@@ -210,6 +213,7 @@ fn publish_all(
         measured.network.add(slot.network_nanos);
         measured.looked_up += slot.lookups.0 as u64;
         measured.named += slot.lookups.1 as u64;
+        measured.distance_to_bank += distance_to_bank(output);
         if slot.looked_up_on_device {
             measured.looked_up_on_device += slot.lookups.0 as u64;
         }

@@ -176,6 +176,9 @@ pub struct RetrievalSummary {
     pub looked_up: u64,
     /// Those that were looked up on a GPU.
     pub looked_up_on_device: u64,
+    /// Mean over the frames of their distance to the bank: of their pixels, 1 − cosine to the nearest prototype, 0 to 2. Above
+    /// [`super::unlike::UNLIKE`] the frames are unlike the street that the model knows, and names are often wrong.
+    pub distance_to_bank: f64,
 }
 
 /// The machine a run was made on.
@@ -269,6 +272,7 @@ impl Summary {
                 named: measured.named,
                 looked_up: measured.looked_up,
                 looked_up_on_device: measured.looked_up_on_device,
+                distance_to_bank: measured.distance_to_bank / frames.max(1) as f64,
             }),
             machine: Machine::of(deployment),
         }
