@@ -196,6 +196,7 @@ fn files_that_do_not_fit() {
     fs::remove_file(truth.join("two_bnd11.png")).unwrap();
     assert!(!sandbox.path("figures").exists());
     attempt().code(0);
+    fs::remove_dir_all(sandbox.path("figures")).unwrap();
     // One image twice.
     write_ucm(&prediction.join("one.ucm.png"), 1);
     assert_refused(attempt(), &["one.ucm.png", "one_ucm2.png", "take one of them out"]);

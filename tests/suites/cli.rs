@@ -771,7 +771,7 @@ mod training {
     #[test]
     fn import_export() {
         let sandbox = Sandbox::new();
-        let file = tests::folders::workspace().join("tests/fixtures/torch_files/tiny.embedding_model.pth");
+        let file = workspace().join("tests/fixtures/torch_files/tiny.embedding_model.pth");
         let import = |out: &str| {
             let mut command = sandbox.hsg_train();
             command.arg("import").arg(&file).args(["--out", out, "--json"]).assert()
