@@ -153,7 +153,7 @@ pub struct ReportArgs {
     /// Folder for receipt.html and receipt.int8.json [default: hsg-receipt].
     #[arg(long, value_name = "DIR", env = "HSG_OUT")]
     pub out: Option<PathBuf>,
-    /// Put a receipt with missed limits into the model folder even where the one there has none.
+    /// Put a receipt with missed limits into the model folder even where the one there met the default limits.
     #[arg(long, env = "HSG_FORCE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub force: Option<bool>,
 }

@@ -352,7 +352,7 @@ pub struct ReportSettings {
     pub limits: Limits,
     /// Folder for the page.
     pub out: PathBuf,
-    /// Whether a receipt with missed limits replaces one without.
+    /// Whether a receipt with missed limits replaces one that met the default limits.
     pub force: bool,
 }
 

@@ -227,7 +227,7 @@ impl Trainer {
 
     /// One optimiser update.
     ///
-    /// On a GPU nothing is read back before everything of the step has been asked for. Tensors of segments then have as
+    /// On one GPU, from the second step on, nothing is read back before everything of the step has been asked for. Tensors of segments then have as
     /// much room as the steps before suggest; where that turns out too small, nothing has been updated, and the step is
     /// made again with more.
     ///

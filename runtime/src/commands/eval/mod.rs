@@ -74,7 +74,7 @@ pub fn run(settings: &EvalSettings, printer: Printer) -> anyhow::Result<Outcome>
     // What failed or was interrupted before its first file leaves no trace.
     folders.iter().for_each(OutputFolder::remove_if_empty);
     if let Ok(Outcome::Interrupted(_)) = outcome {
-        printer.status("interrupted: there are no figures of a part");
+        printer.status("interrupted: no figures are written, since those of a part would be others");
     }
     outcome
 }

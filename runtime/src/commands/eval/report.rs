@@ -51,7 +51,7 @@ pub(super) fn report(
         "Covering: how well the best segments overlap the annotated regions, weighted by area; NFCovering: the same of the \
          things in the foreground, none with more weight; region F: segments matched with regions. Of videos, flicker: \
          pixels whose annotation stays and whose segment changes; id stability: pixels of an object under the id that \
-         it has most; \"at most\": what that could be with these segments. docs/evaluation.md has the definitions.",
+         it has most; \"at most\": what that could be with these segments. docs/benchmarks/accuracy.md and docs/evaluation.md have the definitions.",
     );
     if let Some(rows) = evaluation.sequence_table() {
         page.section("Sequences").table(&as_table(rows));
