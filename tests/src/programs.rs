@@ -157,9 +157,14 @@ impl Started {
 
     /// Sends a signal; `INT` is what Ctrl-C does, `TERM` what a service manager does.
     pub fn send(&self, signal: &str) {
-        let pid = self.child.as_ref().expect("not waited for yet").id().to_string();
+        let pid = self.id().to_string();
         let status = Command::new("kill").args(["-s", signal, &pid]).status().expect("kill starts");
         assert!(status.success(), "kill -s {signal} {pid}: {status}");
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("not waited for yet").id()
     }
 
     /// Waits for its end; fails if that takes too long.

@@ -9,6 +9,9 @@ use tests::outputs::{files, read_json};
 use tests::pictures::street_dataset;
 use tests::programs::{Sandbox, Started, hsg_train};
 use tests::training::{Run, tiny_settings};
+use trainer::device::Compute;
+use trainer::settings::TrainSettings;
+use trainer::trainer::Trainer;
 
 struct Training {
     sandbox: Sandbox,
@@ -455,11 +458,15 @@ fn a_checkpoint_of_pytorch_becomes_a_model() {
     assert!(!training.sandbox.path("other").exists());
 }
 
+/// The first convolution's result alone is larger than the limit, so that libtorch's allocator is what fails, with more
+/// than a gigabyte left. Nearer to the limit anything may fail first, and oneDNN crashes when it has no memory to
+/// generate code.
 #[test]
 fn memory_that_runs_out_is_explained() {
     let training = Training::new(2);
     let mut settings = tiny_settings(2);
-    settings["batch"]["images"] = 256.into();
+    settings["network"]["width_factor"] = 2.0.into();
+    settings["batch"]["images"] = 200.into();
     settings["batch"]["crop"] = 224.into();
     fs::write(training.sandbox.path("tiny.toml"), settings.to_string()).unwrap();
     let mut command = training.sandbox.command("bash");
@@ -469,6 +476,33 @@ fn memory_that_runs_out_is_explained() {
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.contains("out of memory") && text.contains("lower batch.images"), "{text}");
     assert!(!text.contains("panicked"), "{text}");
+}
+
+/// What is refused before it begins, or warned of, is never more than a step takes.
+#[test]
+fn a_step_takes_at_least_what_is_counted_before_it() {
+    let training = Training::new(1000);
+    let mut settings = tiny_settings(1000);
+    settings["network"]["width_factor"] = 0.5.into();
+    settings["batch"]["images"] = 16.into();
+    settings["batch"]["crop"] = 224.into();
+    fs::write(training.sandbox.path("tiny.toml"), settings.to_string()).unwrap();
+    let settings = TrainSettings::read(&training.sandbox.path("tiny.toml")).unwrap();
+    let cpu = Compute::resolve("cpu", "fp32").unwrap();
+    let least = Trainer::new(&settings, cpu).unwrap().least_step_bytes().unwrap();
+
+    let run = training.run("run");
+    let mut command = training.sandbox.command(hsg_train());
+    command.args(training.arguments("run", &[]));
+    let mut program = Started::new(command);
+    program.wait_until("a step", || run.num_lines() >= 1);
+    let status = fs::read_to_string(format!("/proc/{}/status", program.id())).unwrap();
+    program.send("KILL");
+    program.finish();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")).unwrap();
+    let peak = peak.trim().parse::<u64>().unwrap() << 10;
+    println!("counted {least} bytes, resident {peak}");
+    assert!(least <= peak && peak < 6 * least, "counted {least}, resident {peak}");
 }
 
 /// oneDNN's gradient of 1 × 1 convolutions with few channels crashes on CPUs with AVX-512 and several threads.

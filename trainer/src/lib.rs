@@ -22,6 +22,7 @@ pub mod events;
 pub mod graph_module;
 pub mod loader;
 pub mod losses;
+pub mod memory;
 pub mod objective;
 pub mod optimiser;
 pub mod parallel;

@@ -231,21 +231,12 @@ impl Course<'_> {
             TrainError::Diverged { step, loss, .. } => {
                 TrainError::Diverged { step, loss, saved: self.save_batch(batch).ok() }
             }
-            TrainError::Torch(error) if is_out_of_memory(&error.to_string()) => self.out_of_memory(&error.to_string()),
-            TrainError::Step { message } if is_out_of_memory(&message) => self.out_of_memory(&message),
+            TrainError::Torch(error) if is_out_of_memory(&error.to_string()) => {
+                self.trainer.out_of_memory(&error.to_string())
+            }
+            TrainError::Step { message } if is_out_of_memory(&message) => self.trainer.out_of_memory(&message),
             other => other,
         })
-    }
-
-    fn out_of_memory(&self, message: &str) -> TrainError {
-        let batch = &self.trainer.settings().batch;
-        TrainError::OutOfMemory {
-            images: batch.images,
-            views: batch.views,
-            crop: batch.crop,
-            device: self.trainer.compute().device_name(),
-            message: message.lines().next().unwrap_or_default().to_owned(),
-        }
     }
 
     /// Saves the batch of a step that went wrong into the run folder.
@@ -361,10 +352,13 @@ impl Course<'_> {
     }
 }
 
-/// Whether a message of libtorch says that memory ran out.
+/// Whether a message of libtorch says that memory ran out. A primitive of oneDNN, once described, cannot be created when
+/// there is no memory for its code; that one cannot be described has other reasons.
 fn is_out_of_memory(message: &str) -> bool {
     let message = message.to_lowercase();
-    ["not enough memory", "out of memory", "can't allocate memory"].iter().any(|words| message.contains(words))
+    let says = |words: &str| message.contains(words);
+    ["not enough memory", "out of memory", "can't allocate memory", "bad_alloc"].into_iter().any(says)
+        || (says("could not create a primitive") && !says("could not create a primitive descriptor"))
 }
 
 /// Median times of `steps` steps after three to warm up, and of the backbone alone in the same run.

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use log::warn;
 use models::arch::{OutputStride, embedding_net};
 use models::params::{ParamSpec, initial_weights};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::base_segments::{KeptCells, NO_REGION, Room};
 use crate::checkpoint::{self, State};
@@ -12,6 +13,7 @@ use crate::device::{Compute, Form};
 use crate::error::{Result, TrainError};
 use crate::graph_module::{GraphModule, Mode, ParamStore};
 use crate::loader::{Batch, PinnedBatch};
+use crate::memory::{Fit, MachineMemory, least_step_bytes};
 use crate::objective::{Objective, ObjectiveModule, Views};
 use crate::optimiser::Sgd;
 use crate::parallel::Ranks;
@@ -143,6 +145,46 @@ impl Trainer {
     /// Feature cells along each side of a view.
     pub fn cells(&self) -> usize {
         cells(&self.settings)
+    }
+
+    /// Whether this rank's share of a step fits into memory. Only a CPU's is looked at: libtorch says it when a GPU's runs
+    /// out, where Linux ends the program without a word.
+    ///
+    /// # Errors
+    /// [`TrainError::OutOfMemory`] when it never does.
+    pub fn check_memory(&self) -> Result<()> {
+        let Some(memory) = MachineMemory::of_this_machine().filter(|_| self.compute.device == Device::Cpu) else {
+            return Ok(());
+        };
+        match Fit::of(self.least_step_bytes()?, memory) {
+            Fit::Open => {}
+            Fit::Tight(text) => warn!("memory may run out, and the system end this program: {text}"),
+            Fit::Never(text) => return Err(self.out_of_memory(&text)),
+        }
+        Ok(())
+    }
+
+    /// See [`crate::memory::least_step_bytes`].
+    ///
+    /// # Errors
+    /// When the crop does not fit the network.
+    pub fn least_step_bytes(&self) -> Result<u64> {
+        let batch = &self.settings.batch;
+        let views = self.ranks.part(batch.images)?.len() * batch.views;
+        let graph = embedding_net::fcn(&self.settings.network, STRIDE)?;
+        least_step_bytes(&graph, &[views, 3, batch.crop, batch.crop])
+    }
+
+    /// The error of a step that does not fit, with what to change.
+    pub fn out_of_memory(&self, message: &str) -> TrainError {
+        let batch = &self.settings.batch;
+        TrainError::OutOfMemory {
+            images: batch.images,
+            views: batch.views,
+            crop: batch.crop,
+            device: self.compute.device_name(),
+            message: message.lines().next().unwrap_or_default().to_owned(),
+        }
     }
 
     /// Embeddings of a batch's views, `[V, m, cells, cells]`, with gradient.

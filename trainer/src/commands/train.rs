@@ -115,6 +115,9 @@ fn learn(
     // Before anything is read of the run. A folder that is not there yet is nobody's.
     let mut lock = if ranks.is_first() && out.is_dir() { run_folder::lock(out)? } else { None };
     let mut trainer = Trainer::over_ranks(&settings, compute, ranks)?;
+    if settings.run.steps > 0 {
+        trainer.check_memory()?;
+    }
     let mut state = read_run(out, &settings, args.resume, &mut trainer)?;
     // Ranks that do not see the same run folder would not start from the same weights. All have looked into it before
     // the first one writes there.

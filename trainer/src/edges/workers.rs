@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use crate::error::{Result, TrainError};
+use crate::memory::MachineMemory;
 
 /// Share of the free memory that is used.
 const MEMORY_SHARE: f64 = 0.6;
@@ -27,11 +28,7 @@ pub(super) struct Share<'a> {
 impl Memory {
     /// A share of what is free now.
     pub(super) fn of_this_machine() -> Self {
-        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kib = text
-            .lines()
-            .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse().ok());
-        let free = kib.map_or(UNKNOWN_MEMORY, |kib: u64| kib << 10);
+        let free = MachineMemory::of_this_machine().map_or(UNKNOWN_MEMORY, |memory| memory.available);
         Self::new((free as f64 * MEMORY_SHARE) as u64)
     }
 
