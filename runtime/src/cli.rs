@@ -204,9 +204,19 @@ pub struct RunArgs {
     /// Publish frames (not in this version; refused in words).
     #[arg(long, value_name = "TO", env = "HSG_PUBLISH", hide = true)]
     pub publish: Vec<String>,
-    /// Show a live page (not in this version; refused in words).
-    #[arg(long, value_name = "ADDR", env = "HSG_LIVE", hide = true)]
+    /// Show in a browser what is seen: serve a page at HOST:PORT, for example 127.0.0.1:8080 (this machine alone) or
+    /// 0.0.0.0:8080 (everybody who reaches it; there is no password); port 0 = any free one, which is said.
+    #[arg(long, value_name = "ADDR", env = "HSG_LIVE")]
     pub live: Option<String>,
+    /// Most pictures a second on that page, of each source [default: 10].
+    #[arg(long, allow_negative_numbers = true, value_name = "HZ", env = "HSG_LIVE_RATE")]
+    pub live_rate: Option<f64>,
+    /// Widest picture on it, pixels [default: 1280].
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS", env = "HSG_LIVE_WIDTH")]
+    pub live_width: Option<usize>,
+    /// Quality of its JPEGs, 1 to 100 [default: 80].
+    #[arg(long, allow_negative_numbers = true, value_name = "Q", env = "HSG_LIVE_QUALITY")]
+    pub live_quality: Option<u8>,
 }
 
 /// How segments are looked up in the prototype bank.

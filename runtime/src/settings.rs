@@ -12,7 +12,7 @@ use retrieval::Storage;
 use runtime::backend::tensorrt::{Batching, BuildOptions, MAX_BATCH};
 use runtime::pipeline::names::Naming;
 use runtime::pipeline::{BankSearch, DeploymentSpec, Placement, ProcessorSpec, Resolution};
-use runtime::sink::SaveKinds;
+use runtime::sink::{LiveAddress, LivePictures, SaveKinds};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{
@@ -101,6 +101,14 @@ struct RunSection {
     batch: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     batch_wait_millis: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live_rate: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live_width: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live_quality: Option<u8>,
 }
 
 /// `batch = "auto"` or `batch = 4`.
@@ -445,6 +453,10 @@ pub struct RunSettings {
     batch_wait: Duration,
     /// Latency that frames should keep.
     pub deadline: Option<Duration>,
+    /// Where the live page is; none = there is none.
+    pub live: Option<LiveAddress>,
+    /// What its pictures may cost.
+    pub live_pictures: LivePictures,
 }
 
 impl RunSettings {
@@ -458,12 +470,6 @@ impl RunSettings {
             bail!(
                 "--publish {to}: publishing to other programs is not in this version yet; `--save frames` writes the \
                  same frames to OUT/frames.hsg"
-            );
-        }
-        if let Some(address) = &args.live {
-            bail!(
-                "--live {address}: the live page is not in this version yet; `--save overlay` writes its pictures to \
-                 OUT/overlay"
             );
         }
         let sources = if args.sources.is_empty() { file.sources } else { args.sources.clone() };
@@ -516,6 +522,12 @@ impl RunSettings {
             batch: batch(args.batch.as_deref().or(file.batch.as_deref()))?,
             batch_wait: batch_wait(args.batch_wait_millis.or(file.batch_wait_millis))?,
             deadline: deadline(args.deadline_millis.or(file.deadline_millis))?,
+            live: args.live.clone().or(file.live).map(|text| text.parse()).transpose()?,
+            live_pictures: LivePictures {
+                rate_hz: within(args.live_rate.or(file.live_rate), "live-rate", 0.1, 30.0)?.unwrap_or(10.0),
+                width: within(args.live_width.or(file.live_width), "live-width", 320, 1920)?.unwrap_or(1280),
+                quality: within(args.live_quality.or(file.live_quality), "live-quality", 1, 100)?.unwrap_or(80),
+            },
         })
     }
 
@@ -547,10 +559,27 @@ impl RunSettings {
                 batch: Some(self.batch.map_or_else(|| "auto".to_owned(), |most| most.to_string())),
                 batch_wait_millis: Some(self.batch_wait.as_secs_f64() * 1e3),
                 deadline_millis: self.deadline.map(|deadline| deadline.as_secs_f64() * 1e3),
+                live: self.live.as_ref().map(|address| address.to_string()),
+                live_rate: Some(self.live_pictures.rate_hz),
+                live_width: Some(self.live_pictures.width),
+                live_quality: Some(self.live_pictures.quality),
             }),
             ..common_config(&self.model, Some(self.compute))
         }
     }
+}
+
+/// A value within bounds, both included, where there is one.
+fn within<T: PartialOrd + std::fmt::Display + Copy>(
+    value: Option<T>,
+    option: &str,
+    least: T,
+    most: T,
+) -> anyhow::Result<Option<T>> {
+    if let Some(value) = value {
+        ensure!(value >= least && value <= most, "--{option}: expected {least} to {most}, got {value}");
+    }
+    Ok(value)
 }
 
 /// Part `index` of `of` of an evaluation; 1 of 1 is all of it.
@@ -1051,7 +1080,9 @@ mod tests {
     #[test]
     fn settings_print_back_as_a_file_that_means_the_same() {
         let typed = ["a.mp4", "b", "--name", "front", "--frames", "3", "--no-track", "--max-disk", "5Mi", "--out", "o"];
-        let settings = run_settings("", &typed).unwrap();
+        let live = ["--live", "[::1]:8080", "--live-rate", "2.5", "--live-width", "640", "--live-quality", "60"];
+        let settings = run_settings("", &[&typed[..], &live].concat()).unwrap();
+        assert_eq!(settings.live.as_ref().map(ToString::to_string).as_deref(), Some("[::1]:8080"));
         let text = settings.to_config().to_toml().unwrap();
         let again = run_settings(&text, &[]).unwrap();
         assert_eq!(format!("{settings:?}"), format!("{again:?}"));
@@ -1111,7 +1142,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 14 + (11 + 2) + (10 + 9) + 8 + 4 + (4 + 1), "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 14 + (11 + 2 + 4) + (10 + 9) + 8 + 4 + (4 + 1), "{value}");
     }
 
     #[test]
@@ -1130,7 +1161,12 @@ mod tests {
             ("", &["--max-disk", "5 apples"], "apples"),
             ("", &["--build-beside"], "--backend tensorrt"),
             ("", &["--publish", "unix:socket"], "not in this version"),
-            ("", &["--live", "127.0.0.1:8080"], "not in this version"),
+            ("", &["--live", "8080"], "HOST:PORT"),
+            ("[run]\nlive = \"localhost\"", &[], "--live localhost"),
+            ("", &["--live-rate", "0"], "0.1 to 30"),
+            ("", &["--live-rate", "nan"], "--live-rate"),
+            ("[run]\nlive_width = 100", &[], "320 to 1920"),
+            ("", &["--live-quality", "101"], "1 to 100"),
         ] {
             let error = format!("{:#}", run_settings(file, typed).unwrap_err());
             assert!(error.contains(word), "{error}");

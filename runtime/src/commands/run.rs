@@ -13,7 +13,7 @@ use runtime::pipeline::mask::Mask;
 use runtime::pipeline::summary::Summary;
 use runtime::pipeline::unlike::UNLIKE;
 use runtime::pipeline::{self, Control, Deployment, PipelineReport, PipelineSpec, Processor, Progress};
-use runtime::sink::{FanOut, FileSinks, FileSinksSpec, OutputFolder, SaveKinds, subfolder_name};
+use runtime::sink::{FanOut, FileSinks, FileSinksSpec, LivePage, LiveSink, OutputFolder, SaveKinds, subfolder_name};
 use runtime::source::{self, Source, SourceKind, SourceSpec};
 
 use super::{deploy, deploy_by, tell_of_bank, write_json};
@@ -46,6 +46,8 @@ impl Stream {
 
 pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
+    // First of all: a port that is taken should not wait for the model.
+    let mut page = open_page(settings, printer)?;
     let masks = settings.masks.iter().map(|path| Mask::read(path)).collect::<Result<Vec<_>, _>>()?;
     let mut streams = open_sources(settings, printer)?;
     let num_live = streams.iter().filter(|stream| stream.source.info().is_live).count();
@@ -78,16 +80,38 @@ pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> 
         }
         processors.push(processor);
     }
+    let shown = show_page(page.as_mut(), &deployment, &streams)?;
     let saves = streams.iter().any(|stream| stream.save(settings).any());
     let folder = match saves {
         true => Some(OutputFolder::create(settings.out.as_deref(), settings.force)?),
         false => None,
     };
-    let result = segment(settings, printer, &signals, &deployment, &mut streams, processors, folder.as_ref());
+    let result = segment(settings, printer, &signals, &deployment, &mut streams, processors, shown, folder.as_ref());
     if let (Err(_), Some(folder)) = (&result, &folder) {
         folder.remove_if_empty();
     }
     result
+}
+
+/// Begins to serve the live page, where one is wanted, and says where it is.
+fn open_page(settings: &RunSettings, printer: Printer) -> anyhow::Result<Option<LivePage>> {
+    let Some(address) = settings.live.clone() else { return Ok(None) };
+    let page = LivePage::open(address, settings.live_pictures)?;
+    let for_whom =
+        if page.is_public() { " (everybody who reaches this machine may look: there is no password)" } else { "" };
+    printer.status(format!("live page: {}{for_whom}", page.url()));
+    Ok(Some(page))
+}
+
+/// Shows the streams on the page; a sink for each, or none at all without a page.
+fn show_page(
+    page: Option<&mut LivePage>,
+    deployment: &Deployment,
+    streams: &[Stream],
+) -> anyhow::Result<Vec<LiveSink>> {
+    let Some(page) = page else { return Ok(Vec::new()) };
+    let shown = streams.iter().map(|stream| (stream.name.clone(), Arc::clone(&stream.progress)));
+    Ok(page.show(deployment, shown)?)
 }
 
 fn open_sources(settings: &RunSettings, printer: Printer) -> anyhow::Result<Vec<Stream>> {
@@ -151,12 +175,14 @@ fn segment(
     deployment: &Arc<Deployment>,
     streams: &mut [Stream],
     processors: Vec<Processor>,
+    shown: Vec<LiveSink>,
     folder: Option<&OutputFolder>,
 ) -> anyhow::Result<Outcome> {
     let several = streams.len() > 1;
     let budget = runtime::sink::DiskBudget::new(settings.max_disk_bytes);
     let folder_of = |name: &str| folder.map(|out| if several { out.subfolder(name) } else { out.path().to_owned() });
     let mut sinks: Vec<FanOut> = Vec::new();
+    let mut shown = shown.into_iter();
     for stream in streams.iter() {
         let mut all = FanOut::new();
         if let Some(folder) = folder_of(&stream.name).filter(|_| stream.save(settings).any()) {
@@ -168,6 +194,9 @@ fn segment(
                 has_classes: deployment.bank().is_some(),
                 budget: budget.clone(),
             })?);
+        }
+        if let Some(sink) = shown.next() {
+            all.add(sink);
         }
         sinks.push(all);
     }

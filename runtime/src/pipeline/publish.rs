@@ -22,6 +22,10 @@ pub trait Sink: Send {
         ControlFlow::Continue(())
     }
 
+    /// Says what the frame that was shown last has taken: its latency, nanoseconds, and all that was measured so far, this
+    /// frame included.
+    fn measured(&mut self, _: &SegmentedFrame, _latency_nanos: u64, _so_far: &Measurements) {}
+
     /// Takes one frame.
     ///
     /// # Errors
@@ -123,10 +127,14 @@ impl StageHistograms {
     pub const NAMES: [&'static str; 9] =
         ["capture", "preprocess", "embed", "segment", "group", "label", "associate", "refine", "publish"];
 
-    fn add(&mut self, nanos: &StageNanos) {
+    /// Times of one frame in the order of [`StageHistograms::NAMES`].
+    pub fn in_order(nanos: &StageNanos) -> [u64; 9] {
         let StageNanos { capture, preprocess, embed, segment, group, label, associate, refine, publish } = *nanos;
-        let values = [capture, preprocess, embed, segment, group, label, associate, refine, publish];
-        for (histogram, value) in self.all.iter_mut().zip(values) {
+        [capture, preprocess, embed, segment, group, label, associate, refine, publish]
+    }
+
+    fn add(&mut self, nanos: &StageNanos) {
+        for (histogram, value) in self.all.iter_mut().zip(Self::in_order(nanos)) {
             histogram.add(value);
         }
     }
@@ -245,6 +253,7 @@ fn publish_all(
         if measured.frames == WARM_UP_FRAMES {
             measured.rss_start_bytes = rss_bytes();
         }
+        sink.measured(output, latency, measured);
         progress.frames.fetch_add(1, Ordering::Relaxed);
         if has_enough || max_frames.is_some_and(|max| measured.frames >= max) {
             control.stop_source();

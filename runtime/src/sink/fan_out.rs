@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::{SegmentedFrame, SinkError};
-use crate::pipeline::publish::Sink;
+use crate::pipeline::publish::{Measurements, Sink};
 
 /// Hands each frame to all its sinks, in their order; without any it is thrown away.
 #[derive(Default)]
@@ -33,6 +33,12 @@ impl Sink for FanOut {
             }
         }
         flow
+    }
+
+    fn measured(&mut self, frame: &SegmentedFrame, latency_nanos: u64, so_far: &Measurements) {
+        for sink in &mut self.sinks {
+            sink.measured(frame, latency_nanos, so_far);
+        }
     }
 
     fn write(&mut self, frame: &SegmentedFrame) -> Result<(), SinkError> {
