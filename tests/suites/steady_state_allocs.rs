@@ -9,6 +9,7 @@ use std::backtrace::Backtrace;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,9 +17,11 @@ use std::time::Duration;
 
 use runtime::backend::cpu::CpuBackend;
 use runtime::backend::{Backend, BackendError, BackendInfo, Engine, EngineOptions, Session, TensorBuffer, TensorInfo};
-use runtime::pipeline::publish::Sink;
+use runtime::pipeline::publish::{Measurements, Sink};
 use runtime::pipeline::{self, Control, Deployment, PipelineSpec, Processor, ProcessorSpec, Progress, Resolution};
-use runtime::sink::{DiskBudget, FileSinks, FileSinksSpec, Publisher, SaveKinds, SegmentedFrame, SinkError};
+use runtime::sink::{
+    DiskBudget, FileSinks, FileSinksSpec, LivePage, LivePictures, Publisher, SaveKinds, SegmentedFrame, SinkError,
+};
 use tests::fake_backend::{FakeBackend, deploy_on};
 use tests::moving::MovingStreet;
 use tests::networks::model_with_bank;
@@ -99,6 +102,14 @@ struct Window {
 }
 
 impl Sink for Window {
+    fn show(&mut self, frame: &SegmentedFrame) -> ControlFlow<()> {
+        self.inner.show(frame)
+    }
+
+    fn measured(&mut self, frame: &SegmentedFrame, latency_nanos: u64, so_far: &Measurements) {
+        self.inner.measured(frame, latency_nanos, so_far);
+    }
+
     fn write(&mut self, frame: &SegmentedFrame) -> Result<(), SinkError> {
         if frame.sequence == WARM_UP {
             self.threads.lock().unwrap().push(threads());
@@ -325,6 +336,13 @@ fn a_frame_allocates_nothing() {
         budget: DiskBudget::new(None),
     });
     assert_none(&fake, Case { sink: Box::new(sink.unwrap()), ..Case::new("frames.hsg") });
+
+    // Nobody looks at it.
+    let pictures = LivePictures { rate_hz: 30.0, width: 1280, quality: 80 };
+    let mut page = LivePage::open("127.0.0.1:0".parse().unwrap(), pictures).unwrap();
+    let sink = page.show(&fake, [("page".to_owned(), Arc::default())]).unwrap().remove(0);
+    assert_none(&fake, Case { sink: Box::new(sink), ..Case::new("a live page") });
+    drop(page);
 
     let cpu = deploy_on(Uncounted(CpuBackend::default()), &model, 2);
     assert_none(&cpu, Case { in_step: true, ..Case::new("the embedded backend") });

@@ -72,8 +72,8 @@ pub(super) struct Exchange {
 #[derive(Debug)]
 struct State {
     /// Two frames go round: one is drawn while the other may be overwritten by a newer one.
-    spare: Vec<Box<SegmentedFrame>>,
-    fresh: Option<Box<SegmentedFrame>>,
+    spare: Vec<SegmentedFrame>,
+    fresh: Option<SegmentedFrame>,
     /// When the last frame was taken.
     taken: Option<Instant>,
     /// Per view.
@@ -92,7 +92,7 @@ impl Exchange {
     /// An exchange for these views, which takes at most one frame per `interval`.
     pub fn new(views: Vec<View>, interval: Duration) -> Self {
         let state = State {
-            spare: vec![Box::default(), Box::default()],
+            spare: vec![SegmentedFrame::default(), SegmentedFrame::default()],
             fresh: None,
             taken: None,
             slots: vec![ViewSlot::default(); views.len()],
@@ -146,7 +146,7 @@ impl Exchange {
     }
 
     /// Painter: waits for a frame that somebody wants to see; `wanted` becomes the views to draw. None at the end.
-    pub fn next_frame(&self, wanted: &mut Vec<usize>) -> Option<Box<SegmentedFrame>> {
+    pub fn next_frame(&self, wanted: &mut Vec<usize>) -> Option<SegmentedFrame> {
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -177,7 +177,7 @@ impl Exchange {
     }
 
     /// Painter: the memory of a frame that is drawn.
-    pub fn give_back(&self, frame: Box<SegmentedFrame>) {
+    pub fn give_back(&self, frame: SegmentedFrame) {
         self.lock().spare.push(frame);
     }
 

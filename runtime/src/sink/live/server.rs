@@ -223,9 +223,13 @@ impl Shared {
 
 /// There are too many connections to begin a thread for this one.
 fn turn_away(mut stream: TcpStream) {
+    let words = "There are too many connections to this machine.\n";
+    let text = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{words}",
+        words.len()
+    );
     // A few bytes fit into what the system keeps for a new connection; nobody is waited for.
-    let text = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: text/plain; charset=utf-8\r\n\
-                Content-Length: 46\r\nConnection: close\r\n\r\nThere are too many connections to this machine.";
     let _ = stream.set_nonblocking(true);
     // What was asked is not read, but unread bytes would take the answer with them.
     let _ = stream.read(&mut [0; MAX_HEAD_BYTES]);
