@@ -151,6 +151,7 @@ pub struct ComputeArgs {
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Example:\n  hsg run drive.mp4 --model camvid-r18 --out result --frames 100\n\n\
     A camera, until Ctrl-C:\n  hsg run 'v4l2:/dev/video0?size=1280x720' --save overlay,video\n\n\
+    The same, seen in a browser at http://127.0.0.1:8080/:\n  hsg run v4l2:/dev/video0 --live 127.0.0.1:8080\n\n\
     Without a SOURCE the shipped clip is segmented. Look at OUT/overlay/*.jpg first.")]
 pub struct RunArgs {
     /// Folder of images, images, video file (MP4, AVI), v4l2:/dev/videoN, v4l2:by-id/NAME, raw:WIDTHxHEIGHT:FORMAT on stdin,

@@ -2,10 +2,11 @@
 //!
 //! The publish thread never waits here for anybody: it asks one atomic whether somebody waits for a picture, and if so and if the
 //! last one is long enough ago, it copies the frame into memory that goes round. The lock is only ever held to exchange
-//! pointers, not while a frame is copied, a picture drawn or bytes sent.
+//! pointers, not while a frame is copied, a picture drawn or bytes sent; and where another thread holds it just then (the
+//! painter has a low priority, and may have lost its processor in that moment), the next frame will do.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::sink::SegmentedFrame;
@@ -124,25 +125,42 @@ impl Exchange {
         self.views.iter().position(|view| view.name() == name)
     }
 
-    /// Publish thread: takes a copy of the frame if somebody waits for one and it is time.
-    pub fn offer(&self, frame: &SegmentedFrame) {
+    fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Publish thread: takes a copy of the frame if somebody waits for one and it is time. `held` is a copy that found the
+    /// lock taken: it is memory for the next one.
+    pub fn offer(&self, frame: &SegmentedFrame, held: &mut Option<SegmentedFrame>) {
         if self.waiting.load(Ordering::Relaxed) == 0 {
             return;
         }
         let now = Instant::now();
         let mut copy = {
-            let mut state = self.lock();
+            let Some(mut state) = self.try_lock() else { return };
             if state.taken.is_some_and(|taken| now.duration_since(taken) < self.interval) {
                 return;
             }
             // A frame that nobody has drawn yet is older than this one.
-            let Some(copy) = state.fresh.take().or_else(|| state.spare.pop()) else { return };
-            state.taken = Some(now);
+            let Some(copy) = held.take().or_else(|| state.fresh.take()).or_else(|| state.spare.pop()) else { return };
             copy
         };
         copy.copy_from(frame);
-        self.lock().fresh = Some(copy);
-        self.frame_came.notify_one();
+        match self.try_lock() {
+            Some(mut state) => {
+                state.taken = Some(now);
+                // With a copy that was held, one that nobody has drawn may still be there: it goes round.
+                let before = state.fresh.replace(copy);
+                state.spare.extend(before);
+                drop(state);
+                self.frame_came.notify_one();
+            }
+            None => *held = Some(copy),
+        }
     }
 
     /// Painter: waits for a frame that somebody wants to see; `wanted` becomes the views to draw. None at the end.
@@ -236,6 +254,16 @@ mod tests {
         Instant::now() + Duration::from_secs(600)
     }
 
+    /// Offers the frame until it is the one that waits to be drawn: the lock may be taken just then.
+    fn offer(exchange: &Exchange, frame: &SegmentedFrame) {
+        let mut held = None;
+        while exchange.lock().fresh.as_ref().is_none_or(|fresh| fresh.frame.index != frame.frame.index) {
+            exchange.offer(frame, &mut held);
+        }
+        // Its memory stays in the round.
+        exchange.lock().spare.extend(held);
+    }
+
     #[test]
     fn frames_are_taken_only_while_somebody_waits_and_the_newest_wins() {
         let exchange = Exchange::new(View::all(2, true), Duration::ZERO);
@@ -244,27 +272,28 @@ mod tests {
             ["panel", "input", "classes", "level0", "level1"]
         );
         let mut frame = small_frame();
-        exchange.offer(&frame);
+        exchange.offer(&frame, &mut None);
         assert!(exchange.lock().fresh.is_none(), "nobody waits");
         std::thread::scope(|scope| {
             let viewer = scope.spawn(|| exchange.next_picture(1, 0, far()));
             until_waiting(&exchange, 1);
-            for index in 0..5 {
+            for index in 1..6 {
                 frame.frame.index = index;
-                exchange.offer(&frame);
+                offer(&exchange, &frame);
             }
             let mut wanted = vec![7];
             let fresh = exchange.next_frame(&mut wanted).unwrap();
-            assert_eq!((fresh.frame.index, &wanted[..]), (4, &[1][..]));
+            assert_eq!((fresh.frame.index, &wanted[..]), (5, &[1][..]));
             // One is drawn; the other takes what comes meanwhile.
-            frame.frame.index = 5;
-            exchange.offer(&frame);
-            exchange.offer(&frame);
-            assert_eq!(exchange.lock().fresh.as_ref().unwrap().frame.index, 5);
+            for index in [6, 7] {
+                frame.frame.index = index;
+                offer(&exchange, &frame);
+            }
+            assert_eq!(exchange.lock().spare.len(), 0, "two go round");
             exchange.show(1, fresh.frame.index, vec![1, 2]);
             exchange.give_back(fresh);
             let Waited::Picture(picture) = viewer.join().unwrap() else { panic!() };
-            assert_eq!((picture.number, picture.frame_index, &picture.jpeg[..]), (1, 4, &[1, 2][..]));
+            assert_eq!((picture.number, picture.frame_index, &picture.jpeg[..]), (1, 5, &[1, 2][..]));
         });
         assert_eq!(exchange.waiting.load(Ordering::Relaxed), 0);
         assert!(matches!(exchange.next_picture(1, 1, Instant::now()), Waited::TimedOut));
@@ -272,15 +301,34 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_that_finds_the_lock_taken_is_memory_for_the_next() {
+        let exchange = Exchange::new(View::all(1, false), Duration::ZERO);
+        exchange.waiting.store(1, Ordering::Relaxed);
+        let (mut frame, mut held) = (small_frame(), None);
+        let lock = exchange.lock();
+        exchange.offer(&frame, &mut held);
+        assert!(held.is_none(), "nothing was copied");
+        drop(lock);
+        held = exchange.lock().spare.pop();
+        frame.frame.index = 9;
+        exchange.offer(&frame, &mut held);
+        let state = exchange.lock();
+        assert!(held.is_none() && state.spare.len() == 1);
+        assert_eq!(state.fresh.as_ref().unwrap().frame.index, 9);
+    }
+
+    #[test]
     fn no_more_frames_are_taken_than_the_interval_allows() {
         let exchange = Exchange::new(View::all(1, false), Duration::from_secs(3600));
         let mut frame = small_frame();
+        frame.frame.index = 10;
         std::thread::scope(|scope| {
             let viewer = scope.spawn(|| exchange.next_picture(0, 0, far()));
             until_waiting(&exchange, 1);
-            for index in 10..20 {
+            offer(&exchange, &frame);
+            for index in 11..20 {
                 frame.frame.index = index;
-                exchange.offer(&frame);
+                exchange.offer(&frame, &mut None);
             }
             assert_eq!(exchange.lock().fresh.as_ref().unwrap().frame.index, 10);
             exchange.close();

@@ -99,7 +99,7 @@ impl LivePage {
             let thread = thread.spawn(move || painter::run(&for_painter, &painter));
             self.exchanges.push(Arc::clone(&exchange));
             self.painters.push(thread.map_err(|source| LiveError::Spawn { source })?);
-            sinks.push(LiveSink { exchange: Arc::clone(&exchange), figures: Arc::clone(&figures) });
+            sinks.push(LiveSink { exchange: Arc::clone(&exchange), figures: Arc::clone(&figures), held: None });
             sites.push(StreamSite { slug: subfolder_name(&name), name, exchange, figures });
         }
         self.server.show(Site::new(deployment, sites));
@@ -125,11 +125,13 @@ impl Drop for LivePage {
 pub struct LiveSink {
     exchange: Arc<Exchange>,
     figures: Arc<Figures>,
+    /// See [`Exchange::offer`].
+    held: Option<SegmentedFrame>,
 }
 
 impl Sink for LiveSink {
     fn show(&mut self, frame: &SegmentedFrame) -> ControlFlow<()> {
-        self.exchange.offer(frame);
+        self.exchange.offer(frame, &mut self.held);
         ControlFlow::Continue(())
     }
 
