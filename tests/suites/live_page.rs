@@ -60,6 +60,8 @@ impl Run {
             }
             run.still_runs(start);
         };
+        // The model is loaded.
+        run.until(|status| status["state"] == "running");
         run
     }
 
@@ -256,7 +258,7 @@ fn the_page_the_figures_and_the_pictures() {
     assert_eq!((page.header("x-content-type-options"), page.header("cache-control")), ("nosniff", "no-store"));
     assert!(!page.text().contains("http://") && !page.text().contains("https://"), "nothing from elsewhere");
 
-    let status = run.until(|status| status["state"] == "running");
+    let status = run.status();
     assert_eq!(status["streams"][0]["state"], "waiting");
     assert_eq!((&status["viewers"], &status["viewers_max"]), (&0.into(), &8.into()));
     for _ in 0..3 {
@@ -324,7 +326,7 @@ fn a_video_has_one_picture_after_the_other() {
 fn what_cannot_be_served_is_refused_in_words() {
     let sandbox = Sandbox::new();
     let mut run = Run::start(&sandbox, &[]);
-    run.until(|status| status["state"] == "running");
+    run.feed();
     let port = run.port;
     let with_host = |line: &str, more: &str| ask(port, &format!("{line} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n"));
     let closing = "Connection: close\r\n";
@@ -366,7 +368,6 @@ fn what_cannot_be_served_is_refused_in_words() {
 fn viewers_are_bounded_and_those_who_leave_make_room() {
     let sandbox = Sandbox::new();
     let mut run = Run::start(&sandbox, &[]);
-    run.until(|status| status["state"] == "running");
     let video = "GET /streams/raw/video HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut viewers: Vec<TcpStream> = (0..8).map(|_| run.connect(video)).collect();
     run.until(|status| status["viewers"] == 8);
@@ -439,7 +440,7 @@ fn a_hostile_name_is_only_a_name() {
     let sandbox = Sandbox::new();
     let name = "\"><script>alert('ü')</script>&/../%2e?#";
     let mut run = Run::start(&sandbox, &["--name", name]);
-    let status = run.until(|status| status["state"] == "running");
+    let status = run.status();
     let stream = &status["streams"][0];
     assert_eq!(stream["name"], name);
     let path = stream["path"].as_str().unwrap().to_owned();
@@ -456,7 +457,6 @@ fn a_hostile_name_is_only_a_name() {
 fn a_signal_ends_page_and_run() {
     let sandbox = Sandbox::new();
     let mut run = Run::start(&sandbox, &[]);
-    run.until(|status| status["state"] == "running");
     run.feed();
     let viewer = run.connect("GET /streams/raw/video HTTP/1.1\r\nHost: localhost\r\n\r\n");
     run.until(|status| status["viewers"] == 1);

@@ -157,7 +157,7 @@ impl Figures {
             latencies.get(rank - 1).map(|nanos| millis(*nanos as f64))
         };
         let mean = |stage: usize| {
-            recent.iter().map(|sample| sample.stage_nanos[stage] as f64).sum::<f64>() / recent.len().max(1) as f64
+            recent.iter().map(|sample| sample.stage_nanos[stage]).sum::<u64>() as f64 / recent.len().max(1) as f64
         };
         let stages = StageHistograms::NAMES.iter().enumerate();
         let step = usize::from(state.degradation_step).min(LADDER.len() - 1);
