@@ -493,3 +493,59 @@ fn tcp_subscribers_get_what_is_saved() {
     assert_eq!(got, read_frames(&sandbox.path("out/frames.hsg")));
     assert_eq!(published(&sandbox.path("out/summary.json"))[0]["to"], place.as_str());
 }
+
+/// The example in `language` under "From a socket" in docs/wire.md, word by word.
+fn example(language: &str) -> String {
+    let page = fs::read_to_string(workspace().join("docs/wire.md")).unwrap();
+    let (_, section) = page.split_once("\n## From a socket\n").expect("the section");
+    let (section, _) = section.split_once("\n## ").expect("another section behind it");
+    let (_, block) = section.split_once(&format!("```{language}\n")).expect("an example");
+    block.split_once("```").expect("its end").0.to_owned()
+}
+
+#[test]
+fn the_examples_of_the_documentation_work() {
+    let sandbox = Sandbox::new();
+    let readers = workspace().join("docs/wire");
+    fs::write(sandbox.path("newest.py"), example("python")).unwrap();
+    fs::write(sandbox.path("reader.cpp"), example("cpp")).unwrap();
+    let mut examples = Vec::new();
+    let mut newest = sandbox.command("python3");
+    newest.args(["-u", "newest.py", "unix:s"]).env("PYTHONPATH", &readers).env("PYTHONDONTWRITEBYTECODE", "1");
+    examples.push(newest);
+    let mut compile = sandbox.command(std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned()));
+    compile.args(["-std=c++17", "-Wall", "-Wextra", "-Werror", "reader.cpp", "-o", "reader", "-I"]).arg(&readers);
+    match compile.status() {
+        Ok(status) => {
+            assert!(status.success());
+            let mut reader = sandbox.command(sandbox.path("reader"));
+            reader.arg("s");
+            examples.push(reader);
+        }
+        Err(_) => skip("the example in C++", "no C++ compiler here (c++, or what CXX names)"),
+    }
+    let mut run = Run::start(&sandbox, &["-v", "--publish", "unix:s"]);
+    run.place("unix");
+    let mut started = Vec::new();
+    for mut example in examples {
+        match example.stdin(Stdio::null()).stdout(Stdio::piped()).spawn() {
+            Ok(child) => started.push(child),
+            Err(_) => skip("the example in Python", "no python3 here"),
+        }
+        if !started.is_empty() {
+            run.wait_for(&format!("number {} gets frames", started.len()));
+        }
+    }
+    let mut lines: Vec<_> = started.iter_mut().map(|c| BufReader::new(c.stdout.take().unwrap()).lines()).collect();
+    for index in 0..3 {
+        run.give();
+        for lines in &mut lines {
+            let line = lines.next().expect("a line per frame").unwrap();
+            assert!(line.starts_with(&format!("raw {index}")), "{line}");
+        }
+    }
+    run.finish(0);
+    for child in &mut started {
+        assert!(child.wait().unwrap().success());
+    }
+}

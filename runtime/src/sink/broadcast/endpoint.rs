@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn ports_in_use_are_refused() {
-        let (listener, name) = Listener::open(&PublishTo::Tcp("127.0.0.1:0".to_owned())).unwrap();
+        let (_listener, name) = Listener::open(&PublishTo::Tcp("127.0.0.1:0".to_owned())).unwrap();
         assert!(!name.ends_with(":0"), "{name}");
         let to: PublishTo = name.parse().unwrap();
         let message = Listener::open(&to).unwrap_err().to_string();
