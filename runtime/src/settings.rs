@@ -1051,7 +1051,7 @@ mod tests {
     fn run_settings(file: &str, typed: &[&str]) -> anyhow::Result<RunSettings> {
         let cli = Cli::parse_from([&["hsg", "run"], typed].concat());
         let Command::Run(args) = cli.command else { unreachable!("`run` was typed") };
-        let base = Base { file: toml::from_str(file)?, threads: 2 };
+        let base = Base { file: toml::from_str(file)?, threads: 2, json: false };
         RunSettings::resolve(&base, &args)
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Chain, Cursor, Read, Write as _};
+use std::io::{BufRead as _, BufReader, Cursor, Read, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -102,7 +102,7 @@ impl Run {
 
 /// Somebody who has connected and has the header: the frames from the next one on are for it.
 struct Subscriber {
-    frames: wire::StreamReader<Chain<Cursor<Vec<u8>>, Box<dyn Read>>>,
+    frames: wire::StreamReader<Box<dyn Read>>,
 }
 
 impl Subscriber {
@@ -110,7 +110,7 @@ impl Subscriber {
     fn try_new(mut socket: Box<dyn Read>) -> Option<Self> {
         let mut header = vec![0; wire::HEADER_BYTES];
         socket.read_exact(&mut header).ok()?;
-        Some(Self { frames: wire::StreamReader::new(Cursor::new(header).chain(socket)) })
+        Some(Self { frames: wire::StreamReader::new(Box::new(Cursor::new(header).chain(socket))) })
     }
 
     fn connected(path: &Path) -> Box<dyn Read> {

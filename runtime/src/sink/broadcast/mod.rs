@@ -8,7 +8,7 @@
 //!
 //! `hsg-publish` encodes a frame once, into a buffer of the ring, and goes on; without subscribers it does not even encode. One
 //! other thread does all that depends on others, and never waits for any of them: a subscriber that takes nothing is passed
-//! over, loses the oldest frames, and after [`server::PATIENCE`] its place. Standard output is a subscriber that is there from
+//! over, loses the oldest frames, and after 30 seconds its place. Standard output is a subscriber that is there from
 //! the start. If nothing of the run comes in real time it loses nothing: there alone `hsg-publish` waits for room, as every
 //! program of a pipe does.
 
@@ -148,8 +148,8 @@ impl Broadcast {
         }
     }
 
-    /// Ends when the subscribers have what waits for them, those in real time after [`server::LINGER`] at the latest.
-    /// Sockets are closed, and their files removed. Further calls do nothing.
+    /// The run is over: ends when the subscribers have what waits for them, after 2 seconds at the latest (standard output
+    /// that loses nothing has as long as it needs). Sockets are closed and their files removed. Further calls do nothing.
     ///
     /// # Errors
     /// When standard output could not be written, for another reason than that its reader has read enough.

@@ -293,6 +293,14 @@ mod tests {
         assert!(ring.pool.len() <= CAPACITY + 2, "{}", ring.pool.len());
     }
 
+    /// What a subscriber should still get (number and stream), and what it had.
+    #[derive(Default)]
+    struct Expected {
+        endpoint: usize,
+        queue: VecDeque<(u64, usize)>,
+        counts: Counts,
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Push(usize),
@@ -317,15 +325,14 @@ mod tests {
         fn order_is_kept_and_only_the_oldest_are_lost(steps in proptest::collection::vec(step(), 1..200)) {
             let mut ring = Ring::new(2);
             let streams = [ring.add_stream(), ring.add_stream()];
-            // What each should still get, and what it had.
-            let mut waiting: BTreeMap<u64, (usize, VecDeque<(u64, usize)>, Counts)> = BTreeMap::new();
+            let mut waiting: BTreeMap<u64, Expected> = BTreeMap::new();
             let mut totals = [[Counts::default(); 2]; 2];
             for (number, step) in (0u64..).zip(steps) {
                 let one_of = |who: usize| waiting.keys().nth(who % waiting.len().max(1)).copied();
                 match step {
                     Step::Push(stream) => {
                         push(&mut ring, streams[stream], number);
-                        for (endpoint, queue, counts) in waiting.values_mut() {
+                        for Expected { endpoint, queue, counts } in waiting.values_mut() {
                             queue.push_back((number, stream));
                             if queue.len() > CAPACITY {
                                 let (_, stream) = queue.pop_front().unwrap();
@@ -335,11 +342,11 @@ mod tests {
                         }
                     }
                     Step::Join(endpoint) => {
-                        waiting.insert(ring.join(endpoint), (endpoint, VecDeque::new(), Counts::default()));
+                        waiting.insert(ring.join(endpoint), Expected { endpoint, ..Expected::default() });
                     }
                     Step::Take(who) => {
                         let Some(id) = one_of(who) else { continue };
-                        let (endpoint, queue, counts) = waiting.get_mut(&id).unwrap();
+                        let Expected { endpoint, queue, counts } = waiting.get_mut(&id).unwrap();
                         let expected = queue.pop_front();
                         let got = ring.take(id);
                         prop_assert_eq!(got.as_ref().map(|(bytes, stream)| (self::number(bytes), *stream)), expected);
@@ -351,7 +358,7 @@ mod tests {
                     }
                     Step::Leave(who, is_late) => {
                         let Some(id) = one_of(who) else { continue };
-                        let (endpoint, queue, mut counts) = waiting.remove(&id).unwrap();
+                        let Expected { endpoint, queue, mut counts } = waiting.remove(&id).unwrap();
                         for (_, stream) in queue.iter().filter(|_| is_late) {
                             counts.lost += 1;
                             totals[*stream][endpoint].lost += 1;
