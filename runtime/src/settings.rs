@@ -12,7 +12,7 @@ use retrieval::Storage;
 use runtime::backend::tensorrt::{Batching, BuildOptions, MAX_BATCH};
 use runtime::pipeline::names::Naming;
 use runtime::pipeline::{BankSearch, DeploymentSpec, Placement, ProcessorSpec, Resolution};
-use runtime::sink::{LiveAddress, LivePictures, SaveKinds};
+use runtime::sink::{LiveAddress, LivePictures, MAX_PLACES, PublishTo, SaveKinds};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{
@@ -81,6 +81,7 @@ struct RunSection {
     sources: Vec<String>,
     names: Vec<String>,
     masks: Vec<PathBuf>,
+    publish: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     out: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -228,6 +229,8 @@ struct BenchSection {
 pub struct Base {
     file: ConfigFile,
     threads: usize,
+    /// Whether standard output is for one JSON document.
+    json: bool,
 }
 
 impl Base {
@@ -247,7 +250,7 @@ impl Base {
             threads.unwrap_or(0)
         );
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { file, threads: threads.unwrap_or_else(cores) })
+        Ok(Self { file, threads: threads.unwrap_or_else(cores), json: common.json })
     }
 
     /// `measures`: the command is about accuracy, so int8 is executed as written unless told otherwise.
@@ -438,6 +441,8 @@ pub struct RunSettings {
     pub out: Option<PathBuf>,
     /// Whether it may hold files.
     pub force: bool,
+    /// Where frames are published.
+    pub publish: Vec<PublishTo>,
     /// What to write; none = all of files, nothing of live sources.
     pub save: Option<SaveKinds>,
     /// Most bytes to write.
@@ -466,12 +471,6 @@ impl RunSettings {
     /// When a value is out of range or options contradict each other.
     pub fn resolve(base: &Base, args: &RunArgs) -> anyhow::Result<Self> {
         let file = base.file.run.clone().unwrap_or_default();
-        if let Some(to) = args.publish.first() {
-            bail!(
-                "--publish {to}: publishing to other programs is not in this version yet; `--save frames` writes the \
-                 same frames to OUT/frames.hsg"
-            );
-        }
         let sources = if args.sources.is_empty() { file.sources } else { args.sources.clone() };
         let names = if args.names.is_empty() { file.names } else { args.names.clone() };
         ensure!(
@@ -495,6 +494,7 @@ impl RunSettings {
             masks.len(),
             sources.len().max(1)
         );
+        let publish = publish(if args.publish.is_empty() { &file.publish } else { &args.publish }, base.json)?;
         let save = match args.save.clone().or(file.save) {
             None => None,
             Some(text) => Some(text.parse()?),
@@ -514,6 +514,7 @@ impl RunSettings {
             compute: base.compute(&args.compute)?,
             out: args.out.clone().or(file.out),
             force: args.force.or(file.force).unwrap_or(false),
+            publish,
             save,
             max_disk_bytes: max_disk.as_deref().map(parse_bytes).transpose()?,
             frames: positive(args.frames.or(file.frames), "frames")?,
@@ -549,6 +550,7 @@ impl RunSettings {
                 sources: self.sources.clone(),
                 names: self.names.clone(),
                 masks: self.masks.clone(),
+                publish: self.publish.iter().map(PublishTo::to_string).collect(),
                 out: self.out.clone(),
                 force: Some(self.force),
                 save: self.save.map(|save| save.to_string()),
@@ -580,6 +582,25 @@ fn within<T: PartialOrd + std::fmt::Display + Copy>(
         ensure!(value >= least && value <= most, "--{option}: expected {least} to {most}, got {value}");
     }
     Ok(value)
+}
+
+/// Where frames are published; `json`: standard output is taken.
+fn publish(texts: &[String], json: bool) -> anyhow::Result<Vec<PublishTo>> {
+    let places = texts.iter().map(|text| text.parse()).collect::<Result<Vec<PublishTo>, _>>()?;
+    ensure!(
+        !(json && places.contains(&PublishTo::Stdout)),
+        "--publish stdout: with --json standard output is for one JSON document; publish to unix:PATH or tcp:ADDRESS:PORT"
+    );
+    ensure!(
+        places.len() <= MAX_PLACES,
+        "--publish is given {} times; give it at most {MAX_PLACES} times, each place has room for several programs",
+        places.len()
+    );
+    let twice = places.iter().enumerate().find(|(index, place)| places[..*index].contains(place));
+    if let Some((_, place)) = twice {
+        bail!("--publish {place} is given twice; several programs may connect to one place");
+    }
+    Ok(places)
 }
 
 /// Part `index` of `of` of an evaluation; 1 of 1 is all of it.
@@ -1059,7 +1080,7 @@ mod tests {
     fn run_settings(file: &str, typed: &[&str]) -> anyhow::Result<RunSettings> {
         let cli = Cli::parse_from([&["hsg", "run"], typed].concat());
         let Command::Run(args) = cli.command else { unreachable!("`run` was typed") };
-        let base = Base { file: toml::from_str(file)?, threads: 2 };
+        let base = Base { file: toml::from_str(file)?, threads: 2, json: false };
         RunSettings::resolve(&base, &args)
     }
 
@@ -1142,7 +1163,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 14 + (11 + 2 + 4) + (10 + 9) + 8 + 4 + (4 + 1), "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 14 + (12 + 2 + 4) + (10 + 9) + 8 + 4 + (4 + 1), "{value}");
     }
 
     #[test]
@@ -1160,7 +1181,9 @@ mod tests {
             ("", &["a", "--mask", "x.png", "--mask", "y.png"], "--mask"),
             ("", &["--max-disk", "5 apples"], "apples"),
             ("", &["--build-beside"], "--backend tensorrt"),
-            ("", &["--publish", "unix:socket"], "not in this version"),
+            ("", &["--publish", "zenoh:frames"], "not in this version"),
+            ("", &["--publish", "stdout", "--publish", "stdout"], "twice"),
+            ("[run]\npublish = [\"tcp:5555\"]", &[], "tcp:127.0.0.1:5555"),
             ("", &["--live", "8080"], "HOST:PORT"),
             ("[run]\nlive = \"localhost\"", &[], "--live localhost"),
             ("", &["--live-rate", "0"], "0.1 to 30"),

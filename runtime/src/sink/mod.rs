@@ -4,6 +4,7 @@
 //! [`FileSinks::write`]; at the end it calls [`FileSinks::finish`].
 
 mod avi;
+mod broadcast;
 mod error;
 mod fan_out;
 mod files;
@@ -18,6 +19,7 @@ mod stream;
 
 use segcore::image::{Frame, ImageSize, PixelFormat};
 
+pub use broadcast::{Broadcast, BroadcastSink, MAX_PLACES, MAX_SUBSCRIBERS, PublishSummary, PublishTo};
 pub use error::SinkError;
 pub use fan_out::FanOut;
 pub use files::{FileSinks, FileSinksSpec};
