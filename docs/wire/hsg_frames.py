@@ -10,11 +10,12 @@ One file, Python 3.8 or newer, nothing but the standard library: copy it where y
         classes = frame.class_map()          # array('B'): train id, 255 = none
         image = frame.image(labels)          # the same as numpy array [height, width], if numpy is installed
 
-read_frames takes a path or anything with read(n) that gives bytes (a pipe, socket.makefile("rb"), io.BytesIO).
+read_frames takes a path, where a running `hsg run --publish` listens (tcp:HOST:PORT, unix:PATH), or anything with read(n)
+that gives bytes (a pipe, socket.makefile("rb"), io.BytesIO).
 What is wrong with a stream is a FrameError, which says where; frames before it have been given by then. FrameReader
 goes on behind a damaged frame.
 
-    python3 hsg_frames.py FILE           # a line per frame; - is standard input
+    python3 hsg_frames.py FILE           # a line per frame; FILE may be tcp:HOST:PORT, unix:PATH, - for standard input
     python3 hsg_frames.py --json FILE    # a JSON object per frame
 
 exits with 0, with 1 when frames were damaged or the file is cut, with 2 when it cannot be read.
@@ -24,9 +25,11 @@ width * height values. Who reads from strangers gives smaller max_frame_bytes an
 """
 
 import argparse
+import errno
 import json
 import math
 import os
+import socket
 import struct
 import sys
 from array import array
@@ -416,13 +419,35 @@ class FrameReader:
         return bytes(read)
 
 
-def read_frames(source: Union[str, "os.PathLike[str]", BinaryIO], **limits: int) -> Iterator[Frame]:
-    """The frames of a file or of a binary stream, one after the other; `limits` as FrameReader has them.
+def open_stream(source: Union[str, "os.PathLike[str]"]) -> BinaryIO:
+    """A file, or with tcp:HOST:PORT and unix:PATH what a running `hsg run --publish` sends. Raises OSError."""
+    text = os.fspath(source)
+    if text.startswith("tcp:"):
+        host, _, port = text[4:].rpartition(":")
+        if not host or not port.isdigit():
+            raise OSError(errno.EINVAL, "no address; expected tcp:HOST:PORT, for example tcp:127.0.0.1:5555")
+        connection = socket.create_connection((host.strip("[]"), int(port)))
+    elif text.startswith("unix:"):
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(text[5:])
+        except OSError:
+            connection.close()
+            raise
+    else:
+        return open(source, "rb")
+    # The file keeps the connection open until it is closed itself.
+    with connection:
+        return connection.makefile("rb")
 
-    Raises FrameError at the first fault, OSError when the file cannot be read.
+
+def read_frames(source: Union[str, "os.PathLike[str]", BinaryIO], **limits: int) -> Iterator[Frame]:
+    """The frames of what open_stream takes or of a binary stream, one after the other; `limits` as FrameReader has them.
+
+    Raises FrameError at the first fault, OSError when it cannot be opened or read.
     """
     if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as file:
+        with open_stream(source) as file:
             yield from FrameReader(file, os.fspath(source), **limits)
     else:
         yield from FrameReader(source, str(getattr(source, "name", "stream")), **limits)
@@ -444,13 +469,13 @@ def _summary(frame: Frame, frame_bytes: int) -> str:
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description="Prints what is in frames.hsg, the published frames of hsg.")
-    parser.add_argument("file", help="frames.hsg, or - for standard input")
+    parser.add_argument("file", help="frames.hsg, tcp:HOST:PORT or unix:PATH of `hsg run --publish`, - for standard input")
     parser.add_argument("--json", action="store_true", help="one JSON object per frame instead of a line")
     options = parser.parse_args(arguments)
     damaged = False
     reading = True
     try:
-        with sys.stdin.buffer if options.file == "-" else open(options.file, "rb") as file:
+        with sys.stdin.buffer if options.file == "-" else open_stream(options.file) as file:
             reader = FrameReader(file, options.file)
             while True:
                 try:
@@ -465,6 +490,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                 reading = False
                 print(line, flush=True)
                 reading = True
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
         # `| head` has read enough; without this Python complains once more when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -476,8 +503,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1 if reader.index else 2
     except OSError as error:
-        what = f"{options.file}: expected a file that can be read" if reading else "standard output: expected room for it"
-        print(f"error: {what}, got: {error.strerror}", file=sys.stderr)
+        is_address = options.file.startswith(("tcp:", "unix:"))
+        expected = "a running `hsg run --publish`" if is_address else "a file that can be read"
+        what = f"{options.file}: expected {expected}" if reading else "standard output: expected room for it"
+        print(f"error: {what}, got: {error.strerror or error}", file=sys.stderr)
         return 2
 
 

@@ -151,6 +151,9 @@ pub struct ComputeArgs {
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Example:\n  hsg run drive.mp4 --model camvid-r18 --out result --frames 100\n\n\
     A camera, until Ctrl-C:\n  hsg run 'v4l2:/dev/video0?size=1280x720' --save overlay,video\n\n\
+    The same, seen in a browser at http://127.0.0.1:8080/:\n  hsg run v4l2:/dev/video0 --live 127.0.0.1:8080\n\n\
+    The same for other programs, which connect when they like:\n  \
+    hsg run v4l2:/dev/video0 --publish unix:/run/hsg/frames.sock --publish tcp:127.0.0.1:5555\n\n\
     Without a SOURCE the shipped clip is segmented. Look at OUT/overlay/*.jpg first.")]
 pub struct RunArgs {
     /// Folder of images, images, video file (MP4, AVI), v4l2:/dev/videoN, v4l2:by-id/NAME, raw:WIDTHxHEIGHT:FORMAT on stdin,
@@ -201,12 +204,24 @@ pub struct RunArgs {
     /// Name of a source; repeat it in the order of the sources [default: file names].
     #[arg(long = "name", value_name = "NAME")]
     pub names: Vec<String>,
-    /// Publish frames (not in this version; refused in words).
-    #[arg(long, value_name = "TO", env = "HSG_PUBLISH", hide = true)]
+    /// Publish frames to other programs, live, in the bytes of frames.hsg (docs/wire.md): stdout, unix:PATH or
+    /// tcp:ADDRESS:PORT, where any number of them may connect at any time; repeat it for several. There is no password: bind to
+    /// 127.0.0.1 or a private network.
+    #[arg(long, value_name = "TO", env = "HSG_PUBLISH")]
     pub publish: Vec<String>,
-    /// Show a live page (not in this version; refused in words).
-    #[arg(long, value_name = "ADDR", env = "HSG_LIVE", hide = true)]
+    /// Show in a browser what is seen: serve a page at HOST:PORT, for example 127.0.0.1:8080 (this machine alone) or
+    /// 0.0.0.0:8080 (everybody who reaches it; there is no password); port 0 = any free one, which is said.
+    #[arg(long, value_name = "ADDR", env = "HSG_LIVE")]
     pub live: Option<String>,
+    /// Most pictures a second on that page, of each source [default: 10].
+    #[arg(long, allow_negative_numbers = true, value_name = "HZ", env = "HSG_LIVE_RATE")]
+    pub live_rate: Option<f64>,
+    /// Widest picture on it, pixels [default: 1280].
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS", env = "HSG_LIVE_WIDTH")]
+    pub live_width: Option<usize>,
+    /// Quality of its JPEGs, 1 to 100 [default: 80].
+    #[arg(long, allow_negative_numbers = true, value_name = "Q", env = "HSG_LIVE_QUALITY")]
+    pub live_quality: Option<u8>,
 }
 
 /// How segments are looked up in the prototype bank.

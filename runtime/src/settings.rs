@@ -12,7 +12,7 @@ use retrieval::Storage;
 use runtime::backend::tensorrt::{Batching, BuildOptions, MAX_BATCH};
 use runtime::pipeline::names::Naming;
 use runtime::pipeline::{BankSearch, DeploymentSpec, Placement, ProcessorSpec, Resolution};
-use runtime::sink::SaveKinds;
+use runtime::sink::{LiveAddress, LivePictures, MAX_PLACES, PublishTo, SaveKinds};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{
@@ -81,6 +81,7 @@ struct RunSection {
     sources: Vec<String>,
     names: Vec<String>,
     masks: Vec<PathBuf>,
+    publish: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     out: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,6 +102,14 @@ struct RunSection {
     batch: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     batch_wait_millis: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live_rate: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live_width: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live_quality: Option<u8>,
 }
 
 /// `batch = "auto"` or `batch = 4`.
@@ -220,6 +229,8 @@ struct BenchSection {
 pub struct Base {
     file: ConfigFile,
     threads: usize,
+    /// Whether standard output is for one JSON document.
+    json: bool,
 }
 
 impl Base {
@@ -239,7 +250,7 @@ impl Base {
             threads.unwrap_or(0)
         );
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { file, threads: threads.unwrap_or_else(cores) })
+        Ok(Self { file, threads: threads.unwrap_or_else(cores), json: common.json })
     }
 
     /// `measures`: the command is about accuracy, so int8 is executed as written unless told otherwise.
@@ -430,6 +441,8 @@ pub struct RunSettings {
     pub out: Option<PathBuf>,
     /// Whether it may hold files.
     pub force: bool,
+    /// Where frames are published.
+    pub publish: Vec<PublishTo>,
     /// What to write; none = all of files, nothing of live sources.
     pub save: Option<SaveKinds>,
     /// Most bytes to write.
@@ -445,6 +458,10 @@ pub struct RunSettings {
     batch_wait: Duration,
     /// Latency that frames should keep.
     pub deadline: Option<Duration>,
+    /// Where the live page is; none = there is none.
+    pub live: Option<LiveAddress>,
+    /// What its pictures may cost.
+    pub live_pictures: LivePictures,
 }
 
 impl RunSettings {
@@ -454,18 +471,6 @@ impl RunSettings {
     /// When a value is out of range or options contradict each other.
     pub fn resolve(base: &Base, args: &RunArgs) -> anyhow::Result<Self> {
         let file = base.file.run.clone().unwrap_or_default();
-        if let Some(to) = args.publish.first() {
-            bail!(
-                "--publish {to}: publishing to other programs is not in this version yet; `--save frames` writes the \
-                 same frames to OUT/frames.hsg"
-            );
-        }
-        if let Some(address) = &args.live {
-            bail!(
-                "--live {address}: the live page is not in this version yet; `--save overlay` writes its pictures to \
-                 OUT/overlay"
-            );
-        }
         let sources = if args.sources.is_empty() { file.sources } else { args.sources.clone() };
         let names = if args.names.is_empty() { file.names } else { args.names.clone() };
         ensure!(
@@ -489,6 +494,7 @@ impl RunSettings {
             masks.len(),
             sources.len().max(1)
         );
+        let publish = publish(if args.publish.is_empty() { &file.publish } else { &args.publish }, base.json)?;
         let save = match args.save.clone().or(file.save) {
             None => None,
             Some(text) => Some(text.parse()?),
@@ -508,6 +514,7 @@ impl RunSettings {
             compute: base.compute(&args.compute)?,
             out: args.out.clone().or(file.out),
             force: args.force.or(file.force).unwrap_or(false),
+            publish,
             save,
             max_disk_bytes: max_disk.as_deref().map(parse_bytes).transpose()?,
             frames: positive(args.frames.or(file.frames), "frames")?,
@@ -516,6 +523,12 @@ impl RunSettings {
             batch: batch(args.batch.as_deref().or(file.batch.as_deref()))?,
             batch_wait: batch_wait(args.batch_wait_millis.or(file.batch_wait_millis))?,
             deadline: deadline(args.deadline_millis.or(file.deadline_millis))?,
+            live: args.live.clone().or(file.live).map(|text| text.parse()).transpose()?,
+            live_pictures: LivePictures {
+                rate_hz: within(args.live_rate.or(file.live_rate), "live-rate", 0.1, 30.0)?.unwrap_or(10.0),
+                width: within(args.live_width.or(file.live_width), "live-width", 320, 1920)?.unwrap_or(1280),
+                quality: within(args.live_quality.or(file.live_quality), "live-quality", 1, 100)?.unwrap_or(80),
+            },
         })
     }
 
@@ -537,6 +550,7 @@ impl RunSettings {
                 sources: self.sources.clone(),
                 names: self.names.clone(),
                 masks: self.masks.clone(),
+                publish: self.publish.iter().map(PublishTo::to_string).collect(),
                 out: self.out.clone(),
                 force: Some(self.force),
                 save: self.save.map(|save| save.to_string()),
@@ -547,10 +561,46 @@ impl RunSettings {
                 batch: Some(self.batch.map_or_else(|| "auto".to_owned(), |most| most.to_string())),
                 batch_wait_millis: Some(self.batch_wait.as_secs_f64() * 1e3),
                 deadline_millis: self.deadline.map(|deadline| deadline.as_secs_f64() * 1e3),
+                live: self.live.as_ref().map(|address| address.to_string()),
+                live_rate: Some(self.live_pictures.rate_hz),
+                live_width: Some(self.live_pictures.width),
+                live_quality: Some(self.live_pictures.quality),
             }),
             ..common_config(&self.model, Some(self.compute))
         }
     }
+}
+
+/// A value within bounds, both included, where there is one.
+fn within<T: PartialOrd + std::fmt::Display + Copy>(
+    value: Option<T>,
+    option: &str,
+    least: T,
+    most: T,
+) -> anyhow::Result<Option<T>> {
+    if let Some(value) = value {
+        ensure!(value >= least && value <= most, "--{option}: expected {least} to {most}, got {value}");
+    }
+    Ok(value)
+}
+
+/// Where frames are published; `json`: standard output is taken.
+fn publish(texts: &[String], json: bool) -> anyhow::Result<Vec<PublishTo>> {
+    let places = texts.iter().map(|text| text.parse()).collect::<Result<Vec<PublishTo>, _>>()?;
+    ensure!(
+        !(json && places.contains(&PublishTo::Stdout)),
+        "--publish stdout: with --json standard output is for one JSON document; publish to unix:PATH or tcp:ADDRESS:PORT"
+    );
+    ensure!(
+        places.len() <= MAX_PLACES,
+        "--publish is given {} times; give it at most {MAX_PLACES} times, each place has room for several programs",
+        places.len()
+    );
+    let twice = places.iter().enumerate().find(|(index, place)| places[..*index].contains(place));
+    if let Some((_, place)) = twice {
+        bail!("--publish {place} is given twice; several programs may connect to one place");
+    }
+    Ok(places)
 }
 
 /// Part `index` of `of` of an evaluation; 1 of 1 is all of it.
@@ -1030,7 +1080,7 @@ mod tests {
     fn run_settings(file: &str, typed: &[&str]) -> anyhow::Result<RunSettings> {
         let cli = Cli::parse_from([&["hsg", "run"], typed].concat());
         let Command::Run(args) = cli.command else { unreachable!("`run` was typed") };
-        let base = Base { file: toml::from_str(file)?, threads: 2 };
+        let base = Base { file: toml::from_str(file)?, threads: 2, json: false };
         RunSettings::resolve(&base, &args)
     }
 
@@ -1051,7 +1101,9 @@ mod tests {
     #[test]
     fn settings_print_back_as_a_file_that_means_the_same() {
         let typed = ["a.mp4", "b", "--name", "front", "--frames", "3", "--no-track", "--max-disk", "5Mi", "--out", "o"];
-        let settings = run_settings("", &typed).unwrap();
+        let live = ["--live", "[::1]:8080", "--live-rate", "2.5", "--live-width", "640", "--live-quality", "60"];
+        let settings = run_settings("", &[&typed[..], &live].concat()).unwrap();
+        assert_eq!(settings.live.as_ref().map(ToString::to_string).as_deref(), Some("[::1]:8080"));
         let text = settings.to_config().to_toml().unwrap();
         let again = run_settings(&text, &[]).unwrap();
         assert_eq!(format!("{settings:?}"), format!("{again:?}"));
@@ -1111,7 +1163,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 14 + (11 + 2) + (10 + 9) + 8 + 4 + (4 + 1), "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 14 + (12 + 2 + 4) + (10 + 9) + 8 + 4 + (4 + 1), "{value}");
     }
 
     #[test]
@@ -1129,8 +1181,15 @@ mod tests {
             ("", &["a", "--mask", "x.png", "--mask", "y.png"], "--mask"),
             ("", &["--max-disk", "5 apples"], "apples"),
             ("", &["--build-beside"], "--backend tensorrt"),
-            ("", &["--publish", "unix:socket"], "not in this version"),
-            ("", &["--live", "127.0.0.1:8080"], "not in this version"),
+            ("", &["--publish", "zenoh:frames"], "not in this version"),
+            ("", &["--publish", "stdout", "--publish", "stdout"], "twice"),
+            ("[run]\npublish = [\"tcp:5555\"]", &[], "tcp:127.0.0.1:5555"),
+            ("", &["--live", "8080"], "HOST:PORT"),
+            ("[run]\nlive = \"localhost\"", &[], "--live localhost"),
+            ("", &["--live-rate", "0"], "0.1 to 30"),
+            ("", &["--live-rate", "nan"], "--live-rate"),
+            ("[run]\nlive_width = 100", &[], "320 to 1920"),
+            ("", &["--live-quality", "101"], "1 to 100"),
         ] {
             let error = format!("{:#}", run_settings(file, typed).unwrap_err());
             assert!(error.contains(word), "{error}");

@@ -137,7 +137,17 @@ impl Started {
     /// Starts `command` with pipes for stdout and stderr, which must stay below a pipe's 64 KiB.
     pub fn new(mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::as_is(command)
+    }
+
+    /// Starts `command` with the standard streams that it has been given.
+    pub fn as_is(mut command: Command) -> Self {
         Self { child: Some(command.spawn().expect("the program starts")) }
+    }
+
+    /// The running program.
+    pub fn child(&mut self) -> &mut Child {
+        self.child.as_mut().expect("not waited for yet")
     }
 
     /// Waits until `condition` holds; fails if the program ends before.

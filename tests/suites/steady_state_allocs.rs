@@ -9,6 +9,9 @@ use std::backtrace::Backtrace;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read as _;
+use std::ops::ControlFlow;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,9 +19,12 @@ use std::time::Duration;
 
 use runtime::backend::cpu::CpuBackend;
 use runtime::backend::{Backend, BackendError, BackendInfo, Engine, EngineOptions, Session, TensorBuffer, TensorInfo};
-use runtime::pipeline::publish::Sink;
+use runtime::pipeline::publish::{Measurements, Sink};
 use runtime::pipeline::{self, Control, Deployment, PipelineSpec, Processor, ProcessorSpec, Progress, Resolution};
-use runtime::sink::{DiskBudget, FileSinks, FileSinksSpec, Publisher, SaveKinds, SegmentedFrame, SinkError};
+use runtime::sink::{
+    Broadcast, BroadcastSink, DiskBudget, FileSinks, FileSinksSpec, LivePage, LivePictures, PublishTo, Publisher,
+    SaveKinds, SegmentedFrame, SinkError,
+};
 use tests::fake_backend::{FakeBackend, deploy_on};
 use tests::moving::MovingStreet;
 use tests::networks::model_with_bank;
@@ -99,6 +105,14 @@ struct Window {
 }
 
 impl Sink for Window {
+    fn show(&mut self, frame: &SegmentedFrame) -> ControlFlow<()> {
+        self.inner.show(frame)
+    }
+
+    fn measured(&mut self, frame: &SegmentedFrame, latency_nanos: u64, so_far: &Measurements) {
+        self.inner.measured(frame, latency_nanos, so_far);
+    }
+
     fn write(&mut self, frame: &SegmentedFrame) -> Result<(), SinkError> {
         if frame.sequence == WARM_UP {
             self.threads.lock().unwrap().push(threads());
@@ -139,6 +153,42 @@ impl Sink for ToWire {
 fn to_wire() -> Box<dyn Sink> {
     // Room for any frame of this size: how long a frame is depends on what is in it.
     Box::new(ToWire { publisher: Publisher::default(), bytes: Vec::with_capacity(1 << 20) })
+}
+
+/// Published to a subscriber, which has each frame before the next one comes: how many wait is no matter of chance.
+struct ToSubscriber {
+    sink: BroadcastSink,
+    broadcast: Broadcast,
+    subscriber: UnixStream,
+    bytes: Vec<u8>,
+}
+
+impl ToSubscriber {
+    fn new(socket: &Path) -> Self {
+        let broadcast = Broadcast::open(&[PublishTo::Unix(socket.to_owned())], Arc::default()).unwrap().unwrap();
+        let mut subscriber = UnixStream::connect(socket).expect("it listens");
+        let mut header = [0; wire::HEADER_BYTES];
+        subscriber.read_exact(&mut header).expect("a header");
+        Self { sink: broadcast.add_source([0; 32]), broadcast, subscriber, bytes: vec![0; 1 << 20] }
+    }
+}
+
+impl Sink for ToSubscriber {
+    fn write(&mut self, frame: &SegmentedFrame) -> Result<(), SinkError> {
+        assert!(self.sink.show(frame).is_continue());
+        let mut length = [0; wire::LENGTH_BYTES];
+        self.subscriber.read_exact(&mut length).expect("the length of a frame");
+        let body = &mut self.bytes[..u32::from_le_bytes(length) as usize];
+        self.subscriber.read_exact(body).expect("a frame");
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), SinkError> {
+        self.broadcast.close()?;
+        let [published] = &self.broadcast.summary(0)[..] else { panic!("one place") };
+        assert_eq!((published.subscribers, published.frames, published.lost), (1, WARM_UP + COUNTED + 20, 0));
+        Ok(())
+    }
 }
 
 /// The threads of this process.
@@ -325,6 +375,15 @@ fn a_frame_allocates_nothing() {
         budget: DiskBudget::new(None),
     });
     assert_none(&fake, Case { sink: Box::new(sink.unwrap()), ..Case::new("frames.hsg") });
+    let sink = Box::new(ToSubscriber::new(&folder.path().join("s")));
+    assert_none(&fake, Case { sink, ..Case::new("published to a subscriber") });
+
+    // Nobody looks at it.
+    let pictures = LivePictures { rate_hz: 30.0, width: 1280, quality: 80 };
+    let mut page = LivePage::open("127.0.0.1:0".parse().unwrap(), pictures).unwrap();
+    let sink = page.show(&fake, [("page".to_owned(), Arc::default())]).unwrap().remove(0);
+    assert_none(&fake, Case { sink: Box::new(sink), ..Case::new("a live page") });
+    drop(page);
 
     let cpu = deploy_on(Uncounted(CpuBackend::default()), &model, 2);
     assert_none(&cpu, Case { in_step: true, ..Case::new("the embedded backend") });

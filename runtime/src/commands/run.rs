@@ -1,6 +1,7 @@
 //! `hsg run`: segments sources and writes the output folder.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,11 +11,13 @@ use anyhow::{Context as _, bail, ensure};
 use indicatif::ProgressBar;
 use runtime::PipelineError;
 use runtime::pipeline::mask::Mask;
-use runtime::pipeline::publish::{Discard, Sink};
 use runtime::pipeline::summary::Summary;
 use runtime::pipeline::unlike::UNLIKE;
 use runtime::pipeline::{self, Control, Deployment, PipelineReport, PipelineSpec, Processor, Progress};
-use runtime::sink::{FileSinks, FileSinksSpec, OutputFolder, SaveKinds, subfolder_name};
+use runtime::sink::{
+    Broadcast, FanOut, FileSinks, FileSinksSpec, LivePage, LiveSink, OutputFolder, PublishTo, SaveKinds,
+    class_table_hash, subfolder_name,
+};
 use runtime::source::{self, Source, SourceKind, SourceSpec};
 
 use super::{deploy, deploy_by, tell_of_bank, write_json};
@@ -47,8 +50,16 @@ impl Stream {
 
 pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
+    // First: places that are taken should not wait for cameras and models.
+    let mut broadcast = publish(settings, printer, &signals)?;
+    let mut page = open_page(settings, printer)?;
     let masks = settings.masks.iter().map(|path| Mask::read(path)).collect::<Result<Vec<_>, _>>()?;
     let mut streams = open_sources(settings, printer)?;
+    if let Some(broadcast) = &broadcast
+        && streams.iter().all(|stream| !stream.source.info().is_live && stream.spec.realtime_hz.is_none())
+    {
+        broadcast.wait_for_stdout();
+    }
     let num_live = streams.iter().filter(|stream| stream.source.info().is_live).count();
     let model = settings.model.clone().batched(settings.batching(streams.len(), num_live));
     let deployment = if settings.build_beside {
@@ -79,16 +90,62 @@ pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> 
         }
         processors.push(processor);
     }
+    let shown = show_page(page.as_mut(), &deployment, &streams)?;
     let saves = streams.iter().any(|stream| stream.save(settings).any());
     let folder = match saves {
         true => Some(OutputFolder::create(settings.out.as_deref(), settings.force)?),
         false => None,
     };
-    let result = segment(settings, printer, &signals, &deployment, &mut streams, processors, folder.as_ref());
+    let result = segment(
+        settings,
+        printer,
+        &signals,
+        &deployment,
+        &mut streams,
+        processors,
+        folder.as_ref(),
+        broadcast.as_mut(),
+        shown,
+    );
     if let (Err(_), Some(folder)) = (&result, &folder) {
         folder.remove_if_empty();
     }
     result
+}
+
+/// Begins to serve the live page, where one is wanted, and says where it is.
+fn open_page(settings: &RunSettings, printer: Printer) -> anyhow::Result<Option<LivePage>> {
+    let Some(address) = settings.live.clone() else { return Ok(None) };
+    let page = LivePage::open(address, settings.live_pictures)?;
+    let for_whom =
+        if page.is_public() { " (everybody who reaches this machine may look: there is no password)" } else { "" };
+    printer.status(format!("live page: {}{for_whom}", page.url()));
+    Ok(Some(page))
+}
+
+/// Shows the streams on the page; a sink for each, or none at all without a page.
+fn show_page(
+    page: Option<&mut LivePage>,
+    deployment: &Deployment,
+    streams: &[Stream],
+) -> anyhow::Result<Vec<LiveSink>> {
+    let Some(page) = page else { return Ok(Vec::new()) };
+    let shown = streams.iter().map(|stream| (stream.name.clone(), Arc::clone(&stream.progress)));
+    Ok(page.show(deployment, shown)?)
+}
+
+/// Listens where `--publish` says, and says where that is.
+fn publish(settings: &RunSettings, printer: Printer, signals: &Signals) -> anyhow::Result<Option<Broadcast>> {
+    ensure!(
+        !(settings.publish.contains(&PublishTo::Stdout) && std::io::stdout().is_terminal()),
+        "--publish stdout: standard output is a terminal, and frames are bytes; pipe them into a program, for example \
+         `| python3 docs/wire/hsg_frames.py -`"
+    );
+    let broadcast = Broadcast::open(&settings.publish, signals.stop_flag())?;
+    for place in broadcast.iter().flat_map(Broadcast::places) {
+        printer.status(format!("publishing frames: {place}"));
+    }
+    Ok(broadcast)
 }
 
 fn open_sources(settings: &RunSettings, printer: Printer) -> anyhow::Result<Vec<Stream>> {
@@ -153,23 +210,35 @@ fn segment(
     streams: &mut [Stream],
     processors: Vec<Processor>,
     folder: Option<&OutputFolder>,
+    mut broadcast: Option<&mut Broadcast>,
+    shown: Vec<LiveSink>,
 ) -> anyhow::Result<Outcome> {
     let several = streams.len() > 1;
     let budget = runtime::sink::DiskBudget::new(settings.max_disk_bytes);
     let folder_of = |name: &str| folder.map(|out| if several { out.subfolder(name) } else { out.path().to_owned() });
-    let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+    let mut sinks: Vec<FanOut> = Vec::new();
+    let mut shown = shown.into_iter();
     for stream in streams.iter() {
-        sinks.push(match folder_of(&stream.name).filter(|_| stream.save(settings).any()) {
-            None => Box::new(Discard),
-            Some(folder) => Box::new(FileSinks::create(FileSinksSpec {
+        let mut all = FanOut::new();
+        if let Some(folder) = folder_of(&stream.name).filter(|_| stream.save(settings).any()) {
+            all.add(FileSinks::create(FileSinksSpec {
                 folder,
                 save: stream.save(settings),
                 rate_hz: stream.source.info().rate_hz,
                 label_space: deployment.label_space().clone(),
                 has_classes: deployment.bank().is_some(),
                 budget: budget.clone(),
-            })?),
-        });
+            })?);
+        }
+        if let Some(sink) = shown.next() {
+            all.add(sink);
+        }
+        if let Some(broadcast) = &broadcast {
+            // As in frames.hsg: without a bank no train id means anything.
+            let named = deployment.bank().is_some();
+            all.add(broadcast.add_source(if named { class_table_hash(deployment.label_space()) } else { [0; 32] }));
+        }
+        sinks.push(all);
     }
     let progress: Vec<(String, Arc<Progress>, Option<ProgressBar>)> =
         streams.iter().map(|s| (s.name.clone(), Arc::clone(&s.progress), s.bar.clone())).collect();
@@ -180,7 +249,7 @@ fn segment(
             let name = stream.name.clone();
             let thread = std::thread::Builder::new().name("hsg-compute".to_owned()).spawn_scoped(scope, move || {
                 let Stream { source, spec, progress, .. } = stream;
-                pipeline::run(&mut **source, &mut processor, &mut *sink, spec, &control, progress)
+                pipeline::run(&mut **source, &mut processor, &mut sink, spec, &control, progress)
             });
             threads.push((name, thread));
         }
@@ -198,7 +267,10 @@ fn segment(
             bar.finish_and_clear();
         }
     }
-    report(printer, signals, deployment, streams, results, folder_of, settings)
+    // Before the figures are told: subscribers still get what waits for them.
+    let published = broadcast.as_mut().map_or(Ok(()), |broadcast| broadcast.close());
+    let outcome = report(printer, signals, deployment, streams, results, folder_of, settings, broadcast.as_deref());
+    outcome.and_then(|outcome| published.map(|()| outcome).map_err(Into::into))
 }
 
 /// The videos that a run wrote: one for each size of frames.
@@ -243,13 +315,14 @@ fn report(
     results: Vec<Result<PipelineReport, PipelineError>>,
     folder_of: impl Fn(&str) -> Option<std::path::PathBuf>,
     settings: &RunSettings,
+    broadcast: Option<&Broadcast>,
 ) -> anyhow::Result<Outcome> {
     let mut summaries = BTreeMap::new();
     let mut outcome = Outcome::Done;
     let mut errors = Vec::new();
     // The figures of the other sources are still to be told.
     let mut unwritten = None;
-    for (stream, result) in streams.iter().zip(results) {
+    for (index, (stream, result)) in streams.iter().zip(results).enumerate() {
         let report = match result {
             Ok(report) => report,
             Err(error) => {
@@ -270,7 +343,8 @@ fn report(
         if !report.complete() {
             outcome = Outcome::Incomplete;
         }
-        let summary = Summary::new(deployment, &stream.text, &report);
+        let mut summary = Summary::new(deployment, &stream.text, &report);
+        summary.publish = broadcast.map(|broadcast| broadcast.summary(index)).unwrap_or_default();
         printer.status(format!(
             "{name}: {} frames in {:.1} s ({:.1} fps), {} dropped, {} skipped{}{}{}",
             summary.frames,

@@ -1,5 +1,6 @@
 //! \[F8\] Slots → sinks, on the thread `hsg-publish`; measures what a run reports about itself.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,18 @@ use crate::sink::{FileSinks, SegmentedFrame, SinkError, StageNanos};
 
 /// Takes the segmented frames of one source.
 pub trait Sink: Send {
+    /// Shows a frame to whoever looks on (subscribers, a live page), before it is written. Called for every frame, also
+    /// while writing fails. Must not wait for those who look on unless nothing of the run may be lost.
+    ///
+    /// Break = nobody needs further frames: the run ends in good order with this one.
+    fn show(&mut self, _: &SegmentedFrame) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    /// Says what the frame that was shown last has taken: its latency, nanoseconds, and all that was measured so far, this
+    /// frame included.
+    fn measured(&mut self, _: &SegmentedFrame, _latency_nanos: u64, _so_far: &Measurements) {}
+
     /// Takes one frame.
     ///
     /// # Errors
@@ -114,10 +127,14 @@ impl StageHistograms {
     pub const NAMES: [&'static str; 9] =
         ["capture", "preprocess", "embed", "segment", "group", "label", "associate", "refine", "publish"];
 
-    fn add(&mut self, nanos: &StageNanos) {
+    /// Times of one frame in the order of [`StageHistograms::NAMES`].
+    pub fn in_order(nanos: &StageNanos) -> [u64; 9] {
         let StageNanos { capture, preprocess, embed, segment, group, label, associate, refine, publish } = *nanos;
-        let values = [capture, preprocess, embed, segment, group, label, associate, refine, publish];
-        for (histogram, value) in self.all.iter_mut().zip(values) {
+        [capture, preprocess, embed, segment, group, label, associate, refine, publish]
+    }
+
+    fn add(&mut self, nanos: &StageNanos) {
+        for (histogram, value) in self.all.iter_mut().zip(Self::in_order(nanos)) {
             histogram.add(value);
         }
     }
@@ -167,6 +184,8 @@ fn publish_all(
         output.sequence = measured.frames;
         output.drops = progress.dropped.load(Ordering::Relaxed);
         output.stage_nanos.publish = last_publish;
+        // First, so that a slow or full disk keeps nobody from seeing it.
+        let has_enough = sink.show(output).is_break();
         let written = match retry_at {
             Some(at) if start < at => {
                 measured.unsaved += 1;
@@ -234,8 +253,9 @@ fn publish_all(
         if measured.frames == WARM_UP_FRAMES {
             measured.rss_start_bytes = rss_bytes();
         }
+        sink.measured(output, latency, measured);
         progress.frames.fetch_add(1, Ordering::Relaxed);
-        if max_frames.is_some_and(|max| measured.frames >= max) {
+        if has_enough || max_frames.is_some_and(|max| measured.frames >= max) {
             control.stop_source();
             break;
         }

@@ -8,6 +8,7 @@ use super::degrade::LADDER;
 use super::publish::StageHistograms;
 use super::stats::{Distribution, cpu_name, cpu_seconds, peak_rss_bytes};
 use super::{Deployment, PipelineReport};
+use crate::sink::PublishSummary;
 
 /// The report of one source.
 #[derive(Clone, Debug, Serialize)]
@@ -55,6 +56,8 @@ pub struct Summary {
     pub degradation: Vec<DegradationSummary>,
     /// Per level.
     pub levels: Vec<LevelSummary>,
+    /// Frames that other programs got, by the places of `--publish`; of several sources this one's.
+    pub publish: Vec<PublishSummary>,
     /// Label retrieval; null without a bank.
     pub retrieval: Option<RetrievalSummary>,
     /// The machine.
@@ -209,7 +212,7 @@ impl BackendSummary {
 }
 
 impl Summary {
-    /// The summary of one source; `source` as the user typed it.
+    /// The summary of one source; `source` as the user typed it. [`Summary::publish`] is for the caller to fill.
     pub fn new(deployment: &Deployment, source: &str, report: &PipelineReport) -> Self {
         let measured = &report.measured;
         let frames = measured.frames;
@@ -267,6 +270,7 @@ impl Summary {
                 .enumerate()
                 .map(|(level, &sum)| LevelSummary { level, segments_mean: sum as f64 / frames.max(1) as f64 })
                 .collect(),
+            publish: Vec::new(),
             retrieval: deployment.bank().map(|bank| RetrievalSummary {
                 prototypes: bank.len(),
                 named: measured.named,

@@ -15,6 +15,14 @@ pub enum SinkError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Frames cannot be published there.
+    #[error("--publish {to}: {reason}")]
+    Publish {
+        /// What was typed.
+        to: String,
+        /// Why not, and the remedy.
+        reason: String,
+    },
     /// The folder after an option holds something already.
     #[error("{option} {path}: expected a new or an empty folder, got one with {found}; name another folder, or add --force to write into this one", path = path.display())]
     NotEmpty {

@@ -4,10 +4,13 @@
 //! [`FileSinks::write`]; at the end it calls [`FileSinks::finish`].
 
 mod avi;
+mod broadcast;
 mod error;
+mod fan_out;
 mod files;
 mod folder;
 mod font;
+mod live;
 mod maps;
 mod palette;
 mod panel;
@@ -16,9 +19,12 @@ mod stream;
 
 use segcore::image::{Frame, ImageSize, PixelFormat};
 
+pub use broadcast::{Broadcast, BroadcastSink, MAX_PLACES, MAX_SUBSCRIBERS, PublishSummary, PublishTo};
 pub use error::SinkError;
+pub use fan_out::FanOut;
 pub use files::{FileSinks, FileSinksSpec};
 pub use folder::{DiskBudget, OutputFolder, subfolder_name};
+pub use live::{LiveAddress, LiveError, LivePage, LivePictures, LiveSink};
 pub use palette::track_color;
 pub use save::SaveKinds;
 pub use stream::{Publisher, class_table_hash};
@@ -94,6 +100,24 @@ impl Default for SegmentedFrame {
 }
 
 impl SegmentedFrame {
+    /// Takes over all that another frame holds, in memory of its own: from the second copy of frames that are alike on,
+    /// nothing is allocated.
+    pub(crate) fn copy_from(&mut self, other: &Self) {
+        let Frame { size, format, ref pixels, index, capture_time } = other.frame;
+        self.frame.pixels.clone_from(pixels);
+        (self.frame.size, self.frame.format, self.frame.index) = (size, format, index);
+        self.frame.capture_time = capture_time;
+        self.stream.clone_from(&other.stream);
+        (self.sequence, self.size, self.drops) = (other.sequence, other.size, other.drops);
+        self.slots.clone_from(&other.slots);
+        self.levels.resize_with(other.levels.len(), LevelSegments::default);
+        for (level, from) in self.levels.iter_mut().zip(&other.levels) {
+            level.parents.clone_from(&from.parents);
+            level.segments.clone_from(&from.segments);
+        }
+        (self.stage_nanos, self.degradation_step) = (other.stage_nanos, other.degradation_step);
+    }
+
     /// Fills presence, area, bounding box and mean position of all segments of all levels from `slots`, `size` and the
     /// parents, in one pass over the pixels. Slots beyond `levels[0].segments` count as unlabelled.
     pub fn measure_segments(&mut self) {
@@ -249,6 +273,17 @@ pub(crate) mod tests {
         assert_eq!(coarse.segments[0].bounding_box, [0, 0, 6, 4]);
         let mean_x = (0..24).filter(|i| *i != 23).map(|i| (i % 6) as f32).sum::<f32>() / 23.0;
         assert!((coarse.segments[0].mean_position[0] - mean_x).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_copy_is_the_same_frame() {
+        let frame = small_frame();
+        let mut copy = SegmentedFrame { levels: vec![LevelSegments::default(); 5], ..SegmentedFrame::default() };
+        for _ in 0..2 {
+            copy.copy_from(&frame);
+            copy.extents.clone_from(&frame.extents);
+            assert_eq!(format!("{copy:?}"), format!("{frame:?}"));
+        }
     }
 
     #[test]

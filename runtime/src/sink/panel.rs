@@ -1,4 +1,5 @@
-//! The overlay panel: one picture that shows the input, the classes with their names, and every level of the hierarchy.
+//! The overlay panel: one picture that shows the input, the classes with their names, and every level of the hierarchy; or
+//! one of these alone.
 
 use fast_image_resize as fir;
 use rayon::prelude::*;
@@ -18,6 +19,8 @@ const MIN_PICTURE_WIDTH: usize = 320;
 const MAX_PANEL_WIDTH: usize = 3 * MAX_PICTURE;
 /// Pixels between pictures.
 const GAP: usize = 6;
+/// What gaps and rounding add to the widest panel, which has four columns.
+const MAX_GAPS: usize = 5 * GAP + 8;
 /// Share of the segment's colour in a segment's pixels, of 256; the rest is the image.
 const COLOR_SHARE: u32 = 150;
 /// Share of pixels from which a class gets its name written on it.
@@ -33,7 +36,7 @@ const BORDER: [u8; 3] = [12, 12, 14];
 pub(super) struct Panel {
     label_space: LabelSpace,
     class_colors: [[u8; 3]; 256],
-    has_classes: bool,
+    style: Style,
     layout: Option<Layout>,
     pixels: Vec<u8>,
     /// The frame as RGB, where it is not.
@@ -50,9 +53,20 @@ pub(super) struct Panel {
     text: String,
 }
 
+/// What a panel has in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Style {
+    /// Without a bank there is no class picture and no legend.
+    has_classes: bool,
+    /// One field alone, as large as the panel may be.
+    only: Option<Field>,
+    /// Widest panel, pixels, gaps not counted.
+    max_width: usize,
+}
+
 /// What one field of the panel shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Field {
+pub(super) enum Field {
     Input,
     Classes,
     Legend,
@@ -73,19 +87,23 @@ struct Layout {
 }
 
 impl Layout {
-    fn new(source: ImageSize, num_levels: usize, has_classes: bool) -> Self {
+    fn new(source: ImageSize, num_levels: usize, style: Style) -> Self {
         let mut shown = vec![Field::Input];
-        if has_classes {
+        if style.has_classes {
             shown.extend([Field::Classes, Field::Legend]);
         }
         shown.extend((0..num_levels).map(Field::Level));
+        if let Some(only) = style.only {
+            shown.retain(|field| *field == only);
+        }
         let columns = match shown.len() {
-            count @ 0..=3 => count,
+            count @ 0..=3 => count.max(1),
             4 => 2,
             5 | 6 => 3,
             _ => 4,
         };
-        let picture = picture_size(source, MAX_PICTURE.min(MAX_PANEL_WIDTH / columns));
+        let max_side = if style.only.is_some() { style.max_width } else { MAX_PICTURE };
+        let picture = picture_size(source, max_side, max_side.min(style.max_width / columns));
         let text_scale = if picture.width >= 400 { 2 } else { 1 };
         let title_height = font::HEIGHT * text_scale + 10;
         let (step_x, step_y) = (picture.width + GAP, title_height + picture.height + GAP);
@@ -102,12 +120,12 @@ impl Layout {
     }
 }
 
-/// Size of one picture: the frame's shape, at most `max_width` wide and [`MAX_PICTURE`] high, at least
+/// Size of one picture: the frame's shape, at most `max_width` wide and `max_height` high, at least
 /// [`MIN_PICTURE_WIDTH`] wide unless it would become too high.
-fn picture_size(source: ImageSize, max_width: usize) -> ImageSize {
+fn picture_size(source: ImageSize, max_height: usize, max_width: usize) -> ImageSize {
     let (width, height) = (source.width.max(1) as f64, source.height.max(1) as f64);
     let wanted = width.clamp(MIN_PICTURE_WIDTH.min(max_width) as f64, max_width as f64);
-    let scale = (wanted / width).min(MAX_PICTURE as f64 / height);
+    let scale = (wanted / width).min(max_height as f64 / height);
     ImageSize {
         width: even(((width * scale).round() as usize).max(2)),
         height: even(((height * scale).round() as usize).max(2)),
@@ -122,11 +140,21 @@ fn even(value: usize) -> usize {
 impl Panel {
     /// A drawer for one model. Without a bank (`has_classes` false) there is no class picture and no legend.
     pub fn new(label_space: LabelSpace, has_classes: bool) -> Self {
+        Self::with_style(label_space, Style { has_classes, only: None, max_width: MAX_PANEL_WIDTH })
+    }
+
+    /// A drawer of panels, or of one field of them, of at most `width` pixels (two are too few for anything).
+    pub fn within(label_space: LabelSpace, has_classes: bool, only: Option<Field>, width: usize) -> Self {
+        let max_width = width.saturating_sub(MAX_GAPS).max(2);
+        Self::with_style(label_space, Style { has_classes, only, max_width })
+    }
+
+    fn with_style(label_space: LabelSpace, style: Style) -> Self {
         let class_colors = label_space.palette();
         Self {
             label_space,
             class_colors,
-            has_classes,
+            style,
             layout: None,
             pixels: Vec::new(),
             rgb: Frame::black(ImageSize::new(0, 0), PixelFormat::Rgb8),
@@ -140,8 +168,8 @@ impl Panel {
         }
     }
 
-    /// Draws the panel of a frame: RGB, rows packed, and its size. None for a frame that is empty or whose buffers do
-    /// not fit its size.
+    /// Draws the panel of a frame: RGB, rows packed, and its size. None for a frame that is empty, whose buffers do
+    /// not fit its size, or that does not have the one field that is asked for.
     pub fn draw(&mut self, frame: &SegmentedFrame, ancestors: &Ancestors) -> Option<(&[u8], ImageSize)> {
         let num_pixels = frame.size.num_pixels();
         let num_bytes = frame.frame.format.frame_bytes(frame.size);
@@ -152,8 +180,11 @@ impl Panel {
         let fits = |layout: &Layout| layout.source == frame.size && layout.num_levels == frame.levels.len();
         let layout = match self.layout.take() {
             Some(layout) if fits(&layout) => layout,
-            _ => Layout::new(frame.size, frame.levels.len(), self.has_classes),
+            _ => Layout::new(frame.size, frame.levels.len(), self.style),
         };
+        if layout.fields.is_empty() {
+            return None;
+        }
         self.pixels.resize(layout.panel.num_pixels() * 3, 0);
         self.pixels.as_chunks_mut::<3>().0.fill(BACKGROUND);
         self.shrink(frame, layout.picture)?;
@@ -430,6 +461,30 @@ mod tests {
         once
     }
 
+    fn style(has_classes: bool) -> Style {
+        Panel::new(LabelSpace::camvid_11(), has_classes).style
+    }
+
+    #[test]
+    fn panels_and_their_fields_keep_within_a_width() {
+        for (width, height, num_levels) in [(1280, 720, 3), (96, 64, 3), (1242, 375, 6), (3, 4000, 2), (4000, 3, 2)] {
+            for only in [None, Some(Field::Input), Some(Field::Classes), Some(Field::Level(1))] {
+                for most in [320, 641, 1280, 1920] {
+                    let panel = Panel::within(LabelSpace::camvid_11(), true, only, most);
+                    let layout = Layout::new(ImageSize::new(width, height), num_levels, panel.style);
+                    assert!(layout.panel.width <= most, "{width}×{height} in {most}: {:?}", layout.panel);
+                    assert_eq!(only.is_some(), layout.fields.len() == 1);
+                }
+            }
+        }
+        let mut ancestors = Ancestors::default();
+        let frame = small_frame();
+        ancestors.update(&frame);
+        let mut draw =
+            |only| Panel::within(LabelSpace::camvid_11(), false, Some(only), 640).draw(&frame, &ancestors).is_some();
+        assert_eq!([Field::Level(2), Field::Level(3), Field::Classes].map(&mut draw), [true, false, false]);
+    }
+
     #[test]
     fn panels_stay_of_moderate_size() {
         for (width, height, num_levels) in
@@ -437,9 +492,9 @@ mod tests {
         {
             for has_classes in [false, true] {
                 let source = ImageSize::new(width, height);
-                let layout = Layout::new(source, num_levels, has_classes);
+                let layout = Layout::new(source, num_levels, style(has_classes));
                 let ImageSize { width, height } = layout.panel;
-                assert!(width <= MAX_PANEL_WIDTH + 5 * GAP + 8 && height <= 2200, "{source}: {width}×{height}");
+                assert!(width <= MAX_PANEL_WIDTH + MAX_GAPS && height <= 2200, "{source}: {width}×{height}");
                 assert!(width % 2 == 0 && height % 2 == 0);
                 assert_eq!(layout.fields.len(), 1 + num_levels + if has_classes { 2 } else { 0 });
                 for (x, y, _) in layout.fields {
@@ -448,7 +503,7 @@ mod tests {
                 }
             }
         }
-        let hd = Layout::new(ImageSize::new(1280, 720), 3, true);
+        let hd = Layout::new(ImageSize::new(1280, 720), 3, style(true));
         assert_eq!((hd.picture, hd.panel), (ImageSize::new(640, 360), ImageSize::new(1944, 786)));
     }
 
@@ -457,7 +512,7 @@ mod tests {
         let frame = small_frame();
         let (pixels, size) = draw(&frame, true).unwrap();
         assert_eq!(pixels.len(), size.num_pixels() * 3);
-        let layout = Layout::new(frame.size, 3, true);
+        let layout = Layout::new(frame.size, 3, style(true));
         let at = |field: Field, x: usize, y: usize| {
             let (left, top, _) = *layout.fields.iter().find(|(_, _, f)| *f == field).unwrap();
             let place = ((top + layout.title_height + y) * size.width + left + x) * 3;
