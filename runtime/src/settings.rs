@@ -16,8 +16,8 @@ use runtime::sink::SaveKinds;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{
-    BackendArg, BankAddArgs, BankBuildArgs, BankSearchArg, BenchArgs, BuildArgs, CommonArgs, ComputeArgs, DatasetArgs, EvalArgs,
-    EvalFilesArgs, ModelArgs, PrecisionArg, RunArgs, StorageArg,
+    BackendArg, BankAddArgs, BankBuildArgs, BankSearchArg, BenchArgs, BuildArgs, CommonArgs, ComputeArgs, DatasetArgs,
+    EvalArgs, EvalFilesArgs, ModelArgs, PrecisionArg, RunArgs, StorageArg,
 };
 use runtime::program::args::{name_of, named, positive, read_config};
 use runtime::program::shipped::DEFAULT_MODEL;

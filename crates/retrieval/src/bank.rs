@@ -6,14 +6,14 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 use segcore::simd::dispatch;
 
-use crate::{NUM_VOTES, RetrievalError};
 use crate::file::{NONE, Parsed, Storage, hash_is_right, parse, words};
 use crate::inverted::{Centroids, ScanWork, pack_lane, pack_tiles, queries_of_lists};
 use crate::mapping::Mapping;
-use crate::overlay::Overlay;
 use crate::nearest::{Judge, MAX_NEIGHBOURS, NearestSink, Neighbours, Reservoir};
+use crate::overlay::Overlay;
 use crate::panels::{PANEL, Panels};
 use crate::products::{Products, TILE};
+use crate::{NUM_VOTES, RetrievalError};
 
 /// Files of at least this many bytes are mapped into memory; smaller ones are read, so that nothing that happens to them
 /// later matters: a mapped file that is cut within a search ends the program. Every exact search looks at all of a bank, so

@@ -32,8 +32,8 @@ pub use majority::majority_label;
 pub use nearest::{MAX_NEIGHBOURS, Neighbours};
 pub use overlay::{LIKE, Overlay};
 pub use user::{
-    Added, MAX_USER_BYTES, MAX_USER_ENTRIES, USER_FORMAT_VERSION, USER_MAGIC, UserBank, UserEntry, UserOrigin, check_name,
-    same_name,
+    Added, MAX_USER_BYTES, MAX_USER_ENTRIES, USER_FORMAT_VERSION, USER_MAGIC, UserBank, UserEntry, UserOrigin,
+    check_name, same_name,
 };
 
 /// Banks of at least this many prototypes are worth an index: an exact search of one takes about 20 ms for 288 queries on two

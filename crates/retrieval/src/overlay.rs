@@ -15,7 +15,7 @@ use crate::user::same_name;
 use crate::{NUM_VOTES, UserBank, Weighting};
 
 /// Least cosine at which a person's prototype says something about a segment.
-pub const LIKE: f32 = 0.8;
+pub const LIKE: f32 = 0.7;
 
 /// A person's prototypes with their train ids, ready to be asked.
 #[derive(Clone, Debug, PartialEq)]

@@ -28,7 +28,7 @@ pub const MAX_USER_BYTES: u64 = 64 << 20;
 /// Most characters of a name.
 const MAX_NAME_CHARS: usize = 40;
 /// Prototypes with at least this cosine are of the same segment, pointed at again.
-const SAME_SEGMENT: f64 = 0.9999;
+const SAME_SEGMENT: f64 = 0.999_999;
 /// How far from 1 the norm of a stored vector may be.
 const NORM_TOLERANCE: f64 = 1e-3;
 /// Start of the hashed part.
@@ -104,10 +104,8 @@ pub fn check_name(name: &str) -> Result<(), RetrievalError> {
         c.is_control()
             || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
     };
-    let wrong = name.is_empty()
-        || name.trim() != name
-        || name.chars().count() > MAX_NAME_CHARS
-        || name.chars().any(is_hidden);
+    let wrong =
+        name.is_empty() || name.trim() != name || name.chars().count() > MAX_NAME_CHARS || name.chars().any(is_hidden);
     if wrong {
         return Err(RetrievalError::Name { got: name.to_owned(), expected: MAX_NAME_CHARS });
     }
@@ -132,13 +130,15 @@ impl UserBank {
             return Err(wrong(format!("expected it to begin with `HSGU`, got {:?}", String::from_utf8_lossy(start))));
         }
         let cut = || wrong(format!("expected more than {BODY_START} bytes, got {}: it is cut", bytes.len()));
-        let version = bytes.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_le_bytes).ok_or_else(cut)?;
+        let version =
+            bytes.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_le_bytes).ok_or_else(cut)?;
         if version != USER_FORMAT_VERSION {
             return Err(wrong(format!(
                 "expected format version {USER_FORMAT_VERSION}, got {version}: it was written by another version of hsg"
             )));
         }
-        let (Some([0, 0]), Some(hash), Some(body)) = (bytes.get(6..8), bytes.get(8..BODY_START), bytes.get(BODY_START..))
+        let (Some([0, 0]), Some(hash), Some(body)) =
+            (bytes.get(6..8), bytes.get(8..BODY_START), bytes.get(BODY_START..))
         else {
             return Err(cut());
         };
@@ -161,7 +161,11 @@ impl UserBank {
             let number = entry.number;
             check_name(&entry.name).map_err(|error| format!("entry {number}: {error}"))?;
             if entry.prototype.len() != self.dimension as usize {
-                return Err(format!("entry {number}: expected {} values, got {}", self.dimension, entry.prototype.len()));
+                return Err(format!(
+                    "entry {number}: expected {} values, got {}",
+                    self.dimension,
+                    entry.prototype.len()
+                ));
             }
             let norm = norm(&entry.prototype);
             // Not `>`: a norm that is no number is none to accept.

@@ -26,8 +26,8 @@ use serde::Serialize;
 
 use crate::cli::{BankCommand, Cli, Command, EvalCommand};
 use crate::settings::{
-    BankAddSettings, BankBuildSettings, Base, BenchSettings, BuildSettings, ConfigFile, DatasetSettings, EvalFilesSettings,
-    EvalSettings, ModelSettings, RunSettings,
+    BankAddSettings, BankBuildSettings, Base, BenchSettings, BuildSettings, ConfigFile, DatasetSettings,
+    EvalFilesSettings, EvalSettings, ModelSettings, RunSettings,
 };
 use user_bank::UserBankFile;
 

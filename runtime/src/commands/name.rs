@@ -274,9 +274,9 @@ fn outlined(frame: &SegmentedFrame, chosen: &[Chosen]) -> Vec<u8> {
         let (x, y) = (index % width, index / width);
         let here = segment(x, y);
         // Two pixels wide, inside.
-        let beside = [(2, 0), (0, 2)].into_iter().flat_map(|(dx, dy)| {
-            [(x + dx, y + dy), (x.wrapping_sub(dx), y.wrapping_sub(dy))]
-        });
+        let beside = [(2, 0), (0, 2)]
+            .into_iter()
+            .flat_map(|(dx, dy)| [(x + dx, y + dy), (x.wrapping_sub(dx), y.wrapping_sub(dy))]);
         let mut beside = beside.filter(|(x, y)| *x < width && *y < height);
         match here {
             None => *pixel = pixel.map(|value| value / 2),
@@ -304,8 +304,11 @@ fn changes(
     }
     let mut changes: Vec<Change> = found
         .into_iter()
-        .map(|((before, after), (segments, pixels))| {
-            Change { before, after, segments, pixels: pixels as f64 / num_pixels.max(1) as f64 }
+        .map(|((before, after), (segments, pixels))| Change {
+            before,
+            after,
+            segments,
+            pixels: pixels as f64 / num_pixels.max(1) as f64,
         })
         .collect();
     changes.sort_by(|a, b| b.pixels.total_cmp(&a.pixels));
@@ -506,7 +509,9 @@ pub fn remove(model: &ModelName, args: &BankRemoveArgs, printer: Printer) -> any
         (None, Some(number)) => {
             let numbers: Vec<String> = user.entries().iter().map(|entry| entry.number.to_string()).collect();
             user.remove_entry(number).with_context(|| match numbers.is_empty() {
-                true => format!("--entry {number}: there are no names of yours for the model {}", folder.manifest().name),
+                true => {
+                    format!("--entry {number}: there are no names of yours for the model {}", folder.manifest().name)
+                }
                 false => format!("--entry {number}: expected one of {}; `hsg bank list` has them", numbers.join(", ")),
             })?;
             Ok(1)

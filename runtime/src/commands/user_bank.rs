@@ -76,7 +76,9 @@ impl UserBankFile {
             }
             // The home of somebody else: nobody can have named anything there on our behalf.
             Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotADirectory) => {
-                log::warn!("names that were given with `hsg bank add` are not looked for: {path}: {error}; set {STATE_VARIABLE}");
+                log::warn!(
+                    "names that were given with `hsg bank add` are not looked for: {path}: {error}; set {STATE_VARIABLE}"
+                );
                 return Ok(UserBank::new(&self.model_hash, self.dimension));
             }
             Err(error) => return Err(error).with_context(|| format!("{path}: cannot be read")),
@@ -99,10 +101,7 @@ impl UserBankFile {
     /// # Errors
     /// Those of `change` (nothing is written then), and when the file cannot be read or written or somebody else is at it
     /// for long.
-    pub fn change<T>(
-        &self,
-        change: impl FnOnce(&mut UserBank) -> anyhow::Result<T>,
-    ) -> anyhow::Result<(T, UserBank)> {
+    pub fn change<T>(&self, change: impl FnOnce(&mut UserBank) -> anyhow::Result<T>) -> anyhow::Result<(T, UserBank)> {
         let _lock = self.lock()?;
         let mut user = self.read()?;
         let result = change(&mut user)?;

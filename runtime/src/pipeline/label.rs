@@ -170,15 +170,14 @@ impl LabelStage {
         let answers = (&mut self.shares, &mut self.unknown_scores);
         match (&mut self.on_device, self.deployment.bank(), self.deployment.user()) {
             (Some(lookup), Some(bank), _) => lookup.shares(bank, weighting, queries.0, num_shares, answers)?,
-            (None, Some(bank), _) => bank
-                .shares_by(self.search, weighting, queries, num_shares, answers)
-                .map_err(StageError::at("label"))?,
+            (None, Some(bank), _) => {
+                bank.shares_by(self.search, weighting, queries, num_shares, answers).map_err(StageError::at("label"))?
+            }
             (_, None, Some(user)) => user.shares(weighting, queries.0, num_shares, answers),
             (_, None, None) => return Ok(()),
         }
         let answers = self.shares.chunks_exact(num_shares.max(1)).zip(&self.unknown_scores);
-        for ((&slot, prototype), (shares, &score)) in
-            self.asked.iter().zip(self.queries.chunks_exact(dim)).zip(answers)
+        for ((&slot, prototype), (shares, &score)) in self.asked.iter().zip(self.queries.chunks_exact(dim)).zip(answers)
         {
             self.kept.keep(slot, prototype, shares, score);
         }
