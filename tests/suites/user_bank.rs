@@ -101,7 +101,7 @@ fn with_names(mut space: LabelSpace, names: &[&str]) -> LabelSpace {
 #[test]
 fn what_is_named_is_found_again() {
     let trial = Trial::new();
-    trial.run("before", &[]).assert().success().stderr(predicate::str::contains("of yours").not());
+    trial.run("before", &[]).assert().success().stderr(predicate::str::contains("of yours (").not());
     let report = Trial::report(trial.add(SKY, "forklift", &["--frame", "1"]));
     let segment = &report["segments"][0];
     assert_eq!((&report["train_id"], &segment["entry"], &segment["result"]), (&json!(11), &json!(1), &json!("new")));
@@ -142,7 +142,7 @@ fn what_is_named_is_found_again() {
     assert_eq!(read_json(&trial.sandbox.path("without/summary.json"))["retrieval"]["user_prototypes"], 0);
     trial.bank(&["remove", "FORKLIFT"]).assert().success();
     trial.file();
-    trial.run("gone", &[]).assert().success().stderr(predicate::str::contains("of yours").not());
+    trial.run("gone", &[]).assert().success().stderr(predicate::str::contains("of yours (").not());
     for out in ["without", "gone"] {
         for name in files(&trial.sandbox.path("before")) {
             // Times differ; pictures do not, nor does the rest of the frames.
@@ -194,7 +194,7 @@ fn a_model_without_a_bank_learns_names() {
         predicate::str::contains("2 names given by hand, 16 values each").and(predicate::str::contains("the sky  1")),
     );
     let bench = ["bench", "--frames", "2", "--json", "--model"];
-    let mut bench_of = |more: &[&str]| {
+    let bench_of = |more: &[&str]| {
         let mut hsg = trial.sandbox.hsg();
         let assert = hsg.args(bench).arg(&trial.model).arg(&trial.images).args(more).assert().success();
         serde_json::from_slice::<Value>(&assert.get_output().stdout).unwrap()["retrieval"].clone()
@@ -287,6 +287,13 @@ fn wrong_places_and_names_are_refused() {
         let mut hsg = trial.bank(&["add"]);
         hsg.arg(&trial.images).args([&format!("--at={point}"), "--name", "x"]).args(more);
         assert_refused(hsg.assert(), words);
+    }
+    let own = trial.images.join("000000.png");
+    for preview in [trial.images.join("look.png"), own.clone()] {
+        let more = ["--dry-run", "--preview", preview.to_str().unwrap()];
+        assert_refused(trial.add(SKY, "x", &more).assert(), &["--preview", "the source itself"]);
+        let mut of_image = trial.bank(&["add", own.to_str().unwrap(), "--at", "5,5", "--name", "x", "--dry-run"]);
+        assert_refused(of_image.arg("--preview").arg(&own).assert(), &["--preview", "the source itself"]);
     }
     for name in ["", " sky", "a\nb", "a\u{202e}b"] {
         assert_refused(trial.add(SKY, name, &[]).assert(), &["--name", "1 to 40 characters"]);

@@ -158,9 +158,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (b_wide, b_rest) = b.as_chunks::<16>();
     let mut sums = [0.0f32; 16];
     for (a, b) in a_wide.iter().zip(b_wide) {
-        for lane in 0..16 {
-            sums[lane] += a[lane] * b[lane];
-        }
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
     sums.iter().sum::<f32>() + rest

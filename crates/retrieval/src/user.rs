@@ -168,8 +168,9 @@ impl UserBank {
                 ));
             }
             let norm = norm(&entry.prototype);
-            // Not `>`: a norm that is no number is none to accept.
-            if !((norm - 1.0).abs() <= NORM_TOLERANCE) {
+            // A norm that is no number is not.
+            let is_unit = (norm - 1.0).abs() <= NORM_TOLERANCE;
+            if !is_unit {
                 return Err(format!("entry {number}: expected a vector of length 1, got length {norm}"));
             }
             if number >= self.next_number || self.entries[..index].iter().any(|other| other.number == number) {

@@ -6,6 +6,7 @@
 //! what was meant is seen there.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
@@ -95,6 +96,9 @@ pub fn add(settings: &BankAddSettings, printer: Printer) -> anyhow::Result<Outco
         deployment.level_sizes().len() - 1,
         deployment.manifest().name
     );
+    if let Some(path) = &settings.preview {
+        check_preview(path, Path::new(&settings.source))?;
+    }
     let mut slot = FrameSlot::default();
     if let Some(outcome) = read_frame(settings, &deployment, &signals, &mut slot)? {
         return Ok(outcome);
@@ -190,6 +194,15 @@ pub fn add(settings: &BankAddSettings, printer: Printer) -> anyhow::Result<Outco
         ));
     }
     Ok(Outcome::Done)
+}
+
+/// Refuses a picture that would take the place of an image of the source, or stand between them.
+fn check_preview(path: &Path, source: &Path) -> anyhow::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let source = source.canonicalize().ok();
+    let is_source = [path, folder].iter().any(|own| source.is_some() && own.canonicalize().ok() == source);
+    ensure!(!is_source, "--preview {}: that is the source itself; name another file or folder", path.display());
+    Ok(())
 }
 
 /// Reads the frame that is pointed at; an outcome when that is interrupted.
