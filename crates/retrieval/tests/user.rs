@@ -236,10 +236,10 @@ fn content_is_checked_too() {
         model_hash: "hash".to_owned(),
         dimension: 2,
         next_number: 3,
-        entries: vec![entry(1, "a", &at(0.0)), entry(2, "b", &at(1.0))],
+        entries: vec![entry(1, "a", &[1.0, 0.0]), entry(2, "b", &[0.0, 1.0])],
     };
     let read = UserBank::from_bytes(&good.bytes(), path()).expect("good");
-    assert_eq!(read, named(&[("a", at(0.0)), ("b", at(1.0))]));
+    assert_eq!(read, named(&[("a", [1.0, 0.0]), ("b", [0.0, 1.0])]));
     for (wrong, words) in [
         (entry(2, "b", &[f32::NAN, 0.0]), "length NaN"),
         (entry(2, "b", &[3.0, 0.0]), "length 3"),
