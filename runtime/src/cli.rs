@@ -1,7 +1,7 @@
 //! What was typed. `settings.rs` says what it means.
 //!
-//! Options may also come from the environment (`HSG_` and the option's name), all but `--name`, `-v` and
-//! `--show-settings`, and from the TOML file of `--config`, all but those about the terminal (`-v`, `-q`, `--json`,
+//! Options may also come from the environment (`HSG_` and the option's name), all but `--name`, `-v`,
+//! `--show-settings` and what `hsg bank add` and `remove` are pointed at, and from the TOML file of `--config`, all but those about the terminal (`-v`, `-q`, `--json`,
 //! `--show-settings`) and `--config` itself; SOURCE comes from the file or is typed. What is typed wins over the
 //! environment, the environment over the file.
 
@@ -37,7 +37,7 @@ pub enum Command {
     Run(RunArgs),
     /// Measure the deployed model on labelled images.
     Eval(EvalArgs),
-    /// Make the prototype bank, which gives segments their names.
+    /// Name what you point at, or make the prototype bank, which gives segments their names.
     Bank(BankArgs),
     /// Measure latency and throughput; saves nothing.
     Bench(BenchArgs),
@@ -201,6 +201,9 @@ pub struct RunArgs {
     /// in their order.
     #[arg(long = "mask", value_name = "FILE.png", env = "HSG_MASK")]
     pub masks: Vec<PathBuf>,
+    /// Do without the names that were given with `hsg bank add`.
+    #[arg(long, env = "HSG_NO_USER_BANK", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub no_user_bank: Option<bool>,
     /// Name of a source; repeat it in the order of the sources [default: file names].
     #[arg(long = "name", value_name = "NAME")]
     pub names: Vec<String>,
@@ -357,6 +360,90 @@ pub struct BankArgs {
 pub enum BankCommand {
     /// Make the bank of a model from labelled images, with the deployed network and clustering.
     Build(BankBuildArgs),
+    /// Name segments of a frame by pointing at them: this machine knows the names from then on.
+    Add(BankAddArgs),
+    /// Say which names there are, and where those of yours came from.
+    List(BankListArgs),
+    /// Give a name of yours another.
+    Rename(BankRenameArgs),
+    /// Remove names of yours.
+    Remove(BankRemoveArgs),
+}
+
+/// Arguments of `hsg bank add`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  hsg bank add drive.mp4 --frame 120 --at 640,80 --at 90,60 --name sky\n\n\
+    Look at the segments first (`hsg run drive.mp4`, hsg-out/overlay), and with --dry-run --preview picture.png at those that\n\
+    would be named. Points are pixels of the source. The frame is segmented by itself, as with `hsg run --no-track`.\n\
+    NAME is a class of the model or any other. What is named is kept in $HSG_STATE/banks and used by `hsg run` and `hsg bench`\n\
+    with this model; --no-user-bank leaves it out. The same segment named again takes the new name.")]
+pub struct BankAddArgs {
+    /// Image, folder of images, video file, or another SOURCE of `hsg run`.
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// A pixel of the segment, from the upper left corner; repeat it for more segments.
+    #[arg(long = "at", value_name = "X,Y", required = true)]
+    pub at: Vec<String>,
+    /// What they are.
+    #[arg(long, value_name = "NAME")]
+    pub name: String,
+    /// 0 = the finest segments at the points; 1 and more = all of those in the groups at the points.
+    #[arg(long, value_name = "L", default_value_t = 0)]
+    pub level: usize,
+    /// Index of the frame in its source, from 0.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub frame: u64,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Write the frame with the segments outlined.
+    #[arg(long, value_name = "FILE.png")]
+    pub preview: Option<PathBuf>,
+    /// Say what would change, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Arguments of `hsg bank list`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  hsg bank list --model camvid-r18")]
+pub struct BankListArgs {
+    /// Model folder, or the name of one under models/zoo or $HSG_MODELS [default: camvid-r18].
+    #[arg(long, value_name = "M", env = "HSG_MODEL")]
+    pub model: Option<String>,
+}
+
+/// Arguments of `hsg bank rename`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  hsg bank rename forklift truck")]
+pub struct BankRenameArgs {
+    /// A name of yours.
+    #[arg(value_name = "OLD")]
+    pub old: String,
+    /// What it is to be: a class of the model or any other name.
+    #[arg(value_name = "NEW")]
+    pub new: String,
+    /// Model folder, or the name of one under models/zoo or $HSG_MODELS [default: camvid-r18].
+    #[arg(long, value_name = "M", env = "HSG_MODEL")]
+    pub model: Option<String>,
+}
+
+/// Arguments of `hsg bank remove`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  hsg bank remove forklift\n  hsg bank remove --entry 3")]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+pub struct BankRemoveArgs {
+    /// A name of yours, with all its entries.
+    #[arg(value_name = "NAME", group = "what")]
+    pub name: Option<String>,
+    /// One entry, by its number in `hsg bank list`.
+    #[arg(long, value_name = "N", group = "what")]
+    pub entry: Option<u32>,
+    /// Everything that you named, also where the file is damaged.
+    #[arg(long, group = "what")]
+    pub all: bool,
+    /// Model folder, or the name of one under models/zoo or $HSG_MODELS [default: camvid-r18].
+    #[arg(long, value_name = "M", env = "HSG_MODEL")]
+    pub model: Option<String>,
 }
 
 /// Arguments of `hsg bank build`.
@@ -411,6 +498,9 @@ pub struct BenchArgs {
     /// Frames to measure [default: 200].
     #[arg(long, allow_negative_numbers = true, value_name = "N", env = "HSG_FRAMES")]
     pub frames: Option<u64>,
+    /// Do without the names that were given with `hsg bank add`.
+    #[arg(long, env = "HSG_NO_USER_BANK", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub no_user_bank: Option<bool>,
     /// Play at this rate and drop what is too late, instead of as fast as possible.
     #[arg(long, allow_negative_numbers = true, value_name = "HZ", env = "HSG_RATE")]
     pub rate: Option<f64>,
@@ -426,7 +516,7 @@ pub struct BenchArgs {
                   hsg inspect hsg-out/frames.hsg"
 )]
 pub struct InspectArgs {
-    /// Model folder or name, .onnx file, engine file, bank file, or frames.hsg.
+    /// Model folder or name, .onnx file, engine file, bank file, file of names given by hand, or frames.hsg.
     #[arg(value_name = "M|ENGINE|FILE")]
     pub what: String,
 }

@@ -16,8 +16,8 @@ use runtime::sink::{LiveAddress, LivePictures, MAX_PLACES, PublishTo, SaveKinds}
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{
-    BackendArg, BankBuildArgs, BankSearchArg, BenchArgs, BuildArgs, CommonArgs, ComputeArgs, DatasetArgs, EvalArgs,
-    EvalFilesArgs, ModelArgs, PrecisionArg, RunArgs, StorageArg,
+    BackendArg, BankAddArgs, BankBuildArgs, BankSearchArg, BenchArgs, BuildArgs, CommonArgs, ComputeArgs, DatasetArgs,
+    EvalArgs, EvalFilesArgs, ModelArgs, PrecisionArg, RunArgs, StorageArg,
 };
 use runtime::program::args::{name_of, named, positive, read_config};
 use runtime::program::shipped::DEFAULT_MODEL;
@@ -63,6 +63,8 @@ pub struct ConfigFile {
     count_votes: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     host_stages: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_bank: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<RunSection>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -267,6 +269,16 @@ impl Base {
         })
     }
 
+    fn user_bank(&self, no_user_bank: Option<bool>) -> bool {
+        no_user_bank.map(|no| !no).or(self.file.user_bank).unwrap_or(true)
+    }
+
+    /// The model of commands that load no network.
+    pub fn model_name(&self, typed: Option<&String>) -> ModelName {
+        let name = typed.or(self.file.model.as_ref()).cloned();
+        ModelName(name.unwrap_or_else(|| DEFAULT_MODEL.to_owned()))
+    }
+
     fn compute(&self, args: &ComputeArgs) -> anyhow::Result<ComputeSettings> {
         let file = &self.file;
         let settings = ComputeSettings {
@@ -462,6 +474,8 @@ pub struct RunSettings {
     pub live: Option<LiveAddress>,
     /// What its pictures may cost.
     pub live_pictures: LivePictures,
+    /// Whether names that a person gave are used.
+    pub user_bank: bool,
 }
 
 impl RunSettings {
@@ -529,6 +543,7 @@ impl RunSettings {
                 width: within(args.live_width.or(file.live_width), "live-width", 320, 1920)?.unwrap_or(1280),
                 quality: within(args.live_quality.or(file.live_quality), "live-quality", 1, 100)?.unwrap_or(80),
             },
+            user_bank: base.user_bank(args.no_user_bank),
         })
     }
 
@@ -566,6 +581,7 @@ impl RunSettings {
                 live_width: Some(self.live_pictures.width),
                 live_quality: Some(self.live_pictures.quality),
             }),
+            user_bank: Some(self.user_bank),
             ..common_config(&self.model, Some(self.compute))
         }
     }
@@ -855,6 +871,67 @@ impl BankBuildSettings {
     }
 }
 
+/// Path or name of a model folder.
+#[derive(Clone, Debug)]
+pub struct ModelName(pub String);
+
+impl ModelName {
+    /// The settings as a file for `--config`.
+    pub fn to_config(&self) -> ConfigFile {
+        ConfigFile { model: Some(self.0.clone()), ..ConfigFile::default() }
+    }
+}
+
+/// Settings of `hsg bank add`.
+#[derive(Clone, Debug)]
+pub struct BankAddSettings {
+    /// As typed.
+    pub source: String,
+    /// Index of the frame.
+    pub frame: u64,
+    /// Pixels, x and y.
+    pub points: Vec<[u32; 2]>,
+    /// 0 = finest.
+    pub level: usize,
+    /// What the segments are.
+    pub name: String,
+    /// Model and backend.
+    pub model: ModelSettings,
+    /// Where the picture goes.
+    pub preview: Option<PathBuf>,
+    /// Whether nothing is to be changed.
+    pub dry_run: bool,
+}
+
+impl BankAddSettings {
+    /// Resolves the settings.
+    ///
+    /// # Errors
+    /// When a point is none, or the name cannot be one.
+    pub fn resolve(base: &Base, args: &BankAddArgs) -> anyhow::Result<Self> {
+        retrieval::check_name(&args.name).context("--name")?;
+        let point = |text: &String| -> anyhow::Result<[u32; 2]> {
+            let point = text.split_once(',').and_then(|(x, y)| Some([x.trim().parse().ok()?, y.trim().parse().ok()?]));
+            point.with_context(|| format!("--at {text}: expected a pixel as X,Y, for example --at 640,80"))
+        };
+        Ok(Self {
+            source: args.source.clone(),
+            frame: args.frame,
+            points: args.at.iter().map(point).collect::<anyhow::Result<_>>()?,
+            level: args.level,
+            name: args.name.clone(),
+            model: base.model(&args.model, false)?,
+            preview: args.preview.clone(),
+            dry_run: args.dry_run,
+        })
+    }
+
+    /// The settings as a file for `--config`; what is pointed at has no keys.
+    pub fn to_config(&self) -> ConfigFile {
+        common_config(&self.model, None)
+    }
+}
+
 /// Settings of `hsg bench`.
 #[derive(Clone, Debug)]
 pub struct BenchSettings {
@@ -870,6 +947,8 @@ pub struct BenchSettings {
     pub rate_hz: Option<f64>,
     /// Latency that frames should keep.
     pub deadline: Option<Duration>,
+    /// Whether names that a person gave are used.
+    pub user_bank: bool,
 }
 
 impl BenchSettings {
@@ -890,6 +969,7 @@ impl BenchSettings {
             frames: positive(args.frames.or(file.frames), "frames")?.unwrap_or(DEFAULT_BENCH_FRAMES),
             rate_hz,
             deadline: deadline(args.deadline_millis.or(file.deadline_millis))?,
+            user_bank: base.user_bank(args.no_user_bank),
         })
     }
 
@@ -902,6 +982,7 @@ impl BenchSettings {
                 rate: self.rate_hz,
                 deadline_millis: self.deadline.map(|deadline| deadline.as_secs_f64() * 1e3),
             }),
+            user_bank: Some(self.user_bank),
             ..common_config(&self.model, Some(self.compute))
         }
     }
@@ -1163,7 +1244,7 @@ mod tests {
         fn count(value: &toml::Value) -> usize {
             value.as_table().map_or(1, |table| table.values().map(count).sum())
         }
-        assert_eq!(value.values().map(count).sum::<usize>(), 14 + (12 + 2 + 4) + (10 + 9) + 8 + 4 + (4 + 1), "{value}");
+        assert_eq!(value.values().map(count).sum::<usize>(), 15 + (12 + 2 + 4) + (10 + 9) + 8 + 4 + (4 + 1), "{value}");
     }
 
     #[test]

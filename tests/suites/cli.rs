@@ -26,7 +26,9 @@ fn document(stdout: &[u8]) -> Value {
 #[test]
 fn every_command_has_help_with_an_example() {
     let sandbox = Sandbox::new();
-    for command in ["run", "eval", "eval files", "eval merge", "bank build", "bench", "build", "inspect", "doctor"] {
+    let of_bank = ["bank build", "bank add", "bank list", "bank rename", "bank remove"];
+    let others = ["run", "eval", "eval files", "eval merge", "bench", "build", "inspect", "doctor"];
+    for command in others.into_iter().chain(of_bank) {
         let assert = sandbox.hsg().args(command.split(' ')).arg("--help").assert().success();
         assert.stdout(predicate::str::contains(format!("hsg {command}")).and(predicate::str::contains("Example")));
     }

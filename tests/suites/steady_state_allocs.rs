@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use retrieval::{UserBank, UserOrigin};
 use runtime::backend::cpu::CpuBackend;
 use runtime::backend::{Backend, BackendError, BackendInfo, Engine, EngineOptions, Session, TensorBuffer, TensorInfo};
 use runtime::pipeline::publish::{Measurements, Sink};
@@ -26,6 +27,7 @@ use runtime::sink::{
     SaveKinds, SegmentedFrame, SinkError,
 };
 use tests::fake_backend::{FakeBackend, deploy_on};
+use tests::folders::tiny_model;
 use tests::moving::MovingStreet;
 use tests::networks::model_with_bank;
 
@@ -290,6 +292,19 @@ fn assert_none(deployment: &Arc<Deployment>, case: Case) {
     assert_eq!(got, 0, "{name}: allocations in {COUNTED} frames, the first ones:\n{}", places.join("\n"));
 }
 
+/// The model with 40 prototypes laid over its bank.
+fn with_names(mut deployment: Arc<Deployment>) -> Arc<Deployment> {
+    let dim = deployment.manifest().network.embedding_dim;
+    let mut user = UserBank::new(deployment.folder().model_hash(), dim);
+    for index in 0..40usize {
+        let prototype: Vec<f32> = (0..dim).map(|channel| ((index * 37 + channel * 11) as f32 * 0.9).sin()).collect();
+        user.add(["sky", "forklift", "crane"][index % 3], &prototype, UserOrigin::default()).unwrap();
+    }
+    Arc::get_mut(&mut deployment).unwrap().lay_over(&user, Path::new("none.user")).unwrap();
+    assert!(deployment.num_of_user() > 30);
+    deployment
+}
+
 /// A frame's whole way on the GPU, in a process with the stand-ins. Nothing is left out of the count: TensorRT and the driver
 /// are C, which this allocator does not see.
 #[cfg(feature = "tensorrt")]
@@ -384,6 +399,12 @@ fn a_frame_allocates_nothing() {
     let sink = page.show(&fake, [("page".to_owned(), Arc::default())]).unwrap().remove(0);
     assert_none(&fake, Case { sink: Box::new(sink), ..Case::new("a live page") });
     drop(page);
+
+    for (model, name) in [(&model, "names of a person's own"), (&tiny_model(), "nothing but names of a person's own")] {
+        let named = with_names(FakeBackend::default().deploy(model, 2));
+        assert_none(&named, Case::new(name));
+        assert_none(&named, Case { spec: ProcessorSpec::default(), ..Case::new(name) });
+    }
 
     let cpu = deploy_on(Uncounted(CpuBackend::default()), &model, 2);
     assert_none(&cpu, Case { in_step: true, ..Case::new("the embedded backend") });

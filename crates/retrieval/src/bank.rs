@@ -6,13 +6,14 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 use segcore::simd::dispatch;
 
-use crate::RetrievalError;
 use crate::file::{NONE, Parsed, Storage, hash_is_right, parse, words};
 use crate::inverted::{Centroids, ScanWork, pack_lane, pack_tiles, queries_of_lists};
 use crate::mapping::Mapping;
 use crate::nearest::{Judge, MAX_NEIGHBOURS, NearestSink, Neighbours, Reservoir};
+use crate::overlay::Overlay;
 use crate::panels::{PANEL, Panels};
 use crate::products::{Products, TILE};
+use crate::{NUM_VOTES, RetrievalError};
 
 /// Files of at least this many bytes are mapped into memory; smaller ones are read, so that nothing that happens to them
 /// later matters: a mapped file that is cut within a search ends the program. Every exact search looks at all of a bank, so
@@ -73,6 +74,8 @@ pub struct Bank {
     /// 1 / norm of the prototype in each slot; NaN where there is none.
     inverse_norms: Vec<f32>,
     index: Option<Index>,
+    /// What a person named, where somebody did.
+    overlay: Option<Overlay>,
     /// Working memory of searches that are done, for the next ones: searching allocates nothing once warm.
     idle: Mutex<Vec<Scratch>>,
 }
@@ -237,8 +240,15 @@ impl Bank {
             panels,
             inverse_norms,
             index,
+            overlay: None,
             idle: Mutex::new(Vec::new()),
         })
+    }
+
+    /// Lets a person's prototypes speak in [`Bank::shares_by`] and [`Bank::shares_of`] from now on, in the place of those before;
+    /// searches for neighbours and [`Bank::vote`] are about the bank itself.
+    pub fn lay_over(&mut self, overlay: Option<Overlay>) {
+        self.overlay = overlay.filter(|overlay| !overlay.is_empty());
     }
 
     /// The file it was read from.
@@ -434,38 +444,63 @@ impl Bank {
         shares.resize(queries.len() / self.dimension * num_classes, 0.0);
         unknown_scores.clear();
         self.search(search, queries, k, |nearest| {
-            for (list, shares) in nearest.iter().zip(shares.chunks_exact_mut(num_classes.max(1))) {
-                unknown_scores.push(self.shares_of(list.indices(), list.similarities(), weighting, shares));
+            let queries = queries.chunks_exact(self.dimension);
+            for ((query, list), shares) in queries.zip(nearest).zip(shares.chunks_exact_mut(num_classes.max(1))) {
+                unknown_scores.push(self.shares_of(query, list.indices(), list.similarities(), weighting, shares));
             }
         })
     }
 
-    /// Writes the shares of neighbours that are known already, nearest first, into `shares`, one per class, and returns the
-    /// unknown score. What is not in the bank, or has no place in `shares`, has no vote.
-    pub fn shares_of(&self, indices: &[u32], similarities: &[f32], weighting: Weighting, shares: &mut [f32]) -> f32 {
+    /// Writes the shares of a query's neighbours that are known already, nearest first, into `shares`, one per class, and returns
+    /// the unknown score. What is not in the bank, or has no place in `shares`, has no vote.
+    pub fn shares_of(
+        &self,
+        query: &[f32],
+        indices: &[u32],
+        similarities: &[f32],
+        weighting: Weighting,
+        shares: &mut [f32],
+    ) -> f32 {
         shares.fill(0.0);
-        let closest = similarities.first().copied().unwrap_or(0.0);
+        // A query that is not finite has no neighbours, and nothing of a person's either.
+        let of_user = self.overlay.as_ref().filter(|_| !indices.is_empty()).map(|overlay| overlay.nearest(query));
+        let of_user = of_user.as_ref().and_then(|nearest| Some((nearest, nearest.closest()?)));
+        // Those of the bank that are nearer than the person's nearest; all without one.
+        let nearer = match of_user {
+            None => similarities.len(),
+            Some((_, similarity)) => similarities.iter().take_while(|other| **other > similarity).count(),
+        };
+        let closest = similarities.iter().take(nearer).copied().next().or(of_user.map(|(_, similarity)| similarity));
+        let closest = closest.unwrap_or(0.0);
+        let weight = |similarity: f32| match weighting {
+            Weighting::Equal => 1.0,
+            Weighting::Similarity { temperature } => ((similarity - closest) / temperature).exp(),
+        };
         let mut total = 0.0;
-        for (&index, &similarity) in indices.iter().zip(similarities) {
+        for (&index, &similarity) in indices.iter().zip(&similarities[..nearer]) {
             let label = self.labels.get(index as usize).copied().map_or(usize::MAX, usize::from);
             if let Some(share) = shares.get_mut(label) {
-                let weight = match weighting {
-                    Weighting::Equal => 1.0,
-                    Weighting::Similarity { temperature } => ((similarity - closest) / temperature).exp(),
-                };
+                let weight = weight(similarity);
                 *share += weight;
                 total += weight;
             }
         }
+        if let Some((nearest, similarity)) = of_user {
+            let amount = NUM_VOTES.saturating_sub(nearer) as f32 * weight(similarity);
+            nearest.share_out(weighting, amount, shares);
+            total += amount;
+        }
         if total > 0.0 {
             shares.iter_mut().for_each(|share| *share /= total);
         }
-        unknown_score(similarities)
+        let of_bank = unknown_score(similarities);
+        of_user.map_or(of_bank, |(_, similarity)| of_bank.min((1.0 - similarity).clamp(0.0, 2.0)))
     }
 
     fn check_labels(&self, num_classes: usize) -> Result<(), RetrievalError> {
-        if usize::from(self.largest_label) >= num_classes {
-            return Err(RetrievalError::Label { got: self.largest_label, num_classes });
+        let largest_label = self.overlay.as_ref().map_or(0, Overlay::largest_label).max(self.largest_label);
+        if usize::from(largest_label) >= num_classes {
+            return Err(RetrievalError::Label { got: largest_label, num_classes });
         }
         Ok(())
     }

@@ -153,4 +153,23 @@ pub enum RetrievalError {
         /// Number of classes given.
         num_classes: usize,
     },
+    /// A person's names that cannot be used.
+    #[error(
+        "names of yours, {}: {reason}; `hsg bank remove --all` removes them, --no-user-bank runs without them",
+        path.display()
+    )]
+    User {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what was found.
+        reason: String,
+    },
+    /// Something that cannot be a class's name.
+    #[error("the name {got:?}: expected 1 to {expected} characters that can be seen, no space at either end")]
+    Name {
+        /// What was given.
+        got: String,
+        /// Most characters.
+        expected: usize,
+    },
 }

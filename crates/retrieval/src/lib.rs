@@ -8,6 +8,8 @@
 //! The way of a search: [`bank`](self) makes tiles of the queries and parts of the prototypes → `products` multiplies them,
 //! unpacking panel after panel of what is stored (`panels`) → `nearest` keeps candidates and decides between them in 64
 //! bits, so the search is exact. With [`Search::Approximate`], `inverted` says which prototypes are looked at.
+//!
+//! What a person named is a file of its own (`user`), laid over a bank when that is loaded (`overlay` has the rule).
 
 mod bank;
 mod builder;
@@ -17,8 +19,10 @@ mod inverted;
 mod majority;
 mod mapping;
 mod nearest;
+mod overlay;
 mod panels;
 mod products;
+mod user;
 
 pub use bank::{Bank, MAPPED_FROM_BYTES, Search, Vote, Weighting};
 pub use builder::{BankBuilder, EncodedBank};
@@ -26,6 +30,11 @@ pub use error::RetrievalError;
 pub use file::{FORMAT_VERSION, MAGIC, Storage};
 pub use majority::majority_label;
 pub use nearest::{MAX_NEIGHBOURS, Neighbours};
+pub use overlay::{LIKE, Overlay};
+pub use user::{
+    Added, MAX_USER_BYTES, MAX_USER_ENTRIES, USER_FORMAT_VERSION, USER_MAGIC, UserBank, UserEntry, UserOrigin,
+    check_name, same_name,
+};
 
 /// Banks of at least this many prototypes are worth an index: an exact search of one takes about 20 ms for 288 queries on two
 /// cores with AVX-512, and an approximate one has little to gain in smaller ones.

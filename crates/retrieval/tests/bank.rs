@@ -570,7 +570,7 @@ fn shares_weigh_neighbours() {
     assert!(error.contains('3'), "{error}");
     // Neighbours that somebody else found; one that is not in the bank has no vote.
     let mut of_two = [9.0; 4];
-    let score = bank.shares_of(&[0, 2, 77], &[0.9, 0.8, 0.7], Weighting::Equal, &mut of_two);
+    let score = bank.shares_of(&[], &[0, 2, 77], &[0.9, 0.8, 0.7], Weighting::Equal, &mut of_two);
     assert_eq!(of_two, [0.0, 0.5, 0.0, 0.5]);
     assert!((score - 0.1).abs() < 1e-6);
 }

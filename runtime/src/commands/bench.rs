@@ -11,7 +11,7 @@ use runtime::pipeline::{self, Control, PipelineSpec, Processor, Progress};
 use runtime::source::{self, Source, SourceError, SourceEvent, SourceInfo, SourceSpec, TRACKED_RATE_HZ};
 use serde::Serialize;
 
-use super::deploy;
+use super::{load, with_user_bank};
 use crate::settings::BenchSettings;
 use runtime::program::printer::{Printer, table};
 use runtime::program::shipped;
@@ -45,7 +45,7 @@ pub fn run(settings: &BenchSettings, printer: Printer) -> anyhow::Result<Outcome
         None => shipped::default_clip()?.display().to_string(),
     };
     let mut source = LoopedSource::open(&text)?;
-    let deployment = deploy(&settings.model, printer)?;
+    let deployment = with_user_bank(load(&settings.model, printer)?, settings.user_bank, printer)?;
     source.set_input_size(deployment.manifest().preprocessing.input)?;
     // What is played at a sequence's rate is a sequence; a slower rate makes none of a set of images.
     let played_fast = settings.rate_hz.is_some_and(|rate| rate >= TRACKED_RATE_HZ);

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use models::graph::{Dim, Graph};
 use models::manifest::{ModelFolder, Precision};
 use models::weights::Weights;
-use retrieval::Bank;
+use retrieval::{Bank, UserBank, same_name};
 use runtime::backend::tensorrt::{self, engine_file};
 use serde::Serialize;
 use serde_json::json;
@@ -60,12 +60,14 @@ pub fn run(args: &InspectArgs, printer: Printer) -> anyhow::Result<Outcome> {
             let report = bank(path)?;
             printer.document(&report)?;
             printer.text(bank_text(&report))?;
+        } else if starts_with(path, &retrieval::USER_MAGIC)? {
+            user_bank(path, printer)?;
         } else if starts_with(path, &wire::MAGIC)? {
             return frames::run(path, printer);
         } else {
             bail!(
-                "{}: expected a model folder, an .onnx file, an engine (magic HSGE), a prototype bank (magic HSGB) or a \
-                 stream of frames (magic HSGF), got another file; \
+                "{}: expected a model folder, an .onnx file, an engine (magic HSGE), a prototype bank (magic HSGB), \
+                 names given by hand (magic HSGU) or a stream of frames (magic HSGF), got another file; \
                  for a model name its folder, not its model.toml",
                 path.display()
             );
@@ -243,6 +245,32 @@ fn bank_text(report: &BankReport) -> String {
         report.labels_from,
         report.model_hash
     )
+}
+
+/// Names that a person gave; which model they are for, the hash says.
+fn user_bank(path: &Path, printer: Printer) -> anyhow::Result<()> {
+    let bytes = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let user = UserBank::from_bytes(&bytes, path)?;
+    let count = |name: &str| user.entries().iter().filter(|entry| same_name(&entry.name, name)).count();
+    let names: BTreeMap<&str, usize> = user.names().into_iter().map(|name| (name, count(name))).collect();
+    printer.document(&json!({
+        "file": path.display().to_string(),
+        "bytes": bytes.len(),
+        "entries": user.entries().len(),
+        "dimension": user.dim(),
+        "names": names,
+        "model_hash": user.model_hash(),
+    }))?;
+    let rows: Vec<Vec<String>> =
+        names.iter().map(|(name, count)| vec![format!("  {name}"), count.to_string()]).collect();
+    printer.text(format!(
+        "{}: {} names given by hand, {} values each\n{}  for the model {}",
+        path.display(),
+        user.entries().len(),
+        user.dim(),
+        table(&rows),
+        user.model_hash()
+    ))
 }
 
 /// An engine: its manifest, its layers as they were when it was built, and whether TensorRT takes it here.

@@ -6,7 +6,9 @@ mod build;
 mod doctor;
 mod eval;
 mod inspect;
+mod name;
 mod run;
+mod user_bank;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,9 +26,10 @@ use serde::Serialize;
 
 use crate::cli::{BankCommand, Cli, Command, EvalCommand};
 use crate::settings::{
-    BankBuildSettings, Base, BenchSettings, BuildSettings, ConfigFile, DatasetSettings, EvalFilesSettings,
-    EvalSettings, ModelSettings, RunSettings,
+    BankAddSettings, BankBuildSettings, Base, BenchSettings, BuildSettings, ConfigFile, DatasetSettings,
+    EvalFilesSettings, EvalSettings, ModelSettings, RunSettings,
 };
+use user_bank::UserBankFile;
 
 /// Reads the command line and runs the command. Usage errors end the program here, with exit code 2, whether or not
 /// they can be printed.
@@ -88,6 +91,26 @@ pub fn run_program() -> anyhow::Result<Outcome> {
                 let settings = BankBuildSettings::resolve(&base, args)?;
                 if show(settings.to_config())? { Ok(Outcome::Done) } else { bank::build(&settings, printer) }
             }
+            BankCommand::Add(args) => {
+                let settings = BankAddSettings::resolve(&base, args)?;
+                if show(settings.to_config())? { Ok(Outcome::Done) } else { name::add(&settings, printer) }
+            }
+            BankCommand::List(args) => {
+                let model = base.model_name(args.model.as_ref());
+                if show(model.to_config())? { Ok(Outcome::Done) } else { name::list(&model, printer) }
+            }
+            BankCommand::Rename(args) => {
+                let model = base.model_name(args.model.as_ref());
+                if show(model.to_config())? {
+                    Ok(Outcome::Done)
+                } else {
+                    name::rename(&model, (&args.old, &args.new), printer)
+                }
+            }
+            BankCommand::Remove(args) => {
+                let model = base.model_name(args.model.as_ref());
+                if show(model.to_config())? { Ok(Outcome::Done) } else { name::remove(&model, args, printer) }
+            }
         },
         Command::Bench(args) => {
             let settings = BenchSettings::resolve(&base, args)?;
@@ -114,19 +137,43 @@ pub fn run_program() -> anyhow::Result<Outcome> {
     }
 }
 
-/// Opens a model, checks all its hashes and loads it.
+/// Opens a model, checks all its hashes and loads it as it was shipped: what is measured is what others can measure, so a
+/// person's names are not part of it.
 fn deploy(settings: &ModelSettings, printer: Printer) -> anyhow::Result<Arc<Deployment>> {
-    let load = if settings.allow_unverified { Deployment::load_unverified } else { Deployment::load };
-    let deployment = deploy_by(settings, printer, load)?;
+    let deployment = load(settings, printer)?;
     tell_of_bank(&deployment, printer);
-    Ok(deployment)
+    Ok(Arc::new(deployment))
+}
+
+/// The same, to be changed before it is used; nothing is said of its bank.
+fn load(settings: &ModelSettings, printer: Printer) -> anyhow::Result<Deployment> {
+    let load = if settings.allow_unverified { Deployment::load_unverified } else { Deployment::load };
+    deploy_by(settings, printer, load)
+}
+
+/// Lays over the bank what a person named on this machine, if that `is_wanted`, and says so.
+fn with_user_bank(mut deployment: Deployment, is_wanted: bool, printer: Printer) -> anyhow::Result<Arc<Deployment>> {
+    let file = UserBankFile::of(deployment.folder());
+    if let Some(file) = file.as_ref().filter(|_| is_wanted) {
+        let user = file.read()?;
+        if !user.is_empty() {
+            deployment.lay_over(&user, file.path())?;
+            let shipped = match deployment.bank() {
+                Some(bank) => format!("the model's bank ({} prototypes)", bank.len()),
+                None => "no bank of the model's".to_owned(),
+            };
+            printer.status(format!("names: {shipped} + {} of yours ({})", user.entries().len(), file.path().display()));
+        }
+    }
+    tell_of_bank(&deployment, printer);
+    Ok(Arc::new(deployment))
 }
 
 /// The same for making a bank: the one that the folder has is about to be replaced, so that of another model must not keep
 /// anybody from it, all the less as the error would say to do just this.
 fn deploy_without_bank(settings: &ModelSettings, printer: Printer) -> anyhow::Result<Arc<Deployment>> {
-    if settings.allow_unverified {
-        deploy_by(settings, printer, |folder, spec| Deployment::load_unverified(folder.without(&[BANK]), spec))
+    let deployment = if settings.allow_unverified {
+        deploy_by(settings, printer, |folder, spec| Deployment::load_unverified(folder.without(&[BANK]), spec))?
     } else {
         deploy_by(settings, printer, |folder, spec| {
             // The receipt is about the bank that is there.
@@ -134,8 +181,9 @@ fn deploy_without_bank(settings: &ModelSettings, printer: Printer) -> anyhow::Re
                 runtime::receipt::check(&folder)?;
             }
             Deployment::load_unverified(folder.without(&[BANK]), spec)
-        })
-    }
+        })?
+    };
+    Ok(Arc::new(deployment))
 }
 
 /// Loaded in another way.
@@ -143,7 +191,7 @@ fn deploy_by(
     settings: &ModelSettings,
     printer: Printer,
     load: fn(ModelFolder, DeploymentSpec) -> Result<Deployment, PipelineError>,
-) -> anyhow::Result<Arc<Deployment>> {
+) -> anyhow::Result<Deployment> {
     // The backend first: a choice that cannot work should not wait for hashes.
     let spec = settings.deployment();
     runtime::backend::select(spec.backend)?;
@@ -153,14 +201,15 @@ fn deploy_by(
         let info = deployment.backend();
         printer.status(format!("backend: {} ({}), {}", info.name, info.version, deployment.reason()));
     }
-    Ok(Arc::new(deployment))
+    Ok(deployment)
 }
 
 /// Says that there will be no classes, where that is so.
 fn tell_of_bank(deployment: &Deployment, printer: Printer) {
-    if deployment.bank().is_none() {
+    if !deployment.has_classes() {
         printer.status(format!(
-            "the model {} has no prototype bank, so segments get no classes; make one with `hsg bank build`",
+            "the model {} has no prototype bank, so segments get no classes; name some with `hsg bank add`, or make one with \
+             `hsg bank build`",
             deployment.manifest().name
         ));
     }

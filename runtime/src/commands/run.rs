@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use indicatif::ProgressBar;
 use runtime::PipelineError;
 use runtime::pipeline::mask::Mask;
-use runtime::pipeline::summary::Summary;
+use runtime::pipeline::summary::{RetrievalSummary, Summary};
 use runtime::pipeline::unlike::UNLIKE;
 use runtime::pipeline::{self, Control, Deployment, PipelineReport, PipelineSpec, Processor, Progress};
 use runtime::sink::{
@@ -20,7 +20,7 @@ use runtime::sink::{
 };
 use runtime::source::{self, Source, SourceKind, SourceSpec};
 
-use super::{deploy, deploy_by, tell_of_bank, write_json};
+use super::{deploy_by, load, with_user_bank, write_json};
 use crate::settings::RunSettings;
 use runtime::program::printer::Printer;
 use runtime::program::progress::LINE_INTERVAL;
@@ -68,12 +68,11 @@ pub fn run(settings: &RunSettings, printer: Printer) -> anyhow::Result<Outcome> 
         } else {
             Deployment::load_building_beside
         };
-        let deployment = deploy_by(&model, printer, load)?;
-        tell_of_bank(&deployment, printer);
-        deployment
+        deploy_by(&model, printer, load)?
     } else {
-        deploy(&model, printer)?
+        load(&model, printer)?
     };
+    let deployment = with_user_bank(deployment, settings.user_bank, printer)?;
     let mut processors = Vec::new();
     for (index, stream) in streams.iter_mut().enumerate() {
         stream.source.set_input_size(deployment.manifest().preprocessing.input)?;
@@ -226,7 +225,7 @@ fn segment(
                 save: stream.save(settings),
                 rate_hz: stream.source.info().rate_hz,
                 label_space: deployment.label_space().clone(),
-                has_classes: deployment.bank().is_some(),
+                has_classes: deployment.has_classes(),
                 budget: budget.clone(),
             })?);
         }
@@ -234,8 +233,8 @@ fn segment(
             all.add(sink);
         }
         if let Some(broadcast) = &broadcast {
-            // As in frames.hsg: without a bank no train id means anything.
-            let named = deployment.bank().is_some();
+            // As in frames.hsg: where nothing has a name no train id means anything.
+            let named = deployment.has_classes();
             all.add(broadcast.add_source(if named { class_table_hash(deployment.label_space()) } else { [0; 32] }));
         }
         sinks.push(all);
@@ -356,10 +355,12 @@ fn report(
             if summary.unsaved > 0 { format!(", {} not saved", summary.unsaved) } else { String::new() },
             if report.interrupted { ", interrupted" } else { "" }
         ));
-        if let Some(retrieval) = summary.retrieval.filter(|found| found.distance_to_bank > f64::from(UNLIKE)) {
+        let is_unlike = |found: &&RetrievalSummary| found.prototypes > 0 && found.distance_to_bank > f64::from(UNLIKE);
+        if let Some(retrieval) = summary.retrieval.as_ref().filter(is_unlike) {
             printer.status(format!(
                 "{name}: names will often be wrong, as these frames are unlike the street that the model knows (distance \
-                 {:.3} to its bank, at most {UNLIKE} expected); `hsg bank build` makes a bank from labelled frames of yours",
+                 {:.3} to its bank, at most {UNLIKE} expected); `hsg bank add` names what you point at, `hsg bank build` \
+                 makes a bank from labelled frames of yours",
                 retrieval.distance_to_bank
             ));
         }

@@ -1,13 +1,15 @@
 //! A model, ready to run: checked folder, backend, loaded networks, prototype bank. Shared by all sources.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use models::manifest::{Manifest, ModelFolder, Precision};
-use retrieval::Bank;
-use segcore::label_space::LabelSpace;
+use retrieval::{Bank, Overlay, UserBank, same_name};
+use segcore::hierarchy::{ClassId, TrainId};
+use segcore::label_space::{Class, IGNORE, LabelSpace};
 
 use super::MAX_LEVELS;
 use super::device::{SharedBank, SharedBatches};
@@ -20,6 +22,7 @@ use crate::backend::{
 };
 use crate::error::PipelineError;
 use crate::receipt;
+use crate::sink::track_color;
 
 /// How a model is to be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,9 @@ pub struct DeploymentSpec {
     pub batching: Batching,
 }
 
+/// Name of the classes that a person named.
+const USER_CLASSES: &str = "user";
+
 /// A model, ready to run. Immutable but for the queue of those who use it; all pipelines of a process share one.
 pub struct Deployment {
     folder: ModelFolder,
@@ -46,7 +52,12 @@ pub struct Deployment {
     pub(super) embedding: Arc<dyn Engine>,
     pub(super) grouping: Arc<dyn Engine>,
     bank: Option<Bank>,
-    /// The same on a GPU, once a stream there asks for it.
+    /// What a person named, where there is no bank to lay it over; and how many prototypes of theirs there are.
+    user: Option<Overlay>,
+    num_of_user: usize,
+    /// Classes of the bank, then those that a person named beside them.
+    label_space: LabelSpace,
+    /// The bank on a GPU, once a stream there asks for it.
     pub(super) device_bank: SharedBank,
     /// Runs of the embedding network there, for several streams at once.
     #[cfg_attr(not(feature = "tensorrt"), expect(dead_code, reason = "there is no such stream"))]
@@ -146,6 +157,9 @@ impl Deployment {
             embedding,
             grouping,
             bank,
+            user: None,
+            num_of_user: 0,
+            label_space: folder.label_space().clone(),
             device_bank: SharedBank::default(),
             batches: SharedBatches::default(),
             sizes,
@@ -251,9 +265,80 @@ impl Deployment {
         self.folder.manifest()
     }
 
-    /// Classes of the model's bank.
+    /// Classes of segments: those of the model's bank, and after them the names of a person's own ([`Deployment::lay_over`]).
     pub fn label_space(&self) -> &LabelSpace {
-        self.folder.label_space()
+        &self.label_space
+    }
+
+    /// Lays what a person named over the bank, in the place of what was there before; nothing named changes nothing. Names
+    /// that the bank has are its classes. Others are classes of their own and get the train ids after, in the order in which
+    /// they were first given; without a bank all are.
+    ///
+    /// # Errors
+    /// When `user` belongs to another model, or there are more names than train ids; `path` is only for messages.
+    pub fn lay_over(&mut self, user: &UserBank, path: &Path) -> Result<(), PipelineError> {
+        let manifest = self.folder.manifest();
+        user.check_model(self.folder.model_hash(), manifest.network.embedding_dim, path)?;
+        let has_bank = self.bank.is_some();
+        let mut space = self.folder.label_space().clone();
+        if !has_bank && !user.is_empty() {
+            // Classes that nothing can be called.
+            space = LabelSpace { name: USER_CLASSES.to_owned(), classes: Vec::new(), ignore_id: IGNORE };
+        }
+        for name in user.names() {
+            if space.classes.iter().any(|class| same_name(&class.name, name)) {
+                continue;
+            }
+            let id = u8::try_from(space.classes.len()).ok().filter(|id| *id != IGNORE);
+            let id = id.ok_or_else(|| PipelineError::Mismatch {
+                path: path.to_owned(),
+                what: "names of yours and classes of the model together".to_owned(),
+                expected: format!("at most {IGNORE}"),
+                got: "more".to_owned(),
+                remedy: "remove some with `hsg bank remove NAME`",
+            })?;
+            if has_bank && space.name == self.folder.label_space().name {
+                space.name = format!("{}+{USER_CLASSES}", space.name);
+            }
+            space.classes.push(Class {
+                name: name.to_owned(),
+                train_id: TrainId(id),
+                color: track_color(u32::from(id)),
+                thing: false,
+                class_id: ClassId(i32::from(id)),
+            });
+        }
+        let names: Vec<&str> = space.classes.iter().map(|class| class.name.as_str()).collect();
+        let overlay = Overlay::new(user, &names);
+        self.num_of_user = overlay.len();
+        match &mut self.bank {
+            Some(bank) => bank.lay_over(Some(overlay)),
+            None => self.user = Some(overlay).filter(|overlay| !overlay.is_empty()),
+        }
+        self.label_space = space;
+        Ok(())
+    }
+
+    /// Prototypes that a person named.
+    pub fn num_of_user(&self) -> usize {
+        self.num_of_user
+    }
+
+    /// Train ids of the names that only a person's prototypes have.
+    pub fn user_classes(&self) -> BTreeMap<String, u8> {
+        let of_bank = if self.bank.is_some() { self.folder.label_space().num_classes() } else { 0 };
+        let of_user = self.label_space.classes.iter().skip(of_bank).filter(|_| self.num_of_user > 0);
+        of_user.map(|class| (class.name.clone(), class.train_id.0)).collect()
+    }
+
+    /// A person's prototypes where there is no bank; those over a bank are part of it.
+    pub(super) fn user(&self) -> Option<&Overlay> {
+        self.user.as_ref()
+    }
+
+    /// Whether segments have classes: there is a bank, or a person named something.
+    pub fn has_classes(&self) -> bool {
+        self.bank.is_some() || self.user.is_some()
     }
 
     /// How it is run.
@@ -271,7 +356,7 @@ impl Deployment {
         &self.reason
     }
 
-    /// The prototype bank; without one, segments have no class.
+    /// The prototype bank; without one, segments have no class but those that a person named.
     pub fn bank(&self) -> Option<&Bank> {
         self.bank.as_ref()
     }

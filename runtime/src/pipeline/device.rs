@@ -371,14 +371,14 @@ impl Lookup {
         let Self { search, doubtful, doubtful_score } = self;
         let mut failed = None;
         search.nearest(queries, num_queries, |query, nearest| {
+            let asked = &queries[query * bank.dim()..][..bank.dim()];
             let out = &mut shares[query * num_classes..][..num_classes];
             match nearest {
                 Nearest::Found(indices, similarities) => {
-                    unknown_scores.push(bank.shares_of(indices, similarities, weighting, out));
+                    unknown_scores.push(bank.shares_of(asked, indices, similarities, weighting, out));
                 }
                 Nearest::Doubtful => {
-                    let query = &queries[query * bank.dim()..][..bank.dim()];
-                    match exactly(query, (doubtful, doubtful_score)) {
+                    match exactly(asked, (doubtful, doubtful_score)) {
                         Ok(()) => out.copy_from_slice(doubtful),
                         Err(error) => failed = Some(error),
                     }

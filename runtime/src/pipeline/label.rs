@@ -7,6 +7,9 @@
 //! class that holds most of its pixels by its members' votes, ties to the smallest id; its confidence is the
 //! pixel-weighted share of its members' votes that went to that class by members of that class, its unknown score the
 //! pixel-weighted mean of its members'. "Pixels" are cells of the feature map here, as in the hierarchy itself.
+//!
+//! What a person named (`hsg bank add`) is laid over the bank and is part of what it says, wherever it is searched. Without a
+//! bank it is all there is: what is like nothing that was named has no class then.
 
 use std::sync::Arc;
 
@@ -62,7 +65,7 @@ impl LabelStage {
     /// A stage that searches the bank and names segments in these ways.
     pub fn new(deployment: Arc<Deployment>, search: Search, naming: Naming) -> Self {
         Self {
-            kept: KeptVotes::new(deployment.label_space().num_classes()),
+            kept: KeptVotes::new(num_shares(&deployment)),
             deployment,
             search,
             naming,
@@ -130,10 +133,13 @@ impl LabelStage {
         self.votes.clear();
         self.asked.clear();
         self.queries.clear();
-        let Some(bank) = self.deployment.bank() else { return Ok(()) };
+        if !self.deployment.has_classes() {
+            return Ok(());
+        }
+        let dim = self.deployment.manifest().network.embedding_dim;
         average_prototypes(&mut self.averages, &mut self.was_present, segments, continuity);
         self.kept.forget(&self.averages, &segments.areas, continuity);
-        for (slot, prototype) in self.averages.chunks_exact(bank.dim()).enumerate() {
+        for (slot, prototype) in self.averages.chunks_exact(dim).enumerate() {
             if segments.areas[slot] > 0 {
                 self.slots.push(slot);
                 if self.kept.unknown_score(slot).is_none() {
@@ -144,7 +150,7 @@ impl LabelStage {
         }
         if !self.has_room && !self.queries.is_empty() {
             // Once as many as there can be, whose answers nobody reads: no later frame needs more memory.
-            let most = segments.areas.len() * bank.dim();
+            let most = segments.areas.len() * dim;
             let num_first = self.queries.len();
             self.queries.reserve_exact(most.saturating_sub(num_first));
             for place in num_first..most {
@@ -155,31 +161,32 @@ impl LabelStage {
             self.votes.reserve(segments.areas.len());
             self.has_room = true;
         }
-        let num_classes = self.deployment.label_space().num_classes();
+        let num_shares = num_shares(&self.deployment);
         let weighting = match self.naming {
             Naming::Pooled => Weighting::Similarity { temperature: VOTE_TEMPERATURE },
             Naming::Counted => Weighting::Equal,
         };
         let queries = (&self.queries[..], NUM_VOTES);
         let answers = (&mut self.shares, &mut self.unknown_scores);
-        match &mut self.on_device {
-            Some(lookup) => lookup.shares(bank, weighting, queries.0, num_classes, answers)?,
-            None => bank
-                .shares_by(self.search, weighting, queries, num_classes, answers)
-                .map_err(StageError::at("label"))?,
+        match (&mut self.on_device, self.deployment.bank(), self.deployment.user()) {
+            (Some(lookup), Some(bank), _) => lookup.shares(bank, weighting, queries.0, num_shares, answers)?,
+            (None, Some(bank), _) => {
+                bank.shares_by(self.search, weighting, queries, num_shares, answers).map_err(StageError::at("label"))?
+            }
+            (_, None, Some(user)) => user.shares(weighting, queries.0, num_shares, answers),
+            (_, None, None) => return Ok(()),
         }
-        let answers = self.shares.chunks_exact(num_classes.max(1)).zip(&self.unknown_scores);
-        for ((&slot, prototype), (shares, &score)) in
-            self.asked.iter().zip(self.queries.chunks_exact(bank.dim())).zip(answers)
+        let answers = self.shares.chunks_exact(num_shares.max(1)).zip(&self.unknown_scores);
+        for ((&slot, prototype), (shares, &score)) in self.asked.iter().zip(self.queries.chunks_exact(dim)).zip(answers)
         {
             self.kept.keep(slot, prototype, shares, score);
         }
         let shares = match self.naming {
-            Naming::Pooled => self.pooling.run(segments, &self.averages, &self.slots, self.kept.shares(), num_classes),
+            Naming::Pooled => self.pooling.run(segments, &self.averages, &self.slots, self.kept.shares(), num_shares),
             Naming::Counted => self.kept.shares(),
         };
         self.votes.extend(self.slots.iter().map(|&slot| {
-            let (train_id, confidence) = best_class(&shares[slot * num_classes..(slot + 1) * num_classes]);
+            let (train_id, confidence) = best_class(&shares[slot * num_shares..(slot + 1) * num_shares]);
             Vote { train_id, confidence, unknown_score: self.kept.unknown_score(slot).unwrap_or(1.0) }
         }));
         Ok(())
@@ -189,21 +196,24 @@ impl LabelStage {
         if self.slots.is_empty() {
             return;
         }
+        let num_shares = num_shares(&self.deployment);
         let num_classes = self.deployment.label_space().num_classes();
+        // What is called "none" has no class.
+        let class = |place: usize| u8::try_from(place).ok().filter(|_| place < num_classes);
         let Some((finest, groups)) = levels.split_first_mut() else { return };
         for (&slot, vote) in self.slots.iter().zip(&self.votes) {
             let segment = &mut finest.segments[slot];
-            segment.train_id = Some(vote.train_id);
-            segment.confidence = vote.confidence;
+            segment.train_id = class(usize::from(vote.train_id));
+            segment.confidence = segment.train_id.map_or(0.0, |_| vote.confidence);
             segment.unknown_score = vote.unknown_score;
         }
         for (index, level) in groups.iter_mut().enumerate() {
             let labels = self.hierarchy.labels(index + 1);
             for (group, out) in level.segments.iter_mut().enumerate() {
                 self.class_areas.clear();
-                self.class_areas.resize(num_classes, 0.0);
+                self.class_areas.resize(num_shares, 0.0);
                 self.class_confidences.clear();
-                self.class_confidences.resize(num_classes, 0.0);
+                self.class_confidences.resize(num_shares, 0.0);
                 let (mut total, mut unknown) = (0.0, 0.0);
                 for (&slot, vote) in self.slots.iter().zip(&self.votes) {
                     if usize::from(labels[slot]) == group {
@@ -218,8 +228,8 @@ impl LabelStage {
                 }
                 if total > 0.0 {
                     let best = argmax(&self.class_areas);
-                    out.train_id = u8::try_from(best).ok();
-                    out.confidence = (self.class_confidences[best] / total) as f32;
+                    out.train_id = class(best);
+                    out.confidence = out.train_id.map_or(0.0, |_| (self.class_confidences[best] / total) as f32);
                     out.unknown_score = (unknown / total) as f32;
                 }
             }
@@ -235,6 +245,11 @@ impl LabelStage {
     pub fn hierarchy(&self) -> &Hierarchy {
         &self.hierarchy
     }
+}
+
+/// Shares of a segment: one per class, and where a person's names are the only ones the share of "none" ([`retrieval::Overlay`]).
+fn num_shares(deployment: &Deployment) -> usize {
+    deployment.label_space().num_classes() + usize::from(deployment.bank().is_none())
 }
 
 /// Moves the average of each slot towards the prototype of this frame; slots that show something else begin anew.

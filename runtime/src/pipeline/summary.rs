@@ -58,7 +58,7 @@ pub struct Summary {
     pub levels: Vec<LevelSummary>,
     /// Frames that other programs got, by the places of `--publish`; of several sources this one's.
     pub publish: Vec<PublishSummary>,
-    /// Label retrieval; null without a bank.
+    /// Label retrieval; null where nothing has a name: without a bank, and nothing named by hand.
     pub retrieval: Option<RetrievalSummary>,
     /// The machine.
     pub machine: Machine,
@@ -169,10 +169,14 @@ pub struct LevelSummary {
 }
 
 /// What label retrieval had to do.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct RetrievalSummary {
     /// Prototypes in the bank.
     pub prototypes: usize,
+    /// Prototypes laid over it that a person named (`hsg bank add`).
+    pub user_prototypes: usize,
+    /// Train ids of the names that only they have: the classes after those of the bank.
+    pub user_classes: BTreeMap<String, u8>,
     /// Base segments that were named, all frames together.
     pub named: u64,
     /// Those of them that were looked up; the others kept the name of an earlier frame.
@@ -271,8 +275,10 @@ impl Summary {
                 .map(|(level, &sum)| LevelSummary { level, segments_mean: sum as f64 / frames.max(1) as f64 })
                 .collect(),
             publish: Vec::new(),
-            retrieval: deployment.bank().map(|bank| RetrievalSummary {
-                prototypes: bank.len(),
+            retrieval: deployment.has_classes().then(|| RetrievalSummary {
+                prototypes: deployment.bank().map_or(0, |bank| bank.len()),
+                user_prototypes: deployment.num_of_user(),
+                user_classes: deployment.user_classes(),
                 named: measured.named,
                 looked_up: measured.looked_up,
                 looked_up_on_device: measured.looked_up_on_device,

@@ -81,7 +81,7 @@ impl LivePage {
         deployment: &Deployment,
         streams: impl IntoIterator<Item = (String, Arc<Progress>)>,
     ) -> Result<Vec<LiveSink>, LiveError> {
-        let has_classes = deployment.bank().is_some();
+        let has_classes = deployment.has_classes();
         let painter = PainterSpec {
             label_space: deployment.label_space().clone(),
             has_classes,

@@ -71,7 +71,7 @@ impl Site {
             backend_version: backend.version.clone(),
             precision: deployment.spec().precision.to_string(),
         };
-        let label_space = deployment.bank().is_some().then(|| deployment.label_space().clone());
+        let label_space = deployment.has_classes().then(|| deployment.label_space().clone());
         Self { about, label_space, streams }
     }
 
