@@ -208,7 +208,7 @@ fn a_subscriber_that_never_reads_loses_frames_and_holds_nobody_up() {
     let published = published(&sandbox.path("out/summary.json"));
     let count = |key: &str| published[0][key].as_u64().unwrap() as usize;
     assert!(count("lost") > 0 && count("frames") < 2 * saved.len(), "{published}");
-    assert!(run.stderr().contains("--publish unix:s: subscriber: number 1 got "), "{}", run.stderr());
+    assert!(run.stderr().contains("--publish unix:s: subscriber 1 got "), "{}", run.stderr());
     // What the socket held is the beginning, frame by frame; the last one may be cut.
     let mut held = Vec::new();
     while let Ok(Some(frame)) = slow.frames.next_frame() {
@@ -468,7 +468,7 @@ fn python_reads_sockets() {
             place = format!("unix:{}", sandbox.path("s").display());
         }
         let Some(mut python) = python(&place, Stdio::null()) else { return };
-        run.wait_for("number 1 gets frames");
+        run.wait_for(" gets frames from now on");
         let mut lines = BufReader::new(python.stdout.take().unwrap()).lines();
         let mut got = String::new();
         for _ in 0..3 {
@@ -556,7 +556,7 @@ fn the_examples_of_the_documentation_work() {
             Err(_) => skip("the example in Python", "no python3 here"),
         }
         if !started.is_empty() {
-            run.wait_for(&format!("number {} gets frames", started.len()));
+            run.wait_for(&format!("subscriber {} gets frames", started.len()));
         }
     }
     let mut lines: Vec<_> = started.iter_mut().map(|c| BufReader::new(c.stdout.take().unwrap()).lines()).collect();
