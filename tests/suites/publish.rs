@@ -208,7 +208,7 @@ fn a_subscriber_that_never_reads_loses_frames_and_holds_nobody_up() {
     let published = published(&sandbox.path("out/summary.json"));
     let count = |key: &str| published[0][key].as_u64().unwrap() as usize;
     assert!(count("lost") > 0 && count("frames") < 2 * saved.len(), "{published}");
-    assert!(run.stderr().contains("--publish unix:s: subscriber: number 1 got "), "{}", run.stderr());
+    assert!(run.stderr().contains("--publish unix:s: subscriber 1 got "), "{}", run.stderr());
     // What the socket held is the beginning, frame by frame; the last one may be cut.
     let mut held = Vec::new();
     while let Ok(Some(frame)) = slow.frames.next_frame() {
@@ -336,7 +336,6 @@ fn standard_output_loses_nothing_however_late_it_is_read() {
     const FRAMES: u32 = 300;
     let sandbox = Sandbox::new();
     let (mut run, output) = Run::start_with(&sandbox, &["--publish", "stdout"], Stdio::piped());
-    let mut output = output.unwrap();
     let partial = sandbox.path("out/.frames.hsg.partial");
     let (mut bytes, stderr) = (Vec::new(), run.stderr.clone());
     std::thread::scope(|scope| {
@@ -345,6 +344,8 @@ fn standard_output_loses_nothing_however_late_it_is_read() {
             (0..FRAMES).for_each(|_| run.give());
             run.end();
         });
+        // Closed with this block, whatever happens in it: a run that waits for it ends.
+        let mut output = output.unwrap();
         // Not before something is saved. A pipe may be as small as two pages.
         let start = Instant::now();
         while !fs::metadata(&partial).is_ok_and(|file| file.len() > 8 << 10) {
@@ -360,6 +361,28 @@ fn standard_output_loses_nothing_however_late_it_is_read() {
     let expected = serde_json::json!([{"to": "stdout", "subscribers": 1, "frames": FRAMES, "lost": 0}]);
     assert_eq!(published, expected);
     assert_eq!(read_frames(&sandbox.path("out/frames.hsg")).len(), FRAMES as usize);
+}
+
+#[test]
+fn a_signal_ends_a_run_that_waits_for_its_reader() {
+    let sandbox = Sandbox::new();
+    let (mut run, output) = Run::start_with(&sandbox, &["--publish", "stdout"], Stdio::piped());
+    // Held and never read.
+    let output = output.unwrap();
+    let mut input = run.input.take().unwrap();
+    let (partial, picture) = (sandbox.path("out/.frames.hsg.partial"), street(0).into_raw());
+    std::thread::scope(|scope| {
+        // Until the run ends: then nobody reads any more.
+        scope.spawn(move || while input.write_all(&picture).is_ok() {});
+        run.program.wait_until("frames", || fs::metadata(&partial).is_ok_and(|file| file.len() > 8 << 10));
+        run.program.send("TERM");
+        assert_eq!(run.program.finish().status.code(), Some(143), "{}", run.stderr());
+    });
+    drop(output);
+    let saved = read_frames(&sandbox.path("out/frames.hsg")).len() as u64;
+    let published = published(&sandbox.path("out/summary.json"));
+    let count = |key: &str| published[0][key].as_u64().unwrap();
+    assert_eq!(count("frames") + count("lost"), saved, "{published}");
 }
 
 #[test]
@@ -445,7 +468,7 @@ fn python_reads_sockets() {
             place = format!("unix:{}", sandbox.path("s").display());
         }
         let Some(mut python) = python(&place, Stdio::null()) else { return };
-        run.wait_for("number 1 gets frames");
+        run.wait_for(" gets frames from now on");
         let mut lines = BufReader::new(python.stdout.take().unwrap()).lines();
         let mut got = String::new();
         for _ in 0..3 {
@@ -533,7 +556,7 @@ fn the_examples_of_the_documentation_work() {
             Err(_) => skip("the example in Python", "no python3 here"),
         }
         if !started.is_empty() {
-            run.wait_for(&format!("number {} gets frames", started.len()));
+            run.wait_for(&format!("subscriber {} gets frames", started.len()));
         }
     }
     let mut lines: Vec<_> = started.iter_mut().map(|c| BufReader::new(c.stdout.take().unwrap()).lines()).collect();

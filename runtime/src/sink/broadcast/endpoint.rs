@@ -120,7 +120,7 @@ impl Listener {
                 stream.set_nonblocking(true)?;
                 // A frame is written in one go; none is to wait for the acknowledgement of the one before.
                 stream.set_nodelay(true)?;
-                Ok((TcpStream::into(stream), format!(" {from}")))
+                Ok((TcpStream::into(stream), format!(" ({from})")))
             }
         }
     }

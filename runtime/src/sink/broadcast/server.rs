@@ -114,7 +114,7 @@ impl Server {
             let output = io::stdout().as_fd().try_clone_to_owned().map_err(|source| stdout_error(&source))?;
             let is_file = output.try_clone().map(std::fs::File::from).and_then(|file| file.metadata());
             let is_file = is_file.is_ok_and(|metadata| metadata.is_file());
-            server.add(endpoint, "standard output".to_owned(), output, true);
+            server.add(endpoint, output, None);
             if let Some(subscriber) = server.subscribers.last_mut() {
                 subscriber.piece_bytes = if is_file { usize::MAX } else { PIPE_BYTES };
             }
@@ -284,7 +284,7 @@ impl Server {
                         continue;
                     }
                     let (endpoint, name) = (listening.endpoint, listening.name.clone());
-                    self.add(endpoint, format!("{name}: subscriber{from}"), output, false);
+                    self.add(endpoint, output, Some((name, from)));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // It went before it was let in.
@@ -303,9 +303,12 @@ impl Server {
         }
     }
 
-    fn add(&mut self, endpoint: usize, name: String, output: OwnedFd, is_stdout: bool) {
+    /// `came`: at which place, and from where; none = standard output, which was there from the start.
+    fn add(&mut self, endpoint: usize, output: OwnedFd, came: Option<(String, String)>) {
         let id = self.shared.lock().ring.join(endpoint);
-        log::info!("--publish {name}: number {id} gets frames from now on");
+        let is_stdout = came.is_none();
+        let name = came.map_or("stdout".to_owned(), |(place, from)| format!("{place}: subscriber {id}{from}"));
+        log::info!("--publish {name} gets frames from now on");
         self.subscribers.push(Subscriber {
             id,
             name,
@@ -335,7 +338,6 @@ impl Server {
         if !subscriber.is_stdout {
             self.is_full_said = false;
         }
-        let (name, id) = (&subscriber.name, subscriber.id);
         let why = match why {
             Left::Done => "the run is over".to_owned(),
             Left::Went => "it left".to_owned(),
@@ -348,7 +350,8 @@ impl Server {
             Left::Late => "the run is over, and it is behind".to_owned(),
         };
         let level = if counts.lost > 0 { log::Level::Warn } else { log::Level::Info };
-        log::log!(level, "--publish {name}: number {id} got {} frames and lost {}; {why}", counts.frames, counts.lost);
+        let name = &subscriber.name;
+        log::log!(level, "--publish {name} got {} frames and lost {}; {why}", counts.frames, counts.lost);
     }
 }
 
