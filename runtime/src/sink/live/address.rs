@@ -88,7 +88,9 @@ impl FromStr for LiveAddress {
         let host = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
             Some(Some(inside)) if inside.parse::<Ipv6Addr>().is_ok() => inside,
             None if !host.is_empty() && host.chars().all(is_host_character) => host,
-            None if host.contains(':') => return Err(error("an IPv6 address without brackets: write [::1]:8080")),
+            None if host.contains(':') && !host.contains('/') => {
+                return Err(error("an IPv6 address without brackets: write [::1]:8080"));
+            }
             _ => return Err(error(&format!("the host `{host}`"))),
         };
         Ok(Self { host: host.to_owned(), port })

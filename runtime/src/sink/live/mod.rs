@@ -18,6 +18,7 @@ mod site;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -95,10 +96,13 @@ impl LivePage {
             let exchange = Arc::new(Exchange::new(View::all(num_levels, has_classes), interval));
             let figures = Arc::new(Figures::new(progress));
             let (for_painter, painter) = (Arc::clone(&exchange), painter.clone());
+            let (ready, is_ready) = sync_channel(1);
             let thread = std::thread::Builder::new().name("hsg-live-draw".to_owned());
-            let thread = thread.spawn(move || painter::run(&for_painter, &painter));
+            let thread = thread.spawn(move || painter::run(&for_painter, &painter, ready));
             self.exchanges.push(Arc::clone(&exchange));
             self.painters.push(thread.map_err(|source| LiveError::Spawn { source })?);
+            // So that nothing of its beginning falls among the first frames; one that cannot draw is gone.
+            let _ = is_ready.recv();
             sinks.push(LiveSink { exchange: Arc::clone(&exchange), figures: Arc::clone(&figures), held: None });
             sites.push(StreamSite { slug: subfolder_name(&name), name, exchange, figures });
         }

@@ -4,6 +4,7 @@
 //! frames first, the page later.
 
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 use jpeg_encoder::{ColorType, Encoder};
 use segcore::label_space::LabelSpace;
@@ -26,22 +27,25 @@ pub(super) struct PainterSpec {
     pub quality: u8,
 }
 
-/// Draws until the exchange is closed.
-pub(super) fn run(exchange: &Arc<Exchange>, spec: &PainterSpec) {
+/// Draws until the exchange is closed; `ready` hears when it has all that it needs to wait for the first frame.
+pub(super) fn run(exchange: &Arc<Exchange>, spec: &PainterSpec, ready: SyncSender<()>) {
     // Of this thread alone, as Linux counts; where it is refused, it is as nice as everybody.
     let _ = rustix::process::setpriority_process(None, NICENESS);
     // The drawing is made for many threads; here it has this one.
     match rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build() {
-        Ok(pool) => pool.install(|| paint(exchange, spec)),
+        Ok(pool) => pool.install(|| paint(exchange, spec, ready)),
         Err(error) => log::warn!("--live: no pictures, as there is no thread to draw them: {error}"),
     }
 }
 
-fn paint(exchange: &Exchange, spec: &PainterSpec) {
+fn paint(exchange: &Exchange, spec: &PainterSpec, ready: SyncSender<()>) {
     let mut ancestors = Ancestors::default();
     // A drawer has large tables: only those that are asked for are made.
     let mut panels: Vec<Option<Panel>> = exchange.views().iter().map(|_| None).collect();
     let (mut wanted, mut usual_bytes) = (Vec::new(), 1 << 16);
+    // Nobody listens any more: then it is over soon.
+    let _ = ready.send(());
+    drop(ready);
     while let Some(frame) = exchange.next_frame(&mut wanted) {
         ancestors.update(&frame);
         for &view in &wanted {
