@@ -10,11 +10,10 @@ use anyhow::{Context as _, bail, ensure};
 use indicatif::ProgressBar;
 use runtime::PipelineError;
 use runtime::pipeline::mask::Mask;
-use runtime::pipeline::publish::{Discard, Sink};
 use runtime::pipeline::summary::Summary;
 use runtime::pipeline::unlike::UNLIKE;
 use runtime::pipeline::{self, Control, Deployment, PipelineReport, PipelineSpec, Processor, Progress};
-use runtime::sink::{FileSinks, FileSinksSpec, OutputFolder, SaveKinds, subfolder_name};
+use runtime::sink::{FanOut, FileSinks, FileSinksSpec, OutputFolder, SaveKinds, subfolder_name};
 use runtime::source::{self, Source, SourceKind, SourceSpec};
 
 use super::{deploy, deploy_by, tell_of_bank, write_json};
@@ -157,19 +156,20 @@ fn segment(
     let several = streams.len() > 1;
     let budget = runtime::sink::DiskBudget::new(settings.max_disk_bytes);
     let folder_of = |name: &str| folder.map(|out| if several { out.subfolder(name) } else { out.path().to_owned() });
-    let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+    let mut sinks: Vec<FanOut> = Vec::new();
     for stream in streams.iter() {
-        sinks.push(match folder_of(&stream.name).filter(|_| stream.save(settings).any()) {
-            None => Box::new(Discard),
-            Some(folder) => Box::new(FileSinks::create(FileSinksSpec {
+        let mut all = FanOut::new();
+        if let Some(folder) = folder_of(&stream.name).filter(|_| stream.save(settings).any()) {
+            all.add(FileSinks::create(FileSinksSpec {
                 folder,
                 save: stream.save(settings),
                 rate_hz: stream.source.info().rate_hz,
                 label_space: deployment.label_space().clone(),
                 has_classes: deployment.bank().is_some(),
                 budget: budget.clone(),
-            })?),
-        });
+            })?);
+        }
+        sinks.push(all);
     }
     let progress: Vec<(String, Arc<Progress>, Option<ProgressBar>)> =
         streams.iter().map(|s| (s.name.clone(), Arc::clone(&s.progress), s.bar.clone())).collect();
@@ -180,7 +180,7 @@ fn segment(
             let name = stream.name.clone();
             let thread = std::thread::Builder::new().name("hsg-compute".to_owned()).spawn_scoped(scope, move || {
                 let Stream { source, spec, progress, .. } = stream;
-                pipeline::run(&mut **source, &mut processor, &mut *sink, spec, &control, progress)
+                pipeline::run(&mut **source, &mut processor, &mut sink, spec, &control, progress)
             });
             threads.push((name, thread));
         }

@@ -1,5 +1,6 @@
 //! \[F8\] Slots → sinks, on the thread `hsg-publish`; measures what a run reports about itself.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,14 @@ use crate::sink::{FileSinks, SegmentedFrame, SinkError, StageNanos};
 
 /// Takes the segmented frames of one source.
 pub trait Sink: Send {
+    /// Shows a frame to whoever looks on (subscribers, a live page), before it is written. Called for every frame, also
+    /// while writing fails. Must not wait for those who look on unless nothing of the run may be lost.
+    ///
+    /// Break = nobody needs further frames: the run ends in good order with this one.
+    fn show(&mut self, _: &SegmentedFrame) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
     /// Takes one frame.
     ///
     /// # Errors
@@ -167,6 +176,8 @@ fn publish_all(
         output.sequence = measured.frames;
         output.drops = progress.dropped.load(Ordering::Relaxed);
         output.stage_nanos.publish = last_publish;
+        // First, so that a slow or full disk keeps nobody from seeing it.
+        let has_enough = sink.show(output).is_break();
         let written = match retry_at {
             Some(at) if start < at => {
                 measured.unsaved += 1;
@@ -235,7 +246,7 @@ fn publish_all(
             measured.rss_start_bytes = rss_bytes();
         }
         progress.frames.fetch_add(1, Ordering::Relaxed);
-        if max_frames.is_some_and(|max| measured.frames >= max) {
+        if has_enough || max_frames.is_some_and(|max| measured.frames >= max) {
             control.stop_source();
             break;
         }

@@ -5,6 +5,7 @@
 
 mod avi;
 mod error;
+mod fan_out;
 mod files;
 mod folder;
 mod font;
@@ -17,6 +18,7 @@ mod stream;
 use segcore::image::{Frame, ImageSize, PixelFormat};
 
 pub use error::SinkError;
+pub use fan_out::FanOut;
 pub use files::{FileSinks, FileSinksSpec};
 pub use folder::{DiskBudget, OutputFolder, subfolder_name};
 pub use palette::track_color;
