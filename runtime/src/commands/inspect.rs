@@ -1,6 +1,7 @@
-//! `hsg inspect`: what is in a model folder, a network file, an engine, a bank or a stream of frames.
+//! `hsg inspect`: what is in a model folder, a network file, an engine, a bank, a stream of frames or a recording.
 
 mod frames;
+mod recording;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -62,10 +63,12 @@ pub fn run(args: &InspectArgs, printer: Printer) -> anyhow::Result<Outcome> {
             printer.text(bank_text(&report))?;
         } else if starts_with(path, &wire::MAGIC)? {
             return frames::run(path, printer);
+        } else if starts_with(path, &::recording::MAGIC)? {
+            return recording::run(path, printer);
         } else {
             bail!(
-                "{}: expected a model folder, an .onnx file, an engine (magic HSGE), a prototype bank (magic HSGB) or a \
-                 stream of frames (magic HSGF), got another file; \
+                "{}: expected a model folder, an .onnx file, an engine (magic HSGE), a prototype bank (magic HSGB), a \
+                 stream of frames (magic HSGF) or an MCAP recording, got another file; \
                  for a model name its folder, not its model.toml",
                 path.display()
             );
