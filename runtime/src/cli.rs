@@ -43,7 +43,7 @@ pub enum Command {
     Bench(BenchArgs),
     /// Build a model's TensorRT engines for this machine's GPU.
     Build(BuildArgs),
-    /// Say what is in a model folder, a network file, an engine, a bank or a stream of frames.
+    /// Say what is in a model folder, a network file, an engine, a bank, a stream of frames or a recording.
     Inspect(InspectArgs),
     /// Say what this machine has and lacks, and the remedy for each lack.
     Doctor(DoctorArgs),
@@ -154,9 +154,10 @@ pub struct ComputeArgs {
     The same, seen in a browser at http://127.0.0.1:8080/:\n  hsg run v4l2:/dev/video0 --live 127.0.0.1:8080\n\n\
     The same for other programs, which connect when they like:\n  \
     hsg run v4l2:/dev/video0 --publish unix:/run/hsg/frames.sock --publish tcp:127.0.0.1:5555\n\n\
+    A bag of ROS 2 or a recording of Foxglove:\n  hsg run 'drive.mcap?topic=/camera/front/image_raw'\n\n\
     Without a SOURCE the shipped clip is segmented. Look at OUT/overlay/*.jpg first.")]
 pub struct RunArgs {
-    /// Folder of images, images, video file (MP4, AVI), v4l2:/dev/videoN, v4l2:by-id/NAME, raw:WIDTHxHEIGHT:FORMAT on stdin,
+    /// Folder of images, images, video file (MP4, AVI), MCAP recording (`?topic=/camera/image_raw`), v4l2:/dev/videoN, v4l2:by-id/NAME, raw:WIDTHxHEIGHT:FORMAT on stdin,
     /// and in builds with GStreamer rtsp://… and gst:PIPELINE; `?rate=30`, for cameras `&size=1280x720&format=MJPG`, may
     /// follow. Several run side by side; several images are one source.
     #[arg(value_name = "SOURCE")]
@@ -488,7 +489,7 @@ pub enum StorageArg {
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Example:\n  hsg bench drive.mp4 --model camvid-r18 --frames 500")]
 pub struct BenchArgs {
-    /// Folder of images or file.mp4; played again and again.
+    /// Folder of images, video file or MCAP recording; played again and again.
     #[arg(value_name = "SOURCE")]
     pub source: Option<String>,
     #[command(flatten)]
@@ -516,7 +517,7 @@ pub struct BenchArgs {
                   hsg inspect hsg-out/frames.hsg"
 )]
 pub struct InspectArgs {
-    /// Model folder or name, .onnx file, engine file, bank file, file of names given by hand, or frames.hsg.
+    /// Model folder or name, .onnx file, engine file, bank file, file of names given by hand, frames.hsg, or an MCAP recording.
     #[arg(value_name = "M|ENGINE|FILE")]
     pub what: String,
 }

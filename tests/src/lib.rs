@@ -1,5 +1,6 @@
 //! What the suites share: comparison of numbers, where data and fixtures are, pictures to feed, programs to run.
 
+pub mod bags;
 mod close;
 pub mod disks;
 pub mod fake_backend;

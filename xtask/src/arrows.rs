@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("segcore", &[]),
     ("wire", &[]),
     ("report", &[]),
+    ("recording", &[]),
     ("datasets", &["segcore", "video"]),
     ("evaluation", &["segcore"]),
     ("oversegment", &["segcore"]),
@@ -26,6 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "segcore",
             "video",
+            "recording",
             "datasets",
             "evaluation",
             "retrieval",

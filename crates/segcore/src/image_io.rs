@@ -137,8 +137,15 @@ pub struct GrayImage16 {
 /// When the file is missing, empty, not PNG or JPEG, zero-sized, too large, damaged or truncated.
 pub fn read_rgb(path: impl AsRef<Path>) -> Result<Frame, ImageFileError> {
     let path = path.as_ref();
-    let bytes = read_bytes(path)?;
-    let (decoder, size) = open_decoder(path, &bytes)?;
+    decode_rgb(path, &read_bytes(path)?)
+}
+
+/// Decodes a PNG or JPEG in memory as [`read_rgb`] does; `path` is what errors call it.
+///
+/// # Errors
+/// As [`read_rgb`].
+pub fn decode_rgb(path: &Path, bytes: &[u8]) -> Result<Frame, ImageFileError> {
+    let (decoder, size) = open_decoder(path, bytes)?;
     let damaged = |reason: String| ImageFileError::Damaged { path: path.to_owned(), reason };
     let decoded = image::DynamicImage::from_decoder(decoder).map_err(|e| damaged(e.to_string()))?;
     Frame::from_pixels(size, PixelFormat::Rgb8, decoded.into_rgb8().into_raw()).map_err(|e| damaged(e.to_string()))

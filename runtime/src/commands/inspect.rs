@@ -1,6 +1,7 @@
-//! `hsg inspect`: what is in a model folder, a network file, an engine, a bank or a stream of frames.
+//! `hsg inspect`: what is in a model folder, a network file, an engine, a bank, a stream of frames or a recording.
 
 mod frames;
+mod recording;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -64,10 +65,12 @@ pub fn run(args: &InspectArgs, printer: Printer) -> anyhow::Result<Outcome> {
             user_bank(path, printer)?;
         } else if starts_with(path, &wire::MAGIC)? {
             return frames::run(path, printer);
+        } else if starts_with(path, &::recording::MAGIC)? {
+            return recording::run(path, printer);
         } else {
             bail!(
                 "{}: expected a model folder, an .onnx file, an engine (magic HSGE), a prototype bank (magic HSGB), \
-                 names given by hand (magic HSGU) or a stream of frames (magic HSGF), got another file; \
+                 names given by hand (magic HSGU), a stream of frames (magic HSGF) or an MCAP recording, got another file; \
                  for a model name its folder, not its model.toml",
                 path.display()
             );

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use segcore::image::{CaptureTime, Frame};
 use segcore::image_io;
 
+use super::spec::is_recording_name;
 use super::{Source, SourceError, SourceEvent, SourceInfo, TRACKED_RATE_HZ};
 
 /// The images of one folder (not of its sub-folders), in ascending order of their names' bytes.
@@ -39,7 +40,7 @@ impl ImageFolder {
     /// When the folder cannot be read or holds no image.
     pub fn open(folder: &Path, rate_hz: Option<f64>) -> Result<Self, SourceError> {
         let io_error = |source| SourceError::Io { path: folder.to_owned(), source };
-        let (mut files, mut others) = (Vec::new(), 0);
+        let (mut files, mut others, mut bag) = (Vec::new(), 0, None);
         for entry in std::fs::read_dir(folder).map_err(io_error)? {
             let path = entry.map_err(io_error)?.path();
             // Hidden files are leftovers of programs that write files whole, or of macOS.
@@ -48,10 +49,18 @@ impl ImageFolder {
                 files.push(path);
             } else {
                 others += 1;
+                if is_recording_name(&path) && bag.as_ref().is_none_or(|first| path < *first) {
+                    bag = Some(path);
+                }
             }
         }
         if files.is_empty() {
-            let found = if others == 0 { "an empty folder".to_owned() } else { format!("{others} other entries") };
+            let found = match bag {
+                // A folder that `ros2 bag record` made.
+                Some(bag) => format!("a recording; name its file: {}", bag.display()),
+                None if others == 0 => "an empty folder".to_owned(),
+                None => format!("{others} other entries"),
+            };
             return Err(SourceError::NoImages { path: folder.to_owned(), found });
         }
         files.sort();

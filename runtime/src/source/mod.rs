@@ -1,4 +1,4 @@
-//! Where frames come from \[F1\]: folders of images, video files, cameras, raw frames on standard input.
+//! Where frames come from \[F1\]: folders of images, video files, recordings, cameras, raw frames on standard input.
 //!
 //! [`SourceSpec::parse`] turns what the user typed into a [`SourceSpec`] (nothing is opened), [`open`] opens it.
 //! A [`Source`] fills the caller's [`Frame`] again and again: videos reuse its memory, image folders replace it by the
@@ -10,6 +10,7 @@ mod folder;
 mod gst;
 mod pixels;
 mod raw;
+mod recording;
 mod spec;
 mod video_file;
 
@@ -25,6 +26,7 @@ pub use folder::ImageFolder;
 pub use gst::{Description as GstDescription, GstSource, version as gstreamer_version};
 pub use pixels::PixelLayout;
 pub use raw::RawFrames;
+pub use recording::RecordingFile;
 pub use spec::{SourceKind, SourceSpec};
 pub use video_file::VideoFile;
 
@@ -130,23 +132,13 @@ pub trait Source: Send {
 pub enum SourceError {
     /// The text is no SOURCE.
     #[error(
-        "source `{text}`: {reason}; expected a folder of images, a video file, v4l2:/dev/videoN or raw:WIDTHxHEIGHT:FORMAT, for example `hsg run drive.mp4` or `hsg run images/?rate=15`"
+        "source `{text}`: {reason}; expected a folder of images, a video file, a recording (.mcap), v4l2:/dev/videoN or raw:WIDTHxHEIGHT:FORMAT, for example `hsg run drive.mp4` or `hsg run images/?rate=15`"
     )]
     Syntax {
         /// What was typed.
         text: String,
         /// What is wrong with it.
         reason: String,
-    },
-    /// A form of SOURCE that this version does not read yet.
-    #[error("source `{text}`: {feature} not in this version yet; {remedy}")]
-    NotInThisVersion {
-        /// What was typed.
-        text: String,
-        /// The missing feature with its verb, for example "v4l2 cameras are".
-        feature: &'static str,
-        /// What to do instead.
-        remedy: &'static str,
     },
     /// A form of SOURCE that builds with GStreamer read.
     #[error(
@@ -191,6 +183,9 @@ pub enum SourceError {
     /// A video that cannot be read.
     #[error(transparent)]
     Video(#[from] video::VideoError),
+    /// A recording that cannot be read.
+    #[error(transparent)]
+    Recording(#[from] ::recording::RecordingError),
 }
 
 /// The clock that capture times are told by.
@@ -224,5 +219,6 @@ pub fn open_spec(spec: &SourceSpec) -> Result<Box<dyn Source>, SourceError> {
         #[cfg(feature = "gstreamer")]
         SourceKind::Gst(description) => Ok(Box::new(GstSource::open(description.clone())?)),
         SourceKind::Video(path) => Ok(Box::new(VideoFile::open(path, spec.rate_hz)?)),
+        SourceKind::Recording(path, topic) => Ok(Box::new(RecordingFile::open(path, topic.as_deref(), spec.rate_hz)?)),
     }
 }

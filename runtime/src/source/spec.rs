@@ -33,6 +33,8 @@ pub enum SourceKind {
     Images(Vec<PathBuf>),
     /// A video file.
     Video(PathBuf),
+    /// An MCAP recording, and the topic (`?topic=`) if one was named.
+    Recording(PathBuf, Option<String>),
     /// A camera.
     Camera(Address),
     /// A GStreamer pipeline or an RTSP stream.
@@ -42,9 +44,6 @@ pub enum SourceKind {
     Raw(PixelLayout, ImageSize),
 }
 
-/// Prefixes that interface.md names and this version does not read: prefix, feature with its verb, what to do instead.
-const LATER: [(&str, &str, &str); 1] =
-    [("replay:", "replaying MCAP recordings is", "give the original video or images instead")];
 /// Prefixes that builds with the feature `gstreamer` read.
 #[cfg(not(feature = "gstreamer"))]
 const WITH_GSTREAMER: [&str; 3] = ["rtsp://", "rtsps://", "gst:"];
@@ -70,9 +69,6 @@ impl SourceSpec {
     /// When it is no SOURCE, a form that this version does not read, or names a path where nothing is.
     pub fn parse(text: &str) -> Result<Self, SourceError> {
         let syntax = |reason: String| SourceError::Syntax { text: text.to_owned(), reason };
-        if let Some((_, feature, remedy)) = LATER.iter().find(|(prefix, ..)| text.starts_with(prefix)) {
-            return Err(SourceError::NotInThisVersion { text: text.to_owned(), feature, remedy });
-        }
         #[cfg(not(feature = "gstreamer"))]
         if WITH_GSTREAMER.iter().any(|prefix| text.starts_with(prefix)) {
             return Err(SourceError::NotInThisBuild { text: text.to_owned() });
@@ -90,11 +86,12 @@ impl SourceSpec {
         }
         // A file may have a `?` in its name; what exists is meant.
         let (is_camera, is_raw) = (text.starts_with("v4l2:"), text.starts_with("raw:"));
+        let (is_replay, text) = text.strip_prefix("replay:").map_or((false, text), |rest| (true, rest));
         let (path, options) = match text.rsplit_once('?') {
             Some((path, options)) if is_camera || is_raw || !Path::new(text).exists() => (path, Some(options)),
             _ => (text, None),
         };
-        let (mut rate_hz, mut size, mut layout) = (None, None, None);
+        let (mut rate_hz, mut size, mut layout, mut topic) = (None, None, None, None);
         for option in options.into_iter().flat_map(|options| options.split('&')) {
             match option.split_once('=') {
                 Some(("rate", value)) => {
@@ -116,6 +113,13 @@ impl SourceSpec {
                 Some(("format", value)) if is_camera => {
                     layout = Some(PixelLayout::from_name(value).ok_or_else(|| syntax(unknown_format(value)))?);
                 }
+                Some(("topic", value)) if !value.is_empty() && (is_replay || is_recording_name(Path::new(path))) => {
+                    topic = Some(value.to_owned());
+                }
+                Some(("topic", "")) => {
+                    return Err(syntax("topic: expected a name such as /camera/image_raw".to_owned()));
+                }
+                Some(("topic", _)) => return Err(syntax("`topic=` is for recordings (.mcap)".to_owned())),
                 Some((name @ ("size" | "format"), _)) => {
                     return Err(syntax(format!("`{name}=` is for cameras; files have their own")));
                 }
@@ -130,7 +134,16 @@ impl SourceSpec {
         } else if let Some(form) = path.strip_prefix("raw:") {
             parse_raw(form).map_err(syntax)?
         } else {
-            kind_of(Path::new(path))?
+            match kind_of(Path::new(path))? {
+                SourceKind::Recording(path, _) => SourceKind::Recording(path, topic),
+                SourceKind::Folder(path) if is_replay => {
+                    let reason = format!("expected a file, got a folder; name the .mcap file in {}", path.display());
+                    return Err(syntax(reason));
+                }
+                // Whatever it is called: `replay:` says what it is.
+                _ if is_replay => SourceKind::Recording(PathBuf::from(path), topic),
+                other => other,
+            }
         };
         Ok(Self { kind, rate_hz, size, layout })
     }
@@ -167,6 +180,12 @@ fn parse_raw(form: &str) -> Result<SourceKind, String> {
     }
 }
 
+/// Whether a file of this name is taken for a recording: `.mcap`, and `.db3`, whose error says how to convert it.
+pub(super) fn is_recording_name(path: &Path) -> bool {
+    let is = |wanted: &str| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted));
+    is("mcap") || is("db3")
+}
+
 fn unknown_format(format: &str) -> String {
     format!("format: expected RGB24, BGR24, YUYV, UYVY, NV12, YU12, GRAY8 or, of cameras, MJPG, got `{format}`")
 }
@@ -193,6 +212,9 @@ fn kind_of(path: &Path) -> Result<SourceKind, SourceError> {
     }
     if super::folder::is_image_name(path) {
         return Ok(SourceKind::Image(path.to_owned()));
+    }
+    if is_recording_name(path) {
+        return Ok(SourceKind::Recording(path.to_owned(), None));
     }
     // Whatever else it is called: the content decides, and the reader says what it found.
     Ok(SourceKind::Video(path.to_owned()))
@@ -227,6 +249,17 @@ mod tests {
         assert_eq!((camera.rate_hz, camera.size), (Some(30.0), Some(ImageSize::new(640, 480))));
         assert_eq!(camera.layout, Some(PixelLayout::Mjpeg));
         assert_eq!(parse("raw:6x4:gray8").kind, SourceKind::Raw(PixelLayout::Gray8, ImageSize::new(6, 4)));
+        let bag = folder.path().join("bag.mcap");
+        std::fs::write(&bag, "").unwrap();
+        let bag_text = bag.to_str().unwrap();
+        let with_topic = SourceKind::Recording(bag.clone(), Some("/front/image_raw".to_owned()));
+        assert_eq!(parse(bag_text).kind, SourceKind::Recording(bag.clone(), None));
+        for prefix in ["", "replay:"] {
+            let spec = parse(&format!("{prefix}{bag_text}?topic=/front/image_raw&rate=10"));
+            assert_eq!((spec.kind, spec.rate_hz), (with_topic.clone(), Some(10.0)));
+        }
+        assert_eq!(parse(&format!("replay:{}", clip.display())).kind, SourceKind::Recording(clip.clone(), None));
+        assert!(SourceSpec::parse(&format!("replay:{folder_text}")).is_err());
         for bad in [
             "v4l2:",
             "v4l2:/dev/video0?size=3",
@@ -253,7 +286,9 @@ mod tests {
             ("rtsp://host/path?rate=3", "--features gstreamer"),
             #[cfg(not(feature = "gstreamer"))]
             ("gst:videotestsrc ! appsink name=hsg", "cargo xtask deps gstreamer"),
-            ("replay:a.mcap", "replaying MCAP recordings is not in this version yet"),
+            ("replay:a.mcap", "no such file"),
+            ("a.mp4?topic=/camera", "for recordings"),
+            ("a.mcap?topic=", "/camera/image_raw"),
             ("https://host/a.mp4", "`https://`"),
             ("", "empty"),
             ("no/such/folder", "no/such/folder"),
