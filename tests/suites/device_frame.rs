@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use models::manifest::{Manifest, ModelFolder, Precision};
-use retrieval::Bank;
+use retrieval::{Bank, UserBank, UserOrigin};
 use runtime::backend::cuda::{Buffer, DeviceBank};
 use runtime::backend::tensorrt::frame::DeviceFrame;
 use runtime::backend::{BackendChoice, BackendErrorKind};
@@ -208,6 +208,45 @@ fn device_and_host_agree() {
             }
         }
         assert!(num_reseeded > 0, "no frame re-seeded a cluster: this test does not test that");
+    });
+}
+
+/// What a person named says the same wherever the bank is searched.
+#[test]
+fn names_of_a_persons_own_are_found_on_the_gpu() {
+    with_stand_ins("names_of_a_persons_own_are_found_on_the_gpu", &[], |folder| {
+        let mut deployment = deployment(folder);
+        let size = ImageSize::new(96, 64);
+        let mut slot = FrameSlot::default();
+        let mut processor = Processor::new(Arc::clone(&deployment), spec(Placement::Host)).unwrap();
+        draw(&mut slot.output.frame, size, PixelFormat::Rgb8, 0, 0);
+        run(&mut processor, &mut slot);
+        let dim = deployment.manifest().network.embedding_dim;
+        let mut user = UserBank::new(deployment.folder().model_hash(), dim);
+        let (map, _) = processor.segments();
+        for (slot, prototype) in map.prototypes.chunks_exact(dim).enumerate().filter(|(slot, _)| map.areas[*slot] > 0) {
+            user.add(["forklift", "crane", "sky"][slot % 3], prototype, UserOrigin::default()).unwrap();
+        }
+        drop(processor);
+        Arc::get_mut(&mut deployment).unwrap().lay_over(&user, Path::new("none.user")).unwrap();
+        let of_bank = deployment.folder().label_space().num_classes() as u8;
+        let [device, host] = [Placement::Auto, Placement::Host].map(|placement| {
+            let mut processor = Processor::new(Arc::clone(&deployment), spec(placement)).unwrap();
+            let results = drive(&mut processor, size, PixelFormat::Rgb8);
+            draw(&mut slot.output.frame, size, PixelFormat::Rgb8, 50, 1);
+            run(&mut processor, &mut slot);
+            assert_eq!(slot.looked_up_on_device, placement == Placement::Auto);
+            results
+        });
+        let mut num_own = 0;
+        for (index, (device, host)) in device.iter().zip(&host).enumerate() {
+            for (a, b) in device.levels.iter().zip(&host.levels).flat_map(|(a, b)| a.segments.iter().zip(&b.segments)) {
+                assert_eq!(a.train_id, b.train_id, "frame {index}");
+                assert!((a.unknown_score - b.unknown_score).abs() < 1e-5, "frame {index}");
+                num_own += usize::from(a.train_id >= Some(of_bank));
+            }
+        }
+        assert!(num_own > 0, "nothing has a name of a person's own: this test does not test that");
     });
 }
 
