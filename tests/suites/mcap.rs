@@ -346,7 +346,7 @@ fn sizes_that_no_recorder_writes_take_no_memory() {
     let message = (1, START, ros_image(START, SIZE, "rgb8", 288, street(0).as_raw()));
     for promised in [1 << 31, 1 << 40, u64::MAX, 900 << 20] {
         let mut bag = Bag::new(&[("/camera", IMAGE, "cdr")]);
-        bag.chunk(&[message.clone()], Some(promised));
+        bag.chunk(std::slice::from_ref(&message), Some(promised));
         bag.message(1, START, &message.2);
         bag.save(&path);
         let read = read_path(&path).unwrap();

@@ -474,29 +474,32 @@ impl Walk {
                 continue;
             }
             self.at = body_at + length;
-            match kind {
-                opcode::CHUNK if self.passed_over.binary_search(&start).is_ok() => {}
-                opcode::CHUNK => {
-                    if self.load_chunk(body_at, length, false)? {
-                        return Ok(true);
-                    }
-                }
+            let is_loaded = match kind {
+                opcode::CHUNK if self.passed_over.binary_search(&start).is_ok() => false,
+                opcode::CHUNK => self.load_chunk(body_at, length, false)?,
                 opcode::MESSAGE if length <= MAX_BYTES => {
                     let mut body = std::mem::take(&mut self.buffer);
                     let read = self.read_at(body_at, length, &mut body);
+                    self.find_in(&body, &mut std::iter::once((opcode::MESSAGE, 0..body.len())));
                     self.buffer = body;
                     read?;
-                    self.find(&mut std::iter::once((opcode::MESSAGE, 0..self.buffer.len())));
-                    return Ok(true);
+                    true
                 }
-                opcode::MESSAGE => self
-                    .note_fault(format!("a message of {length} bytes at byte {start}: expected {MAX_BYTES} at most")),
+                opcode::MESSAGE => {
+                    let why = format!("a message of {length} bytes at byte {start}: expected {MAX_BYTES} at most");
+                    self.note_fault(why);
+                    false
+                }
                 opcode::SCHEMA | opcode::CHANNEL if length <= MAX_SUMMARY_BYTES => {
                     let mut body = Vec::new();
                     self.read_at(body_at, length, &mut body)?;
                     self.note(kind, &body);
+                    false
                 }
-                _ => {}
+                _ => false,
+            };
+            if is_loaded {
+                return Ok(true);
             }
         }
         Ok(false)
@@ -565,12 +568,6 @@ impl Walk {
         }
         self.buffer = buffer;
         Ok(true)
-    }
-
-    fn find(&mut self, records: &mut dyn Iterator<Item = (u8, Range<usize>)>) {
-        let buffer = std::mem::take(&mut self.buffer);
-        self.find_in(&buffer, records);
-        self.buffer = buffer;
     }
 
     /// Lists the messages that are looked for, by log time, and takes note of schemas and channels.
