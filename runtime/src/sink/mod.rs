@@ -10,6 +10,7 @@ mod files;
 mod folder;
 mod font;
 mod maps;
+mod mcap;
 mod palette;
 mod panel;
 mod save;
