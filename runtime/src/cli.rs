@@ -172,7 +172,7 @@ pub struct RunArgs {
     /// Write into a folder that holds files already.
     #[arg(long, env = "HSG_FORCE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub force: Option<bool>,
-    /// Comma list of overlay, labels, classes, frames, video, or none [default: of files everything, of cameras nothing].
+    /// Comma list of overlay, labels, classes, frames, video, mcap, or none [default: of files all but mcap, of cameras nothing].
     #[arg(long, value_name = "KINDS", env = "HSG_SAVE")]
     pub save: Option<String>,
     /// Most bytes to write, for example 500M or 2G.

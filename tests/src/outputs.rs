@@ -59,6 +59,10 @@ pub fn assert_whole(folder: &Path) -> Option<usize> {
             }
             Some("json") => drop(read_json(&path)),
             Some("avi") => drop(avi_frames(&path)),
+            Some("mcap") => {
+                let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
+                assert!(bytes.ends_with(b"\x89MCAP0\r\n"), "{name} has no end");
+            }
             Some("hsg") => num_frames = Some(read_frames(&path).len()),
             _ => panic!("{name} is no file that `hsg run` leaves behind"),
         }

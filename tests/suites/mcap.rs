@@ -9,7 +9,7 @@ use runtime::source::{self, SourceEvent};
 use segcore::image::{Frame, ImageSize, PixelFormat};
 use tests::bags::{Bag, START, STEP, ros_compressed_image, ros_image};
 use tests::folders::{tiny_model, workspace};
-use tests::outputs::{files, read_frames, read_json};
+use tests::outputs::{assert_whole, files, read_frames, read_json};
 use tests::pictures::{SIZE, street, street_folder};
 use tests::programs::{Sandbox, assert_refused};
 
@@ -488,4 +488,55 @@ fn recordings_can_be_looked_at_and_timed() {
     let assert = bench.assert().code(0);
     let report: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
     assert_eq!(report["frames"], 10);
+}
+
+#[test]
+fn what_a_run_records_can_be_replayed() {
+    let sandbox = Sandbox::new();
+    // With a time of day, as cameras have it, and without.
+    street_folder(sandbox.path("images"), 4);
+    fs::copy(fixture("zstd.mcap"), sandbox.path("bag.mcap")).unwrap();
+    for (source, name, first_nanos) in [("images?rate=10", "images", 0), ("bag.mcap", "bag", START)] {
+        let out = format!("out-{name}");
+        let list = "mcap,overlay,frames";
+        run(&sandbox, source).args(["--out", &out, "--save", list]).assert().code(0);
+        assert_eq!(assert_whole(&sandbox.path(&out)), Some(4));
+        let recording = sandbox.path(&format!("{out}/recording.mcap"));
+        let topic = |topic: &str| format!("replay:{}?topic=/hsg/{name}/{topic}", recording.display());
+        let overlay = read(&topic("overlay")).unwrap();
+        assert!(overlay.is_complete() && overlay.frames.len() == 4);
+        for (index, frame) in (0..).zip(&overlay.frames) {
+            let mut panel = Frame::black(ImageSize::new(0, 0), PixelFormat::Rgb8);
+            let file = fs::read(sandbox.path(&format!("{out}/overlay/{index:06}.jpg"))).unwrap();
+            segcore::image_io::decode_jpeg_into(&file, &mut panel).unwrap();
+            assert!(frame.pixels == panel.pixels && frame.size == panel.size, "{name}, {index}");
+            assert_eq!(frame.capture_time.utc_nanos, first_nanos + index * STEP);
+        }
+        run(&sandbox, topic("image")).args(["--save", "none"]).assert().code(0);
+        // The frames lie in it as frames.hsg has them, without their lengths.
+        let (bytes, frames) =
+            (fs::read(&recording).unwrap(), fs::read(sandbox.path(&format!("{out}/frames.hsg"))).unwrap());
+        let mut rest = &frames[6..];
+        while let Some((length, body)) = rest.split_first_chunk::<4>() {
+            let (body, next) = body.split_at(u32::from_le_bytes(*length) as usize);
+            assert!(bytes.windows(body.len()).any(|window| window == body));
+            rest = next;
+        }
+        assert_refused(run(&sandbox, topic("frame")).assert(), &["/frame", "hsg.Frame in postcard"]);
+    }
+}
+
+#[test]
+fn recordings_stay_within_the_disk_that_is_allowed() {
+    let sandbox = Sandbox::new();
+    street_folder(sandbox.path("images"), 8);
+    run(&sandbox, "images").args(["--out", "all", "--save", "mcap"]).assert().code(0);
+    let all = fs::metadata(sandbox.path("all/recording.mcap")).unwrap().len();
+    let bound = (all / 2).to_string();
+    run(&sandbox, "images").args(["--out", "part", "--save", "mcap", "--max-disk", &bound]).assert().code(1);
+    let part = fs::metadata(sandbox.path("part/recording.mcap")).unwrap().len();
+    assert!(part <= all / 2, "{part} of {all} bytes");
+    let read = read(&format!("{}?topic=/hsg/images/image", sandbox.path("part/recording.mcap").display())).unwrap();
+    assert!(read.is_complete() && (1..8).contains(&read.frames.len()), "{} frames", read.frames.len());
+    assert_eq!(files(&sandbox.path("part")), ["recording.mcap", "summary.json"]);
 }

@@ -1,4 +1,5 @@
-//! MCAP recordings, what ROS 2 and Foxglove write, to image messages \[F1\]. Pixels are not touched here.
+//! MCAP recordings, what ROS 2 and Foxglove write, to image messages \[F1\], and [`writer`] for our own. Pixels are not touched
+//! here.
 //!
 //! [`Recording::open`] finds out which topics a file has, [`Recording::messages`] reads one of them from the beginning to the
 //! end, and [`decode`] takes a message apart into its [`ImageMessage`].
@@ -20,6 +21,7 @@ mod message;
 mod protobuf;
 mod reader;
 mod records;
+pub mod writer;
 
 pub use error::RecordingError;
 pub use message::{Format, ImageMessage, Picture, decode};

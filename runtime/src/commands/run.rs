@@ -375,6 +375,9 @@ fn report(
             if stream.save(settings).video && summary.frames > 0 {
                 places.push(format!("video {}", videos_in(&folder)));
             }
+            if stream.save(settings).mcap && summary.frames > 0 {
+                places.push(format!("recording {}", folder.join("recording.mcap").display()));
+            }
             places.push(format!("figures {}", folder.join("summary.json").display()));
             printer.status(format!("look at: {}", places.join(" · ")));
         }

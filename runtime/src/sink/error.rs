@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum SinkError {
     /// The list after `--save` is wrong.
-    #[error("--save {text}: {reason}; expected a comma list of overlay, labels, classes, frames, video, or none")]
+    #[error("--save {text}: {reason}; expected a comma list of overlay, labels, classes, frames, video, mcap, or none")]
     SaveList {
         /// What was typed.
         text: String,

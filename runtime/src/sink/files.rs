@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use jpeg_encoder::{ColorType, Encoder};
 use rayon::prelude::*;
-use segcore::image::ImageSize;
+use segcore::image::{Frame, ImageSize, PixelFormat};
 use segcore::image_io;
 use segcore::label_space::LabelSpace;
+use segcore::yuv::rgb_of;
 
 use super::avi::{self, VideoFiles};
 use super::folder::{DiskBudget, make_folder, remove_earlier_results, temporary_name, write_whole};
 use super::maps::{Ancestors, MapMaker};
+use super::mcap::{self, McapFile};
 use super::panel::Panel;
 use super::stream::{Publisher, StreamFile, class_table_hash};
 use super::{SaveKinds, SegmentedFrame, SinkError};
@@ -38,7 +40,7 @@ pub struct FileSinksSpec {
     pub budget: DiskBudget,
 }
 
-/// Writes all files of one source; [`FileSinks::finish`] (or dropping it) closes frames.hsg and video.avi.
+/// Writes all files of one source; [`FileSinks::finish`] (or dropping it) closes frames.hsg, video.avi and recording.mcap.
 ///
 /// The files of a frame are encoded first, on the current rayon pool, and then written one after the other.
 pub struct FileSinks {
@@ -53,6 +55,10 @@ pub struct FileSinks {
     maps: Vec<MapFile>,
     stream: Option<StreamFile>,
     video: VideoFiles,
+    recording: Option<McapFile>,
+    /// The frame's picture for the recording, and as RGB where it is not.
+    image_jpeg: Vec<u8>,
+    image_rgb: Frame,
     folders_made: bool,
 }
 
@@ -114,6 +120,9 @@ impl FileSinks {
             maps: Vec::new(),
             stream: None,
             video: VideoFiles::new(&spec.folder, rate_hz),
+            recording: None,
+            image_jpeg: Vec::new(),
+            image_rgb: Frame::black(ImageSize::new(0, 0), PixelFormat::Rgb8),
             folders_made: false,
             spec,
         })
@@ -166,10 +175,13 @@ impl FileSinks {
         if save.video {
             self.video.append(self.panel_size, &self.panel_jpeg)?;
         }
+        if let Some(recording) = &mut self.recording {
+            recording.append()?;
+        }
         Ok(())
     }
 
-    /// Closes frames.hsg and video.avi. Call it at the end of every run, also of an interrupted one; calling it again
+    /// Closes frames.hsg, video.avi and recording.mcap. Call it at the end of every run, also of an interrupted one; calling it again
     /// does nothing.
     ///
     /// # Errors
@@ -177,7 +189,8 @@ impl FileSinks {
     pub fn finish(&mut self) -> Result<(), SinkError> {
         let stream = self.stream.as_mut().map_or(Ok(()), StreamFile::finish);
         let video = self.video.finish();
-        stream.and(video)
+        let recording = self.recording.as_mut().map_or(Ok(()), McapFile::finish);
+        stream.and(video).and(recording)
     }
 
     /// Everything that is to be written, into buffers.
@@ -192,13 +205,18 @@ impl FileSinks {
             self.folders_made = false;
         }
         let Self { ancestors, panel, panel_jpeg, panel_size, publisher, published, maps, spec, .. } = self;
+        let (recording, image_jpeg, image_rgb) = (&mut self.recording, &mut self.image_jpeg, &mut self.image_rgb);
         let folder = &spec.folder;
         let draw_panel = || {
-            if save.overlay || save.video {
+            if save.overlay || save.video || save.mcap {
                 let drawn = panel.draw(frame, ancestors);
                 let (pixels, size) = drawn.ok_or_else(|| frame_mismatch(folder, frame))?;
                 encode_jpeg(pixels, size, panel_jpeg).map_err(|error| not_encoded(folder, &error))?;
                 *panel_size = size;
+            }
+            if save.mcap {
+                let rgb = rgb_of(&frame.frame, image_rgb).map_err(|error| not_encoded(folder, &error))?;
+                encode_jpeg(&rgb.pixels, rgb.size, image_jpeg).map_err(|error| not_encoded(folder, &error))?;
             }
             Ok(())
         };
@@ -210,13 +228,20 @@ impl FileSinks {
             })
         };
         // The stream alone stays on this thread: handing over to the pool is what would cost memory.
-        if save.overlay || save.video || save.labels || save.classes {
+        if save.overlay || save.video || save.labels || save.classes || save.mcap {
             let (drawn, encoded) = rayon::join(draw_panel, encode_maps);
             drawn.and(encoded)?;
         }
         published.clear();
-        if save.frames {
+        if save.frames || save.mcap {
             wire::encode_into(publisher.publish(frame), published).map_err(|error| not_encoded(folder, &error))?;
+        }
+        if save.mcap {
+            let recording = recording.get_or_insert_with(|| McapFile::new(mcap::path_in(folder), &frame.stream));
+            let time = frame.frame.capture_time;
+            // Files have no time of day: those of a recording that were taken in 1970 show their place in the stream.
+            let nanos = if time.utc_nanos > 0 { time.utc_nanos } else { time.monotonic_nanos };
+            recording.encode(nanos, panel_jpeg, image_jpeg, published);
         }
         Ok(())
     }
@@ -242,6 +267,7 @@ impl FileSinks {
             bytes += panel + avi::FRAME_BYTES;
             bytes += if self.folders_made { 0 } else { avi::FIXED_BYTES };
         }
+        bytes += self.recording.as_ref().map_or(0, McapFile::encoded_bytes);
         bytes
     }
 
@@ -283,7 +309,7 @@ fn frame_mismatch(path: &Path, frame: &SegmentedFrame) -> SinkError {
 
 fn encode_jpeg(pixels: &[u8], size: ImageSize, out: &mut Vec<u8>) -> Result<(), jpeg_encoder::EncodingError> {
     out.clear();
-    // Panels are below 65536 pixels in both directions by their layout.
+    // Panels are below 65536 pixels in both directions by their layout, frames by what sources accept.
     Encoder::new(out, JPEG_QUALITY).encode(pixels, size.width as u16, size.height as u16, ColorType::Rgb)
 }
 

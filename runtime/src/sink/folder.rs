@@ -161,7 +161,9 @@ pub(super) fn remove_earlier_results(folder: &Path) -> Result<(), SinkError> {
                 .and_then(|rest| rest.strip_suffix(".avi"))
                 .is_some_and(|n| n.parse::<u32>().is_ok())
     };
-    remove_files(folder, |name| name == "frames.hsg" || name == "summary.json" || is_video(name))?;
+    remove_files(folder, |name| {
+        name == "frames.hsg" || name == "summary.json" || name == "recording.mcap" || is_video(name)
+    })?;
     remove_files(&folder.join("overlay"), |name| is_frame(name, ".jpg"))?;
     remove_files(&folder.join("classes"), |name| is_frame(name, ".png"))?;
     let labels = folder.join("labels");

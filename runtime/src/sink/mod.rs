@@ -12,6 +12,7 @@ mod folder;
 mod font;
 mod live;
 mod maps;
+mod mcap;
 mod palette;
 mod panel;
 mod save;

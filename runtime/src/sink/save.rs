@@ -18,14 +18,17 @@ pub struct SaveKinds {
     pub frames: bool,
     /// `video.avi`.
     pub video: bool,
+    /// `recording.mcap`.
+    pub mcap: bool,
 }
 
 impl SaveKinds {
     /// Nothing: the default for live sources.
-    pub const NONE: Self = Self { overlay: false, labels: false, classes: false, frames: false, video: false };
+    pub const NONE: Self =
+        Self { overlay: false, labels: false, classes: false, frames: false, video: false, mcap: false };
 
-    /// Everything that this version writes: the default for files.
-    pub const ALL: Self = Self { overlay: true, labels: true, classes: true, frames: true, video: true };
+    /// Everything but `mcap`, which holds much of the same once more: the default for files.
+    pub const ALL: Self = Self { overlay: true, labels: true, classes: true, frames: true, video: true, mcap: false };
 
     /// Whether anything is to be written; without, no folder is made.
     pub fn any(&self) -> bool {
@@ -50,12 +53,7 @@ impl FromStr for SaveKinds {
                 "video" => kinds.video = true,
                 "none" if words.len() == 1 => return Ok(Self::NONE),
                 "none" => return Err(refuse("`none` cannot be combined with other kinds".to_owned())),
-                "mcap" => {
-                    return Err(refuse(
-                        "recording to MCAP is not in this version yet; `frames` stores the same results in frames.hsg"
-                            .to_owned(),
-                    ));
-                }
+                "mcap" => kinds.mcap = true,
                 "" => return Err(refuse("one of the kinds is empty".to_owned())),
                 other => return Err(refuse(format!("`{other}` is not a kind of file"))),
             }
@@ -72,6 +70,7 @@ impl fmt::Display for SaveKinds {
             (self.classes, "classes"),
             (self.frames, "frames"),
             (self.video, "video"),
+            (self.mcap, "mcap"),
         ];
         let mut first = true;
         for (_, name) in names.iter().filter(|(on, _)| *on) {
@@ -94,7 +93,7 @@ mod tests {
 
     #[test]
     fn lists_parse_and_print_back() {
-        for text in ["overlay", "labels,classes", "overlay,labels,classes,frames,video", "none"] {
+        for text in ["overlay", "labels,classes", "overlay,labels,classes,frames,video,mcap", "none"] {
             assert_eq!(text.parse::<SaveKinds>().unwrap().to_string(), text);
         }
         assert_eq!(" video , frames".parse::<SaveKinds>().unwrap().to_string(), "frames,video");
@@ -103,13 +102,7 @@ mod tests {
 
     #[test]
     fn wrong_lists_name_the_word() {
-        for (text, word) in [
-            ("mcap", "not in this version"),
-            ("none,labels", "`none`"),
-            ("labels,", "empty"),
-            ("", "empty"),
-            ("jpeg", "`jpeg`"),
-        ] {
+        for (text, word) in [("none,labels", "`none`"), ("labels,", "empty"), ("", "empty"), ("jpeg", "`jpeg`")] {
             let message = text.parse::<SaveKinds>().unwrap_err().to_string();
             assert!(message.contains(word), "{message}");
         }
