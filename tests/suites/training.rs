@@ -502,7 +502,8 @@ fn a_step_takes_at_least_what_is_counted_before_it() {
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")).unwrap();
     let peak = peak.trim().parse::<u64>().unwrap() << 10;
     println!("counted {least} bytes, resident {peak}");
-    assert!(least <= peak && peak < 6 * least, "counted {least}, resident {peak}");
+    // How much more depends on the machine: libtorch itself, and what its threads take.
+    assert!(least <= peak && least > 256 << 20, "counted {least}, resident {peak}");
 }
 
 /// oneDNN's gradient of 1 × 1 convolutions with few channels crashes on CPUs with AVX-512 and several threads.

@@ -21,23 +21,21 @@ impl MachineMemory {
     /// That of this machine, if the system says it (Linux does).
     pub fn of_this_machine() -> Option<Self> {
         let info = fs::read_to_string("/proc/meminfo").ok()?;
-        // Of version 2; inside a container its own limit stands at the root.
-        let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").unwrap_or_default();
-        Self::parse(&info, limit.trim())
+        // Of version 2; inside a container its own limits stand at the root.
+        let limit = |name: &str| fs::read_to_string(format!("/sys/fs/cgroup/{name}")).unwrap_or_default();
+        Self::parse(&info, limit("memory.max").trim(), limit("memory.swap.max").trim())
     }
 
-    fn parse(info: &str, limit: &str) -> Option<Self> {
+    /// From `/proc/meminfo` and the limits of a container, "max" or nothing without one; that of memory is apart from swap.
+    fn parse(info: &str, limit: &str, swap_limit: &str) -> Option<Self> {
         let bytes = |key: &str| {
             let kib = info.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix("kB"))?;
             kib.trim().parse::<u64>().ok()?.checked_mul(1024)
         };
         let (ram, available) = (bytes("MemTotal:")?, bytes("MemAvailable:")?);
-        // "max" without one.
-        let limit = limit.parse().unwrap_or(u64::MAX);
-        Some(Self {
-            total: ram.saturating_add(bytes("SwapTotal:").unwrap_or(0)).min(limit),
-            available: available.min(limit),
-        })
+        let limited = |bytes: u64, limit: &str| bytes.min(limit.parse().unwrap_or(u64::MAX));
+        let swap = limited(bytes("SwapTotal:").unwrap_or(0), swap_limit);
+        Some(Self { total: limited(ram, limit).saturating_add(swap), available: limited(available, limit) })
     }
 }
 
@@ -89,12 +87,13 @@ mod tests {
     #[test]
     fn memory_is_read_with_swap_and_limits() {
         let info = "MemTotal:  1000 kB\nMemFree: 10 kB\nMemAvailable:   600 kB\nSwapTotal: 24 kB\n";
-        let of = |limit| MachineMemory::parse(info, limit);
+        let of = |limit, swap_limit| MachineMemory::parse(info, limit, swap_limit);
         let (total, available) = (1024 * 1024, 600 * 1024);
-        assert_eq!(of("max"), Some(MachineMemory { total, available }));
-        assert_eq!(of(""), Some(MachineMemory { total, available }));
-        assert_eq!(of("500"), Some(MachineMemory { total: 500, available: 500 }));
-        assert_eq!(MachineMemory::parse("MemTotal: 1 GB\n", ""), None);
+        assert_eq!(of("max", "max"), Some(MachineMemory { total, available }));
+        assert_eq!(of("", ""), Some(MachineMemory { total, available }));
+        assert_eq!(of("500", "max"), Some(MachineMemory { total: 500 + 24 * 1024, available: 500 }));
+        assert_eq!(of("500", "0"), Some(MachineMemory { total: 500, available: 500 }));
+        assert_eq!(MachineMemory::parse("MemTotal: 1 GB\n", "", ""), None);
     }
 
     #[test]
