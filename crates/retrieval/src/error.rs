@@ -155,7 +155,8 @@ pub enum RetrievalError {
     },
     /// A person's names that cannot be used.
     #[error(
-        "names of yours, {}: {reason}; `hsg bank remove --all` removes them, --no-user-bank runs without them",
+        "names of yours, {}: {reason}; `hsg bank remove --all` with the --model of this run removes them, \
+         --no-user-bank runs without them",
         path.display()
     )]
     User {

@@ -48,6 +48,8 @@ struct AddReport {
     /// Segments of the frame.
     frame_segments: usize,
     changes: Vec<Change>,
+    /// Names of a person's own that have another train id from now on.
+    moved: Vec<MovedName>,
 }
 
 /// A segment that was named.
@@ -134,6 +136,7 @@ pub fn add(settings: &BankAddSettings, printer: Printer) -> anyhow::Result<Outco
         };
         chosen.iter().map(add).collect()
     };
+    let names_before = names_of(&before);
     let (added, user) = if settings.dry_run {
         let mut user = before;
         (put(&mut user)?, user)
@@ -179,8 +182,10 @@ pub fn add(settings: &BankAddSettings, printer: Printer) -> anyhow::Result<Outco
         segments: segments.collect(),
         frame_segments: old.1.iter().filter(|segment| segment.present).count(),
         changes: changes((&old.0, &old.1), (&new.0, &new.1), slot.output.size.num_pixels()),
+        moved: moved_names(&names_before, &names_of(&user), &shipped_names(processor.deployment().folder())),
         name,
     };
+    warn_of_moved(&report.moved);
     printer.document(&report)?;
     printer.text(add_text(&report))?;
     let overruled = report.segments.iter().filter(|segment| segment.after.as_deref() != Some(report.name.as_str()));
@@ -488,6 +493,44 @@ struct ChangeReport {
     entries: usize,
     /// Entries that there are now.
     left: usize,
+    /// Names of a person's own that have another train id now.
+    moved: Vec<MovedName>,
+}
+
+/// A name whose train id is another than before.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct MovedName {
+    name: String,
+    before: usize,
+    now: usize,
+}
+
+/// The names that `before` and `after` both have, and that `shipped` has not, with other train ids: those of a person's own
+/// follow the bank's in the order of their first entries.
+fn moved_names(before: &[String], after: &[String], shipped: &[String]) -> Vec<MovedName> {
+    let own = |names: &[String]| -> Vec<String> {
+        names.iter().filter(|name| !shipped.iter().any(|shipped| same_name(shipped, name))).cloned().collect()
+    };
+    let (before, after) = (own(before), own(after));
+    let place = |name: &String| before.iter().position(|before| same_name(before, name));
+    let moved = |(now, name): (usize, &String)| {
+        let before = place(name).filter(|before| *before != now)?;
+        Some(MovedName { name: name.clone(), before: shipped.len() + before, now: shipped.len() + now })
+    };
+    after.iter().enumerate().filter_map(moved).collect()
+}
+
+/// Says it, if there is something to say: a program that reads train ids must know.
+fn warn_of_moved(moved: &[MovedName]) {
+    if !moved.is_empty() {
+        let each: Vec<String> =
+            moved.iter().map(|MovedName { name, before, now }| format!("{name} {before} -> {now}")).collect();
+        log::warn!("train ids have changed: {}; `class_table_hash` of published frames has, too", each.join(", "));
+    }
+}
+
+fn names_of(user: &UserBank) -> Vec<String> {
+    user.names().into_iter().map(str::to_owned).collect()
 }
 
 pub fn rename(model: &ModelName, (old, new): (&str, &str), printer: Printer) -> anyhow::Result<Outcome> {
@@ -496,12 +539,14 @@ pub fn rename(model: &ModelName, (old, new): (&str, &str), printer: Printer) -> 
     let file = UserBankFile::wanted(&folder)?;
     let shipped_names = shipped_names(&folder);
     let spelled = shipped_names.iter().find(|name| same_name(name, new)).map_or(new, String::as_str);
-    let (count, user) = file.change(|user| {
+    let ((count, before), user) = file.change(|user| {
+        let before = names_of(user);
         let count = user.rename(old, spelled)?;
         ensure!(count > 0, "{}", nothing_of_that_name(old, &shipped_names, &folder, "renamed"));
-        Ok(count)
+        Ok((count, before))
     })?;
-    finish(&folder, &file, (count, &user), format!("{count} entries of `{old}` are `{spelled}` now"), printer)
+    let words = format!("{} of `{old}` {} `{spelled}` now", entries(count), if count == 1 { "is" } else { "are" });
+    finish(&folder, &file, (count, &before, &user), words, printer)
 }
 
 pub fn remove(model: &ModelName, args: &BankRemoveArgs, printer: Printer) -> anyhow::Result<Outcome> {
@@ -509,30 +554,51 @@ pub fn remove(model: &ModelName, args: &BankRemoveArgs, printer: Printer) -> any
     let file = UserBankFile::wanted(&folder)?;
     if args.all {
         // Not read: this is the way out when it is damaged.
-        let words = if file.remove()? { "all names of yours are gone" } else { "there were no names of yours" };
+        let words = match file.remove()? {
+            Some(kept) => format!(
+                "all names of yours for the model {} are gone (until the next time they are kept in {})",
+                folder.manifest().name,
+                kept.display()
+            ),
+            None => format!("there were no names of yours for the model {}", folder.manifest().name),
+        };
         let user = UserBank::new(folder.model_hash(), folder.manifest().network.embedding_dim);
-        return finish(&folder, &file, (0, &user), words.to_owned(), printer);
+        return finish(&folder, &file, (0, &[], &user), words, printer);
     }
-    let (count, user) = file.change(|user| match (&args.name, args.entry) {
-        (Some(name), _) => {
-            let count = user.remove(name);
-            ensure!(count > 0, "{}", nothing_of_that_name(name, &shipped_names(&folder), &folder, "removed"));
-            Ok(count)
+    let mut before = Vec::new();
+    let (count, user) = file.change(|user| {
+        before = names_of(user);
+        match (&args.name, args.entry) {
+            (Some(name), _) => {
+                let count = user.remove(name);
+                ensure!(count > 0, "{}", nothing_of_that_name(name, &shipped_names(&folder), &folder, "removed"));
+                Ok(count)
+            }
+            (None, Some(number)) => {
+                let numbers: Vec<String> = user.entries().iter().map(|entry| entry.number.to_string()).collect();
+                user.remove_entry(number).with_context(|| match numbers.is_empty() {
+                    true => {
+                        format!(
+                            "--entry {number}: there are no names of yours for the model {}",
+                            folder.manifest().name
+                        )
+                    }
+                    false => {
+                        format!("--entry {number}: expected one of {}; `hsg bank list` has them", numbers.join(", "))
+                    }
+                })?;
+                Ok(1)
+            }
+            // clap asks for one of them.
+            (None, None) => bail!("expected NAME, --entry or --all"),
         }
-        (None, Some(number)) => {
-            let numbers: Vec<String> = user.entries().iter().map(|entry| entry.number.to_string()).collect();
-            user.remove_entry(number).with_context(|| match numbers.is_empty() {
-                true => {
-                    format!("--entry {number}: there are no names of yours for the model {}", folder.manifest().name)
-                }
-                false => format!("--entry {number}: expected one of {}; `hsg bank list` has them", numbers.join(", ")),
-            })?;
-            Ok(1)
-        }
-        // clap asks for one of them.
-        (None, None) => bail!("expected NAME, --entry or --all"),
     })?;
-    finish(&folder, &file, (count, &user), format!("{count} entries are gone"), printer)
+    let words = format!("{} gone", if count == 1 { "1 entry is".to_owned() } else { format!("{count} entries are") });
+    finish(&folder, &file, (count, &before, &user), words, printer)
+}
+
+fn entries(count: usize) -> String {
+    if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
 }
 
 /// Why a name can be neither renamed nor removed.
@@ -551,7 +617,7 @@ fn nothing_of_that_name(name: &str, shipped: &[String], folder: &ModelFolder, do
 fn finish(
     folder: &ModelFolder,
     file: &UserBankFile,
-    (entries, user): (usize, &UserBank),
+    (entries, before, user): (usize, &[String], &UserBank),
     words: String,
     printer: Printer,
 ) -> anyhow::Result<Outcome> {
@@ -560,7 +626,9 @@ fn finish(
         path: file.path().display().to_string(),
         entries,
         left: user.entries().len(),
+        moved: moved_names(before, &names_of(user), &shipped_names(folder)),
     };
+    warn_of_moved(&report.moved);
     printer.document(&report)?;
     printer.text(format!("{words}; {} of yours in {}", report.left, report.path))?;
     Ok(Outcome::Done)
@@ -588,7 +656,19 @@ pub fn utc_text(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::utc_text;
+    use super::{MovedName, moved_names, utc_text};
+
+    #[test]
+    fn ids_that_move_are_told() {
+        let names = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let moved = |before, after| moved_names(&names(before), &names(after), &names("road sky"));
+        assert_eq!(moved("sky van", "sky Van gate"), []);
+        // The first entry got a name of its own.
+        let van = MovedName { name: "van".to_owned(), before: 2, now: 3 };
+        assert_eq!(moved("sky van", "heaven van"), [van]);
+        let gate = MovedName { name: "gate".to_owned(), before: 3, now: 2 };
+        assert_eq!(moved("van gate", "road gate"), [gate]);
+    }
 
     #[test]
     fn dates_are_right() {

@@ -109,19 +109,22 @@ impl UserBankFile {
         Ok((result, user))
     }
 
-    /// Removes the file, whatever is in it; returns whether there was one.
+    /// Removes the file, whatever is in it, and keeps it under another name until the next time; returns that name, none if
+    /// there was no file.
     ///
     /// # Errors
-    /// When it cannot be removed.
-    pub fn remove(&self) -> anyhow::Result<bool> {
+    /// When it cannot be renamed.
+    pub fn remove(&self) -> anyhow::Result<Option<PathBuf>> {
         if fs::symlink_metadata(&self.path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
-            return Ok(false);
+            return Ok(None);
         }
         let _lock = self.lock()?;
-        match fs::remove_file(&self.path) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).with_context(|| format!("{}: cannot be removed", self.path.display())),
+        let kept = self.path.with_extension("user.removed");
+        match fs::rename(&self.path, &kept) {
+            Ok(()) => Ok(Some(kept)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error)
+                .with_context(|| format!("{}: cannot be removed; check the folder's permissions", self.path.display())),
         }
     }
 
