@@ -33,8 +33,9 @@ pub(super) struct StreamSite {
 #[derive(Debug)]
 pub(super) struct Site {
     about: About,
-    /// None without a bank: there are no classes.
+    /// None without a bank and names of a person: there are no classes.
     label_space: Option<LabelSpace>,
+    has_bank: bool,
     pub streams: Vec<StreamSite>,
 }
 
@@ -72,12 +73,14 @@ impl Site {
             precision: deployment.spec().precision.to_string(),
         };
         let label_space = deployment.has_classes().then(|| deployment.label_space().clone());
-        Self { about, label_space, streams }
+        Self { about, label_space, has_bank: deployment.bank().is_some(), streams }
     }
 
     /// `/status.json`; `site`: none while the model is being loaded.
     pub fn status(site: Option<&Self>, viewers: usize, viewers_max: usize) -> Vec<u8> {
         let streams = site.map_or(&[][..], |site| &site.streams);
+        let label_space = site.and_then(|site| site.label_space.as_ref());
+        let has_bank = site.is_some_and(|site| site.has_bank);
         let document = StatusDocument {
             hsg: env!("CARGO_PKG_VERSION"),
             process: std::process::id(),
@@ -91,7 +94,7 @@ impl Site {
                     name: &stream.name,
                     path: format!("/streams/{}", super::request::encoded(&stream.slug)),
                     views: stream.exchange.views().iter().map(|view| view.name()).collect(),
-                    figures: stream.figures.read(site.and_then(|site| site.label_space.as_ref())),
+                    figures: stream.figures.read(label_space, has_bank),
                 })
                 .collect(),
         };
