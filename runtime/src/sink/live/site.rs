@@ -1,6 +1,7 @@
 //! What there is to see: the model, its streams, and `/status.json`, which says how they are. \[F8\]
 
-use std::sync::Arc;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use segcore::label_space::LabelSpace;
 use serde::Serialize;
@@ -8,6 +9,9 @@ use serde::Serialize;
 use super::exchange::Exchange;
 use super::figures::{Figures, StreamFigures};
 use crate::pipeline::Deployment;
+
+/// Drawn by chance for each run. A process id would not do: in a container it is the same after each restart.
+static RUN: LazyLock<String> = LazyLock::new(|| format!("{:016x}", RandomState::new().hash_one(std::process::id())));
 
 /// What the page says about the model.
 #[derive(Clone, Debug, Serialize)]
@@ -44,6 +48,7 @@ pub(super) struct Site {
 struct StatusDocument<'a> {
     hsg: &'static str,
     process: u32,
+    run: &'static str,
     state: &'static str,
     viewers: usize,
     viewers_max: usize,
@@ -84,6 +89,7 @@ impl Site {
         let document = StatusDocument {
             hsg: env!("CARGO_PKG_VERSION"),
             process: std::process::id(),
+            run: &RUN,
             state: if site.is_some() { "running" } else { "loading" },
             viewers,
             viewers_max,
