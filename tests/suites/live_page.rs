@@ -260,11 +260,14 @@ fn the_page_the_figures_and_the_pictures() {
 
     let status = run.status();
     assert_eq!(status["streams"][0]["state"], "waiting");
+    let id = status["run"].as_str().expect("text").to_owned();
+    assert!(id.len() == 16 && status["process"] == run.child.id(), "{id}");
     assert_eq!((&status["viewers"], &status["viewers_max"]), (&0.into(), &8.into()));
     for _ in 0..3 {
         run.feed();
     }
     let status = run.status();
+    assert_eq!(status["run"], *id, "it stays the same");
     let stream = &status["streams"][0];
     assert_eq!((&stream["name"], &stream["path"]), (&"raw".into(), &"/streams/raw".into()));
     assert_eq!((&stream["state"], &stream["frame_index"]), (&"running".into(), &2.into()));
@@ -433,6 +436,15 @@ fn a_port_that_is_taken_is_said_before_anything_is_loaded() {
     let mut program = sandbox.hsg();
     program.args(["run", "raw:96x64:RGB24", "--live", "8080"]);
     assert_refused(program.assert(), &["--live 8080", "HOST:PORT", "127.0.0.1:8080"]);
+}
+
+#[test]
+fn one_picture_is_waited_for_as_long_as_the_rate_asks() {
+    let sandbox = Sandbox::new();
+    let run = Run::start(&sandbox, &["--live-rate", "0.5"]);
+    let refused = run.get("/streams/raw/frame.jpg");
+    assert_eq!((refused.code, refused.text().as_str()), (503, "No frame came within 7.0 s.\n"));
+    assert_eq!(run.end().0.code(), Some(0));
 }
 
 #[test]

@@ -120,6 +120,11 @@ impl Exchange {
         &self.views
     }
 
+    /// Shortest time from one frame that is taken to the next.
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
     /// Index of the view of this name.
     pub fn view(&self, name: &str) -> Option<usize> {
         self.views.iter().position(|view| view.name() == name)

@@ -1,12 +1,14 @@
 //! The figures of a stream beside its pictures: written per frame by the publish thread, read once a second by each page. \[F8\]
+//!
+//! They are atomics, so that the publish thread never waits for a reader. One who reads while a frame is added may see some
+//! figures of that frame beside some of the one before; the number of frames is written last, so once it counts a frame, all
+//! figures are of that frame or a later one.
 
-use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use segcore::image::ImageSize;
-use segcore::label_space::LabelSpace;
+use segcore::label_space::{Class, LabelSpace};
 use serde::Serialize;
 
 use crate::pipeline::degrade::LADDER;
@@ -19,37 +21,64 @@ use crate::sink::SegmentedFrame;
 const WINDOW_FRAMES: usize = 256;
 /// … and none older than this.
 const WINDOW: Duration = Duration::from_secs(10);
+/// Samples that are kept: a reader has the time of so many frames less [`WINDOW_FRAMES`] before one that it reads is overwritten.
+const SAMPLES: usize = 2 * WINDOW_FRAMES;
 
 /// Figures of one stream.
 #[derive(Debug)]
 pub(super) struct Figures {
     progress: Arc<Progress>,
-    state: Mutex<State>,
+    start: Instant,
+    /// The last frames, that of frame n at n modulo [`SAMPLES`].
+    samples: Box<[SharedSample]>,
+    frames: AtomicU64,
+    frame_index: AtomicU64,
+    width: AtomicUsize,
+    height: AtomicUsize,
+    degradation_step: AtomicU8,
+    unsaved: AtomicU64,
+    /// Mean over all frames; bits of an `f64`.
+    distance_to_bank: AtomicU64,
+    num_levels: AtomicUsize,
+    /// Segments with pixels, per level.
+    segments: [AtomicUsize; MAX_LEVELS + 1],
+    /// Pixels per train id, in the newest frame.
+    class_pixels: [AtomicU32; 256],
+    ended: AtomicBool,
 }
 
-#[derive(Clone, Debug)]
-struct State {
-    /// The last frames, oldest first.
-    window: VecDeque<Sample>,
-    frames: u64,
-    frame_index: u64,
-    size: ImageSize,
-    degradation_step: u8,
-    unsaved: u64,
-    /// Mean over all frames.
-    distance_to_bank: f64,
-    /// Segments with pixels, per level.
-    segments: Vec<usize>,
-    /// Pixels per train id, in the newest frame.
-    class_pixels: [u64; 256],
-    ended: bool,
+#[derive(Debug, Default)]
+struct SharedSample {
+    /// Since the figures' start.
+    at_nanos: AtomicU64,
+    latency_nanos: AtomicU64,
+    stage_nanos: [AtomicU64; 9],
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Sample {
-    at: Instant,
+    /// Since the figures' start.
+    at: Duration,
     latency_nanos: u64,
     stage_nanos: [u64; 9],
+}
+
+impl SharedSample {
+    fn set(&self, sample: &Sample) {
+        self.at_nanos.store(sample.at.as_nanos() as u64, Ordering::Relaxed);
+        self.latency_nanos.store(sample.latency_nanos, Ordering::Relaxed);
+        for (to, from) in self.stage_nanos.iter().zip(sample.stage_nanos) {
+            to.store(from, Ordering::Relaxed);
+        }
+    }
+
+    fn get(&self) -> Sample {
+        Sample {
+            at: Duration::from_nanos(self.at_nanos.load(Ordering::Relaxed)),
+            latency_nanos: self.latency_nanos.load(Ordering::Relaxed),
+            stage_nanos: std::array::from_fn(|stage| self.stage_nanos[stage].load(Ordering::Relaxed)),
+        }
+    }
 }
 
 /// The figures of one stream as `/status.json` has them; `docs/live.md` says what they are.
@@ -91,65 +120,72 @@ struct ClassShare {
 impl Figures {
     /// Nothing yet. `progress`: what the other threads of the stream count.
     pub fn new(progress: Arc<Progress>) -> Self {
-        let state = State {
-            window: VecDeque::with_capacity(WINDOW_FRAMES),
-            frames: 0,
-            frame_index: 0,
-            size: ImageSize::new(0, 0),
-            degradation_step: 0,
-            unsaved: 0,
-            distance_to_bank: 0.0,
-            segments: Vec::with_capacity(MAX_LEVELS + 1),
-            class_pixels: [0; 256],
-            ended: false,
-        };
-        Self { progress, state: Mutex::new(state) }
+        Self {
+            progress,
+            start: Instant::now(),
+            samples: (0..SAMPLES).map(|_| SharedSample::default()).collect(),
+            frames: AtomicU64::new(0),
+            frame_index: AtomicU64::new(0),
+            width: AtomicUsize::new(0),
+            height: AtomicUsize::new(0),
+            degradation_step: AtomicU8::new(0),
+            unsaved: AtomicU64::new(0),
+            distance_to_bank: AtomicU64::new(0),
+            num_levels: AtomicUsize::new(0),
+            segments: [const { AtomicUsize::new(0) }; MAX_LEVELS + 1],
+            class_pixels: [const { AtomicU32::new(0) }; 256],
+            ended: AtomicBool::new(false),
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nobody panics while they hold the lock, so it is in order in any case.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sample(&self, frame: u64) -> &SharedSample {
+        &self.samples[(frame % SAMPLES as u64) as usize]
     }
 
-    /// Publish thread: one frame more. Allocates nothing.
+    /// Publish thread: one frame more. Allocates nothing, and waits for nobody.
     pub fn add(&self, frame: &SegmentedFrame, latency_nanos: u64, so_far: &Measurements) {
         let stage_nanos = StageHistograms::in_order(&frame.stage_nanos);
-        let sample = Sample { at: Instant::now(), latency_nanos, stage_nanos };
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        if state.window.len() == WINDOW_FRAMES {
-            state.window.pop_front();
+        self.sample(so_far.frames).set(&Sample { at: self.start.elapsed(), latency_nanos, stage_nanos });
+        self.frame_index.store(frame.frame.index, Ordering::Relaxed);
+        self.width.store(frame.size.width, Ordering::Relaxed);
+        self.height.store(frame.size.height, Ordering::Relaxed);
+        self.degradation_step.store(frame.degradation_step, Ordering::Relaxed);
+        self.unsaved.store(so_far.unsaved, Ordering::Relaxed);
+        let distance = so_far.distance_to_bank / so_far.frames.max(1) as f64;
+        self.distance_to_bank.store(distance.to_bits(), Ordering::Relaxed);
+        self.num_levels.store(frame.levels.len().min(self.segments.len()), Ordering::Relaxed);
+        for (to, level) in self.segments.iter().zip(&frame.levels) {
+            to.store(level.segments.iter().filter(|segment| segment.present).count(), Ordering::Relaxed);
         }
-        state.window.push_back(sample);
-        state.frames = so_far.frames;
-        state.frame_index = frame.frame.index;
-        state.size = frame.size;
-        state.degradation_step = frame.degradation_step;
-        state.unsaved = so_far.unsaved;
-        state.distance_to_bank = so_far.distance_to_bank / so_far.frames.max(1) as f64;
-        state.segments.clear();
-        let present = |level: &crate::sink::LevelSegments| level.segments.iter().filter(|s| s.present).count();
-        state.segments.extend(frame.levels.iter().map(present));
-        state.class_pixels.fill(0);
+        let mut class_pixels = [0_u32; 256];
         for segment in frame.levels.first().map_or(&[][..], |level| &level.segments) {
             if let Some(train_id) = segment.train_id {
-                state.class_pixels[usize::from(train_id)] += u64::from(segment.area);
+                class_pixels[usize::from(train_id)] += segment.area;
             }
         }
+        for (to, pixels) in self.class_pixels.iter().zip(class_pixels) {
+            to.store(pixels, Ordering::Relaxed);
+        }
+        // Last: see the head of this file.
+        self.frames.store(so_far.frames, Ordering::Release);
     }
 
     /// Publish thread: there are no further frames.
     pub fn end(&self) {
-        self.lock().ended = true;
+        self.ended.store(true, Ordering::Release);
     }
 
-    /// For a page. `label_space`: none without a bank.
-    pub fn read(&self, label_space: Option<&LabelSpace>) -> StreamFigures {
-        let state = self.lock().clone();
-        let now = Instant::now();
-        let recent: Vec<&Sample> =
-            state.window.iter().filter(|sample| now.duration_since(sample.at) <= WINDOW).collect();
-        let since_frame = state.window.back().map(|sample| now.duration_since(sample.at).as_secs_f64());
+    /// For a page. `label_space`: none when nothing has a class. `has_bank`: classes that a person named say nothing of the
+    /// street that the model knows.
+    pub fn read(&self, label_space: Option<&LabelSpace>, has_bank: bool) -> StreamFigures {
+        let ended = self.ended.load(Ordering::Acquire);
+        let frames = self.frames.load(Ordering::Acquire);
+        let now = self.start.elapsed();
+        // Frames count from 1.
+        let newest = frames.saturating_sub(WINDOW_FRAMES as u64) + 1..=frames;
+        let mut recent: Vec<Sample> = newest.map(|frame| self.sample(frame).get()).collect();
+        let since_frame = recent.last().map(|sample| now.saturating_sub(sample.at).as_secs_f64());
+        recent.retain(|sample| now.saturating_sub(sample.at) <= WINDOW);
         let mut latencies: Vec<u64> = recent.iter().map(|sample| sample.latency_nanos).collect();
         latencies.sort_unstable();
         let percentile = |share: f64| {
@@ -160,16 +196,19 @@ impl Figures {
             recent.iter().map(|sample| sample.stage_nanos[stage]).sum::<u64>() as f64 / recent.len().max(1) as f64
         };
         let stages = StageHistograms::NAMES.iter().enumerate();
-        let step = usize::from(state.degradation_step).min(LADDER.len() - 1);
+        let size = [self.width.load(Ordering::Relaxed), self.height.load(Ordering::Relaxed)];
+        let degradation_step = self.degradation_step.load(Ordering::Relaxed);
+        let num_levels = self.num_levels.load(Ordering::Relaxed);
+        let distance_to_bank = f64::from_bits(self.distance_to_bank.load(Ordering::Relaxed));
         StreamFigures {
-            state: match (state.ended, state.frames) {
+            state: match (ended, frames) {
                 (true, _) => "ended",
                 (false, 0) => "waiting",
                 _ => "running",
             },
-            frames: state.frames,
-            frame_index: (state.frames > 0).then_some(state.frame_index),
-            size: (state.frames > 0).then_some([state.size.width, state.size.height]),
+            frames,
+            frame_index: (frames > 0).then(|| self.frame_index.load(Ordering::Relaxed)),
+            size: (frames > 0).then_some(size),
             seconds_since_frame: since_frame,
             frames_per_second: rate(&recent),
             latency_millis: percentile(0.5).zip(percentile(0.99)).map(|(p50, p99)| Latency { p50, p99 }),
@@ -177,45 +216,46 @@ impl Figures {
             dropped: self.progress.dropped.load(Ordering::Relaxed),
             skipped: self.progress.skipped.load(Ordering::Relaxed),
             reconnects: self.progress.reconnects.load(Ordering::Relaxed),
-            unsaved: state.unsaved,
-            degradation_step: state.degradation_step,
-            gives_up: LADDER[step].gives_up,
-            classes: label_space.map_or_else(Vec::new, |space| shares(&state, space)),
-            segments: state.segments,
-            names_often_wrong: label_space.is_some() && state.distance_to_bank > f64::from(UNLIKE),
+            unsaved: self.unsaved.load(Ordering::Relaxed),
+            degradation_step,
+            gives_up: LADDER[usize::from(degradation_step).min(LADDER.len() - 1)].gives_up,
+            segments: self.segments.iter().take(num_levels).map(|count| count.load(Ordering::Relaxed)).collect(),
+            classes: label_space.map_or_else(Vec::new, |space| self.shares(space, size)),
+            names_often_wrong: has_bank && distance_to_bank > f64::from(UNLIKE),
         }
+    }
+
+    /// Classes in the newest frame, those with most pixels first.
+    fn shares(&self, space: &LabelSpace, [width, height]: [usize; 2]) -> Vec<ClassShare> {
+        let all = (width * height).max(1) as f64;
+        let pixels =
+            |class: &Class| u64::from(self.class_pixels[usize::from(class.train_id.0)].load(Ordering::Relaxed));
+        // Read once each: they may change meanwhile.
+        let mut present: Vec<(u64, &Class)> = space.classes.iter().map(|class| (pixels(class), class)).collect();
+        present.retain(|(pixels, _)| *pixels > 0);
+        present.sort_by_key(|(pixels, _)| std::cmp::Reverse(*pixels));
+        let share = |(pixels, class): &(u64, &Class)| {
+            let [red, green, blue] = class.color;
+            ClassShare {
+                name: class.name.clone(),
+                color: format!("#{red:02x}{green:02x}{blue:02x}"),
+                share: *pixels as f64 / all,
+            }
+        };
+        present.iter().map(share).collect()
     }
 }
 
 /// Frames a second between the first and the last of them.
-fn rate(recent: &[&Sample]) -> f64 {
+fn rate(recent: &[Sample]) -> f64 {
     match recent {
-        [first, .., last] if last.at > first.at => {
-            (recent.len() - 1) as f64 / last.at.duration_since(first.at).as_secs_f64()
-        }
+        [first, .., last] if last.at > first.at => (recent.len() - 1) as f64 / (last.at - first.at).as_secs_f64(),
         _ => 0.0,
     }
 }
 
 fn millis(nanos: f64) -> f64 {
     nanos / 1e6
-}
-
-/// Classes in the newest frame, those with most pixels first.
-fn shares(state: &State, space: &LabelSpace) -> Vec<ClassShare> {
-    let all = state.size.num_pixels().max(1) as f64;
-    let pixels = |train_id: u8| state.class_pixels[usize::from(train_id)];
-    let mut present: Vec<_> = space.classes.iter().filter(|class| pixels(class.train_id.0) > 0).collect();
-    present.sort_by_key(|class| std::cmp::Reverse(pixels(class.train_id.0)));
-    let share = |class: &&segcore::label_space::Class| {
-        let [red, green, blue] = class.color;
-        ClassShare {
-            name: class.name.clone(),
-            color: format!("#{red:02x}{green:02x}{blue:02x}"),
-            share: pixels(class.train_id.0) as f64 / all,
-        }
-    };
-    present.iter().map(share).collect()
 }
 
 #[cfg(test)]
@@ -227,7 +267,7 @@ mod tests {
     fn figures_are_those_of_the_last_frames() {
         let figures = Figures::new(Arc::default());
         let space = LabelSpace::camvid_11();
-        let none = figures.read(Some(&space));
+        let none = figures.read(Some(&space), true);
         assert_eq!((none.state, none.frames, none.seconds_since_frame), ("waiting", 0, None));
         assert!(none.latency_millis.is_none() && none.classes.is_empty());
         let mut frame = small_frame();
@@ -241,7 +281,7 @@ mod tests {
             figures.add(&frame, (number % 100 + 1) * 1_000_000, &so_far);
         }
         figures.progress.dropped.store(7, Ordering::Relaxed);
-        let read = figures.read(Some(&space));
+        let read = figures.read(Some(&space), true);
         let json = serde_json::to_value(&read).unwrap();
         assert_eq!((read.state, read.frames, read.frame_index), ("running", 356, Some(710)));
         assert_eq!(json["size"], serde_json::json!([6, 4]));
@@ -252,10 +292,9 @@ mod tests {
         let classes: Vec<(&str, f64)> = read.classes.iter().map(|c| (c.name.as_str(), c.share * 24.0)).collect();
         assert_eq!(classes.len(), 2, "{classes:?}");
         assert!(classes[0].1 > classes[1].1 && (classes[0].1 - 9.0).abs() < 1e-9, "{classes:?}");
-        assert!(read.names_often_wrong && !figures.read(None).names_often_wrong);
-        assert!(figures.read(None).classes.is_empty());
+        assert!(read.names_often_wrong && !figures.read(Some(&space), false).names_often_wrong);
+        assert!(figures.read(None, false).classes.is_empty());
         figures.end();
-        assert_eq!(figures.read(None).state, "ended");
-        assert_eq!(figures.lock().window.len(), WINDOW_FRAMES);
+        assert_eq!(figures.read(None, false).state, "ended");
     }
 }

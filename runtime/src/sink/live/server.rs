@@ -32,7 +32,7 @@ const IDLE: Duration = Duration::from_secs(15);
 const REQUEST_TIME: Duration = Duration::from_secs(5);
 /// How long an answer, or one picture of a video, may take to be taken.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
-/// How long a request for one picture waits for a frame.
+/// How long a request for one picture waits for a frame, beyond the time from one picture to the next (`--live-rate`).
 const FRAME_TIME: Duration = Duration::from_secs(5);
 /// How often somebody who waits is looked after: they may have left.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
@@ -396,12 +396,14 @@ impl Connection<'_> {
         if head_only {
             return self.send(&Answer { content: None, ..Answer::of("image/jpeg", &[]) }, true, keep_alive);
         }
-        let refusal = match self.wait(exchange, view, exchange.newest(), Some(Instant::now() + FRAME_TIME))? {
+        // Somebody else may have had a picture just now; then the next frame is taken after the interval.
+        let time = FRAME_TIME + exchange.interval();
+        let refusal = match self.wait(exchange, view, exchange.newest(), Some(Instant::now() + time))? {
             Waited::Picture(picture) => {
                 let more = format!("X-Frame: {}\r\n", picture.frame_index);
                 return self.send(&Answer { more, ..Answer::of("image/jpeg", &picture.jpeg) }, false, keep_alive);
             }
-            Waited::TimedOut => Refusal::new(UNAVAILABLE, format!("No frame came within {} s.", FRAME_TIME.as_secs())),
+            Waited::TimedOut => Refusal::new(UNAVAILABLE, format!("No frame came within {:.1} s.", time.as_secs_f64())),
             Waited::Closed => Refusal::new(UNAVAILABLE, "This source has ended."),
         };
         self.refuse(&refusal, false, keep_alive)

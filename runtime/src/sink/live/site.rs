@@ -1,6 +1,7 @@
 //! What there is to see: the model, its streams, and `/status.json`, which says how they are. \[F8\]
 
-use std::sync::Arc;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use segcore::label_space::LabelSpace;
 use serde::Serialize;
@@ -8,6 +9,9 @@ use serde::Serialize;
 use super::exchange::Exchange;
 use super::figures::{Figures, StreamFigures};
 use crate::pipeline::Deployment;
+
+/// Drawn by chance for each run. A process id would not do: in a container it is the same after each restart.
+static RUN: LazyLock<String> = LazyLock::new(|| format!("{:016x}", RandomState::new().hash_one(std::process::id())));
 
 /// What the page says about the model.
 #[derive(Clone, Debug, Serialize)]
@@ -33,8 +37,9 @@ pub(super) struct StreamSite {
 #[derive(Debug)]
 pub(super) struct Site {
     about: About,
-    /// None without a bank: there are no classes.
+    /// None without a bank and names of a person: there are no classes.
     label_space: Option<LabelSpace>,
+    has_bank: bool,
     pub streams: Vec<StreamSite>,
 }
 
@@ -43,6 +48,7 @@ pub(super) struct Site {
 struct StatusDocument<'a> {
     hsg: &'static str,
     process: u32,
+    run: &'static str,
     state: &'static str,
     viewers: usize,
     viewers_max: usize,
@@ -72,15 +78,18 @@ impl Site {
             precision: deployment.spec().precision.to_string(),
         };
         let label_space = deployment.has_classes().then(|| deployment.label_space().clone());
-        Self { about, label_space, streams }
+        Self { about, label_space, has_bank: deployment.bank().is_some(), streams }
     }
 
     /// `/status.json`; `site`: none while the model is being loaded.
     pub fn status(site: Option<&Self>, viewers: usize, viewers_max: usize) -> Vec<u8> {
         let streams = site.map_or(&[][..], |site| &site.streams);
+        let label_space = site.and_then(|site| site.label_space.as_ref());
+        let has_bank = site.is_some_and(|site| site.has_bank);
         let document = StatusDocument {
             hsg: env!("CARGO_PKG_VERSION"),
             process: std::process::id(),
+            run: &RUN,
             state: if site.is_some() { "running" } else { "loading" },
             viewers,
             viewers_max,
@@ -91,7 +100,7 @@ impl Site {
                     name: &stream.name,
                     path: format!("/streams/{}", super::request::encoded(&stream.slug)),
                     views: stream.exchange.views().iter().map(|view| view.name()).collect(),
-                    figures: stream.figures.read(site.and_then(|site| site.label_space.as_ref())),
+                    figures: stream.figures.read(label_space, has_bank),
                 })
                 .collect(),
         };
