@@ -184,7 +184,7 @@ impl Shared {
         };
         let leave = Leave { shared: Arc::clone(self), id };
         let thread = std::thread::Builder::new().name("hsg-live-viewer".to_owned()).stack_size(STACK_BYTES);
-        let serve = move || Connection { shared: &leave.shared, stream, bytes: Vec::new() }.serve();
+        let serve = move || Connection { shared: &leave.shared, stream, bytes: Vec::new(), has_asked: false }.serve();
         if let Err(error) = thread.spawn(serve) {
             log::debug!("--live: {error}");
         }
@@ -264,6 +264,8 @@ struct Connection<'a> {
     stream: TcpStream,
     /// What came and is not read yet.
     bytes: Vec<u8>,
+    /// Whether a request came.
+    has_asked: bool,
 }
 
 /// An answer, but for what all answers have.
@@ -301,10 +303,13 @@ impl Connection<'_> {
 
     /// The next request; none when there are no more.
     fn next_request(&mut self) -> Result<Option<Request>, Refusal> {
-        let mut until = Instant::now() + if self.bytes.is_empty() { IDLE } else { REQUEST_TIME };
+        // Whoever connects and says nothing takes the place of others.
+        let patience = if self.has_asked && self.bytes.is_empty() { IDLE } else { REQUEST_TIME };
+        let mut until = Instant::now() + patience;
         loop {
             if let Some((request, length)) = request::parse(&self.bytes, &self.shared.hosts)? {
                 self.bytes.drain(..length);
+                self.has_asked = true;
                 return Ok(Some(request));
             }
             let left = until.saturating_duration_since(Instant::now());
