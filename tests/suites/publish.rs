@@ -1,9 +1,10 @@
 //! `hsg run --publish`: other programs get the frames live. The tests feed frames one by one through standard input, so
 //! that they decide what has happened when.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Cursor, Read, Write as _};
+use std::io::{BufRead as _, BufReader, Cursor, ErrorKind, Read, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -366,12 +367,14 @@ fn standard_output_loses_nothing_however_late_it_is_read() {
 #[test]
 fn a_signal_ends_a_run_that_waits_for_its_reader() {
     let sandbox = Sandbox::new();
-    let (mut run, output) = Run::start_with(&sandbox, &["--publish", "stdout"], Stdio::piped());
+    let (run, output) = Run::start_with(&sandbox, &["--publish", "stdout"], Stdio::piped());
     // Held and never read.
     let output = output.unwrap();
-    let mut input = run.input.take().unwrap();
     let (partial, picture) = (sandbox.path("out/.frames.hsg.partial"), street(0).into_raw());
     std::thread::scope(|scope| {
+        // Killed with this block, whatever happens in it: the thread, which is joined behind it, then ends.
+        let mut run = run;
+        let mut input = run.input.take().unwrap();
         // Until the run ends: then nobody reads any more.
         scope.spawn(move || while input.write_all(&picture).is_ok() {});
         run.program.wait_until("frames", || fs::metadata(&partial).is_ok_and(|file| file.len() > 8 << 10));
@@ -485,9 +488,11 @@ fn python_reads_sockets() {
 #[test]
 fn python_reads_the_pipe() {
     let sandbox = Sandbox::new();
-    let (mut run, output) = Run::start_with(&sandbox, &["--publish", "stdout"], Stdio::piped());
+    let (run, output) = Run::start_with(&sandbox, &["--publish", "stdout"], Stdio::piped());
     let Some(python) = python("-", Stdio::from(output.unwrap())) else { return };
     let output = std::thread::scope(|scope| {
+        // Killed with this block, whatever happens in it: Python, which the thread waits for, then ends.
+        let mut run = run;
         let reader = scope.spawn(|| python.wait_with_output().unwrap());
         (0..5).for_each(|_| run.give());
         run.finish(0);
@@ -526,16 +531,21 @@ fn example(language: &str) -> String {
     block.split_once("```").expect("its end").0.to_owned()
 }
 
-#[test]
-fn the_examples_of_the_documentation_work() {
-    let sandbox = Sandbox::new();
+/// The examples of the documentation that can be run here, ready to read from the socket `s` in the sandbox.
+fn examples(sandbox: &Sandbox) -> Vec<Command> {
     let readers = workspace().join("docs/wire");
     fs::write(sandbox.path("newest.py"), example("python")).unwrap();
     fs::write(sandbox.path("reader.cpp"), example("cpp")).unwrap();
     let mut examples = Vec::new();
-    let mut newest = sandbox.command("python3");
-    newest.args(["-u", "newest.py", "unix:s"]).env("PYTHONPATH", &readers).env("PYTHONDONTWRITEBYTECODE", "1");
-    examples.push(newest);
+    match sandbox.command("python3").arg("--version").stdout(Stdio::null()).status() {
+        Ok(status) => {
+            assert!(status.success());
+            let mut newest = sandbox.command("python3");
+            newest.args(["-u", "newest.py", "unix:s"]).env("PYTHONPATH", &readers).env("PYTHONDONTWRITEBYTECODE", "1");
+            examples.push(newest);
+        }
+        Err(_) => skip("the example in Python", "no python3 here"),
+    }
     let mut compile = sandbox.command(std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned()));
     compile.args(["-std=c++17", "-Wall", "-Wextra", "-Werror", "reader.cpp", "-o", "reader", "-I"]).arg(&readers);
     match compile.status() {
@@ -547,28 +557,51 @@ fn the_examples_of_the_documentation_work() {
         }
         Err(_) => skip("the example in C++", "no C++ compiler here (c++, or what CXX names)"),
     }
+    examples
+}
+
+#[test]
+fn the_examples_of_the_documentation_work() {
+    let sandbox = Sandbox::new();
     let mut run = Run::start(&sandbox, &["-v", "--publish", "unix:s"]);
     run.place("unix");
     let mut started = Vec::new();
-    for mut example in examples {
-        match example.stdin(Stdio::null()).stdout(Stdio::piped()).spawn() {
-            Ok(child) => started.push(child),
-            Err(_) => skip("the example in Python", "no python3 here"),
-        }
-        if !started.is_empty() {
-            run.wait_for(&format!("subscriber {} gets frames", started.len()));
-        }
+    for mut example in examples(&sandbox).into_iter().map(Started::new) {
+        let lines = BufReader::new(example.child().stdout.take().unwrap()).lines();
+        started.push((example, lines));
+        run.wait_for(&format!("subscriber {} gets frames", started.len()));
     }
-    let mut lines: Vec<_> = started.iter_mut().map(|c| BufReader::new(c.stdout.take().unwrap()).lines()).collect();
     for index in 0..3 {
         run.give();
-        for lines in &mut lines {
+        for (_, lines) in &mut started {
             let line = lines.next().expect("a line per frame").unwrap();
             assert!(line.starts_with(&format!("raw {index}")), "{line}");
         }
     }
     run.finish(0);
-    for child in &mut started {
-        assert!(child.wait().unwrap().success());
+    for (example, _) in &mut started {
+        let output = example.finish();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
+
+    // A program that dies within a frame.
+    let saved = fs::read(sandbox.path("out/frames.hsg")).unwrap();
+    let listener = UnixListener::bind(sandbox.path("s")).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    for example in examples(&sandbox) {
+        let mut example = Started::new(example);
+        let socket = OnceCell::new();
+        example.wait_until("it connects", || match listener.accept() {
+            Ok((connected, _)) => socket.set(connected).is_ok(),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+            Err(error) => panic!("{error}"),
+        });
+        let mut socket = socket.into_inner().unwrap();
+        socket.set_nonblocking(false).unwrap();
+        socket.write_all(&saved[..saved.len() - 1]).unwrap();
+        drop(socket);
+        let output = example.finish();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && stderr.contains("cut"), "{:?}: {stderr}", output.status);
     }
 }
