@@ -74,8 +74,8 @@ impl Overlay {
     }
 
     /// What the person's prototypes alone say of queries `[n, dim]`, where there is no bank: shares of the classes and of
-    /// "none", the last of `num_shares` ([`crate::Bank::shares_by`] otherwise), and unknown scores. All 0 for a query that
-    /// is not finite.
+    /// "none", the last of `num_shares` ([`crate::Bank::shares_by`] otherwise), and unknown scores. "None"
+    /// alone for a query that is not finite.
     pub fn shares(
         &self,
         weighting: Weighting,
@@ -90,7 +90,12 @@ impl Overlay {
         for (query, shares) in queries.zip(shares.chunks_exact_mut(num_shares.max(1))) {
             let closest = self.closest(query);
             unknown_scores.push(closest.map_or(1.0, |closest| (1.0 - closest).clamp(0.0, 2.0)));
-            let (Some(closest), Some((none, classes))) = (closest, shares.split_last_mut()) else { continue };
+            let Some((none, classes)) = shares.split_last_mut() else { continue };
+            let Some(closest) = closest else {
+                // Of shares that are all 0 the first class would be the largest.
+                *none = 1.0;
+                continue;
+            };
             let (of_user, of_none) = match weighting {
                 Weighting::Equal => (f32::from(u8::from(closest >= LIKE)), f32::from(u8::from(closest < LIKE))),
                 Weighting::Similarity { temperature } => {

@@ -122,7 +122,7 @@ fn without_a_bank_what_is_like_nothing_has_no_name() {
     assert!(rows[0][1] > 0.99 && rows[0][3] < 0.01, "{rows:?}");
     assert!((rows[1][3] - 0.5).abs() < 0.01, "{rows:?}");
     assert!(rows[2][3] > 0.99 && rows[2][1] < 0.01, "{rows:?}");
-    assert_eq!((rows[3], scores[3]), (&[0.0; 4][..], 1.0), "no number");
+    assert_eq!((rows[3], scores[3]), (&[0.0, 0.0, 0.0, 1.0][..], 1.0), "no number");
     assert!(rows[4][3] > 0.99 && scores[4] == 1.0, "no direction: {rows:?} {scores:?}");
     overlay.shares(Weighting::Equal, &queries, 4, (&mut shares, &mut scores));
     assert_eq!(shares[..4], [0.0, 1.0, 0.0, 0.0]);

@@ -6,11 +6,11 @@ mod recording;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use models::graph::{Dim, Graph};
 use models::manifest::{ModelFolder, Precision};
 use models::weights::Weights;
-use retrieval::{Bank, UserBank, same_name};
+use retrieval::{Bank, MAX_USER_BYTES, UserBank, same_name};
 use runtime::backend::tensorrt::{self, engine_file};
 use serde::Serialize;
 use serde_json::json;
@@ -252,7 +252,14 @@ fn bank_text(report: &BankReport) -> String {
 
 /// Names that a person gave; which model they are for, the hash says.
 fn user_bank(path: &Path, printer: Printer) -> anyhow::Result<()> {
-    let bytes = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let cannot = || format!("{}: cannot be read; check its permissions", path.display());
+    let length = std::fs::metadata(path).with_context(cannot)?.len();
+    ensure!(
+        length <= MAX_USER_BYTES,
+        "{}: names given by hand: expected at most {MAX_USER_BYTES} bytes, got {length}: hsg wrote no such file; name another one",
+        path.display()
+    );
+    let bytes = std::fs::read(path).with_context(cannot)?;
     let user = UserBank::from_bytes(&bytes, path)?;
     let count = |name: &str| user.entries().iter().filter(|entry| same_name(&entry.name, name)).count();
     let names: BTreeMap<&str, usize> = user.names().into_iter().map(|name| (name, count(name))).collect();

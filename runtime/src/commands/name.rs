@@ -13,9 +13,9 @@ use anyhow::{Context as _, bail, ensure};
 use models::manifest::ModelFolder;
 use retrieval::{Added, Bank, UserBank, UserOrigin, same_name};
 use runtime::pipeline::slot::FrameSlot;
-use runtime::pipeline::{Deployment, Processor, ProcessorSpec};
+use runtime::pipeline::{Deployment, Processor, ProcessorSpec, label_space_with};
 use runtime::sink::{NO_SEGMENT, SegmentInfo, SegmentedFrame};
-use runtime::source::{self, SourceEvent, SourceSpec};
+use runtime::source::{self, SourceEvent, SourceKind, SourceSpec};
 use segcore::image_io;
 use segcore::label_space::LabelSpace;
 use serde::Serialize;
@@ -98,11 +98,12 @@ pub fn add(settings: &BankAddSettings, printer: Printer) -> anyhow::Result<Outco
         deployment.level_sizes().len() - 1,
         deployment.manifest().name
     );
+    let source = SourceSpec::parse(&settings.source)?;
     if let Some(path) = &settings.preview {
-        check_preview(path, Path::new(&settings.source))?;
+        check_preview(path, &source.kind)?;
     }
     let mut slot = FrameSlot::default();
-    if let Some(outcome) = read_frame(settings, &deployment, &signals, &mut slot)? {
+    if let Some(outcome) = read_frame(settings, &source, &deployment, &signals, &mut slot)? {
         return Ok(outcome);
     }
     // As `hsg run --no-track` does it.
@@ -134,7 +135,9 @@ pub fn add(settings: &BankAddSettings, printer: Printer) -> anyhow::Result<Outco
             };
             Ok(user.add(&name, &segment.prototype, origin)?)
         };
-        chosen.iter().map(add).collect()
+        let added = chosen.iter().map(add).collect::<anyhow::Result<_>>()?;
+        check_room(user, processor.deployment().folder(), &file)?;
+        Ok(added)
     };
     let names_before = names_of(&before);
     let (added, user) = if settings.dry_run {
@@ -201,11 +204,26 @@ pub fn add(settings: &BankAddSettings, printer: Printer) -> anyhow::Result<Outco
     Ok(Outcome::Done)
 }
 
-/// Refuses a picture that would take the place of an image of the source, or stand between them.
-fn check_preview(path: &Path, source: &Path) -> anyhow::Result<()> {
+/// Refuses names that have no train id: with them nothing could be run any more, so they are never kept.
+fn check_room(user: &UserBank, folder: &ModelFolder, file: &UserBankFile) -> anyhow::Result<()> {
+    label_space_with(user, folder.label_space(), folder.bank_path().is_some(), file.path())?;
+    Ok(())
+}
+
+/// Refuses a picture that would take the place of a file of the source, or stand between its images.
+fn check_preview(path: &Path, source: &SourceKind) -> anyhow::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let source = source.canonicalize().ok();
-    let is_source = [path, folder].iter().any(|own| source.is_some() && own.canonicalize().ok() == source);
+    let sources = match source {
+        SourceKind::Folder(path)
+        | SourceKind::Image(path)
+        | SourceKind::Video(path)
+        | SourceKind::Recording(path, _) => std::slice::from_ref(path),
+        SourceKind::Images(paths) => paths.as_slice(),
+        _ => &[],
+    };
+    let whole = |path: &Path| path.canonicalize().ok();
+    let own = [whole(path), whole(folder)];
+    let is_source = sources.iter().filter_map(|source| whole(source)).any(|source| own.contains(&Some(source)));
     ensure!(!is_source, "--preview {}: that is the source itself; name another file or folder", path.display());
     Ok(())
 }
@@ -213,12 +231,13 @@ fn check_preview(path: &Path, source: &Path) -> anyhow::Result<()> {
 /// Reads the frame that is pointed at; an outcome when that is interrupted.
 fn read_frame(
     settings: &BankAddSettings,
+    source: &SourceSpec,
     deployment: &Deployment,
     signals: &Signals,
     slot: &mut FrameSlot,
 ) -> anyhow::Result<Option<Outcome>> {
     let (text, wanted) = (&settings.source, settings.frame);
-    let mut source = source::open_spec(&SourceSpec::parse(text)?)?;
+    let mut source = source::open_spec(source)?;
     source.set_input_size(deployment.manifest().preprocessing.input)?;
     let frame = &mut slot.output.frame;
     loop {
@@ -543,6 +562,8 @@ pub fn rename(model: &ModelName, (old, new): (&str, &str), printer: Printer) -> 
         let before = names_of(user);
         let count = user.rename(old, spelled)?;
         ensure!(count > 0, "{}", nothing_of_that_name(old, &shipped_names, &folder, "renamed"));
+        // What was a class of the model's may be a name of its own now.
+        check_room(user, &folder, &file)?;
         Ok((count, before))
     })?;
     let words = format!("{} of `{old}` {} `{spelled}` now", entries(count), if count == 1 { "is" } else { "are" });

@@ -14,8 +14,10 @@ use retrieval::{MAX_USER_BYTES, UserBank};
 
 /// Names the folder of what hsg keeps.
 const STATE_VARIABLE: &str = "HSG_STATE";
-/// How long somebody else's change is waited for; one takes milliseconds.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long somebody else's change is waited for; one takes milliseconds, but several may wait for a slow disk.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+/// After this time it is said that there is a wait.
+const LOCK_SILENCE: Duration = Duration::from_secs(1);
 /// Between two looks at a lock that somebody else holds.
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -24,7 +26,11 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 fn state_folder() -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable(STATE_VARIABLE)
-        .or_else(|| variable("STATE_DIRECTORY"))
+        .or_else(|| {
+            // A service may have several, `:` between them.
+            let folders = std::env::var_os("STATE_DIRECTORY")?;
+            std::env::split_paths(&folders).find(|folder| !folder.as_os_str().is_empty())
+        })
         .or_else(|| variable("XDG_STATE_HOME").map(|folder| folder.join("hsg")))
         .or_else(|| variable("HOME").map(|folder| folder.join(".local/state/hsg")))
 }
@@ -81,7 +87,11 @@ impl UserBankFile {
                 );
                 return Ok(UserBank::new(&self.model_hash, self.dimension));
             }
-            Err(error) => return Err(error).with_context(|| format!("{path}: cannot be read")),
+            Err(error) => {
+                let remedy =
+                    format!("look at that folder, let {STATE_VARIABLE} name another one, or run with --no-user-bank");
+                return Err(error).with_context(|| format!("{path}: cannot be read; {remedy}"));
+            }
         };
         ensure!(
             metadata.is_file() && metadata.len() <= MAX_USER_BYTES,
@@ -136,13 +146,20 @@ impl UserBankFile {
         })?;
         let Ok(lock) = File::open(folder) else { return Ok(None) };
         let start = Instant::now();
+        let mut is_said = false;
         loop {
             match lock.try_lock() {
                 Ok(()) => {
                     self.remove_leftovers(folder);
                     return Ok(Some(lock));
                 }
-                Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_INTERVAL),
+                Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => {
+                    if !is_said && start.elapsed() >= LOCK_SILENCE {
+                        log::warn!("{}: waiting for another program that is changing names", folder.display());
+                        is_said = true;
+                    }
+                    std::thread::sleep(LOCK_INTERVAL);
+                }
                 Err(TryLockError::WouldBlock) => bail!(
                     "{}: another program has been changing names for {} s; wait for it, or end it",
                     folder.display(),

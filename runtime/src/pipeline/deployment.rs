@@ -270,44 +270,15 @@ impl Deployment {
         &self.label_space
     }
 
-    /// Lays what a person named over the bank, in the place of what was there before; nothing named changes nothing. Names
-    /// that the bank has are its classes. Others are classes of their own and get the train ids after, in the order in which
-    /// they were first given; without a bank all are.
+    /// Lays what a person named over the bank, in the place of what was there before; nothing named changes nothing.
+    /// [`label_space_with`] says which classes there are then.
     ///
     /// # Errors
     /// When `user` belongs to another model, or there are more names than train ids; `path` is only for messages.
     pub fn lay_over(&mut self, user: &UserBank, path: &Path) -> Result<(), PipelineError> {
         let manifest = self.folder.manifest();
         user.check_model(self.folder.model_hash(), manifest.network.embedding_dim, path)?;
-        let has_bank = self.bank.is_some();
-        let mut space = self.folder.label_space().clone();
-        if !has_bank && !user.is_empty() {
-            // Classes that nothing can be called.
-            space = LabelSpace { name: USER_CLASSES.to_owned(), classes: Vec::new(), ignore_id: IGNORE };
-        }
-        for name in user.names() {
-            if space.classes.iter().any(|class| same_name(&class.name, name)) {
-                continue;
-            }
-            let id = u8::try_from(space.classes.len()).ok().filter(|id| *id != IGNORE);
-            let id = id.ok_or_else(|| PipelineError::Mismatch {
-                path: path.to_owned(),
-                what: "names of yours and classes of the model together".to_owned(),
-                expected: format!("at most {IGNORE}"),
-                got: "more".to_owned(),
-                remedy: "remove some with `hsg bank remove NAME`",
-            })?;
-            if has_bank && space.name == self.folder.label_space().name {
-                space.name = format!("{}+{USER_CLASSES}", space.name);
-            }
-            space.classes.push(Class {
-                name: name.to_owned(),
-                train_id: TrainId(id),
-                color: track_color(u32::from(id)),
-                thing: false,
-                class_id: ClassId(i32::from(id)),
-            });
-        }
+        let space = label_space_with(user, self.folder.label_space(), self.bank.is_some(), path)?;
         let names: Vec<&str> = space.classes.iter().map(|class| class.name.as_str()).collect();
         let overlay = Overlay::new(user, &names);
         self.num_of_user = overlay.len();
@@ -370,6 +341,49 @@ impl Deployment {
     pub fn level_sizes(&self) -> &[usize] {
         &self.sizes
     }
+}
+
+/// The classes of a model with what a person named. Names that its bank has are its classes. Others are classes of their own and
+/// get the train ids after, in the order in which they were first given; without a bank (`has_bank`) all are. Nothing named
+/// changes nothing.
+///
+/// # Errors
+/// When there are more names than train ids, 0 to 254; `path` is only for messages.
+pub fn label_space_with(
+    user: &UserBank,
+    of_model: &LabelSpace,
+    has_bank: bool,
+    path: &Path,
+) -> Result<LabelSpace, PipelineError> {
+    let mut space = of_model.clone();
+    if !has_bank && !user.is_empty() {
+        // Classes that nothing can be called.
+        space = LabelSpace { name: USER_CLASSES.to_owned(), classes: Vec::new(), ignore_id: IGNORE };
+    }
+    for name in user.names() {
+        if space.classes.iter().any(|class| same_name(&class.name, name)) {
+            continue;
+        }
+        let id = u8::try_from(space.classes.len()).ok().filter(|id| *id != IGNORE);
+        let id = id.ok_or_else(|| PipelineError::Mismatch {
+            path: path.to_owned(),
+            what: "names of yours and classes of the model together".to_owned(),
+            expected: format!("at most {IGNORE}"),
+            got: "more".to_owned(),
+            remedy: "remove some with `hsg bank remove NAME`",
+        })?;
+        if has_bank && space.name == of_model.name {
+            space.name = format!("{}+{USER_CLASSES}", space.name);
+        }
+        space.classes.push(Class {
+            name: name.to_owned(),
+            train_id: TrainId(id),
+            color: track_color(u32::from(id)),
+            thing: false,
+            class_id: ClassId(i32::from(id)),
+        });
+    }
+    Ok(space)
 }
 
 /// The backend that a spec asks for, and with it the way int8 and fp16 are executed, in the words of its reason.

@@ -73,7 +73,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-pub use deployment::{Deployment, DeploymentSpec};
+pub use deployment::{Deployment, DeploymentSpec, label_space_with};
 pub use kept_votes::MIN_KEPT_SIMILARITY;
 pub use processor::{BankSearch, Placement, Processor, ProcessorSpec};
 pub use refine::Resolution;

@@ -251,7 +251,9 @@ impl Stream {
         let segments: Vec<String> = self.segments.iter().map(|mean| format!("{mean:.1}")).collect();
         let classes = match (&self.label_space, &self.class_table_hash) {
             (Some(space), _) => space.clone(),
-            (None, Some(hash)) => format!("of a table with the SHA-256 {hash}"),
+            (None, Some(hash)) => format!(
+                "of a table with the SHA-256 {hash}, none that is built in (names of your own?); `hsg bank list` has the names"
+            ),
             (None, None) => "none: the model names nothing".to_owned(),
         };
         // In the order in which a frame passes them.
