@@ -3,6 +3,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
+
 use crate::skip;
 
 /// The workspace's folder: where it was built, or, on a machine that the programs were carried to, the current folder.
@@ -12,6 +14,15 @@ pub fn workspace() -> PathBuf {
         Some(folder) => folder.to_owned(),
         None => env::current_dir().unwrap_or_default(),
     }
+}
+
+/// A new empty folder for sockets, whose paths have at most 107 bytes: in `/tmp`, however long `TMPDIR` is.
+///
+/// # Panics
+///
+/// If there can be none.
+pub fn socket_folder() -> TempDir {
+    tempfile::Builder::new().prefix("hsg").tempdir_in("/tmp").expect("a temporary folder")
 }
 
 /// A path under `tests/fixtures`.

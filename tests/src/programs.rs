@@ -26,6 +26,11 @@ impl Sandbox {
         Self { folder: TempDir::new().expect("a temporary folder") }
     }
 
+    /// A new empty folder with a path that is short enough for sockets.
+    pub fn for_sockets() -> Self {
+        Self { folder: folders::socket_folder() }
+    }
+
     /// The folder, or a path in it.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

@@ -147,7 +147,7 @@ fn published(summary: &Path) -> serde_json::Value {
 
 #[test]
 fn subscribers_come_and_go_and_get_what_is_saved() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::for_sockets();
     let socket = sandbox.path("s");
     let mut run = Run::start(&sandbox, &["--publish", "unix:s", "--publish", "tcp:127.0.0.1:0"]);
     assert_eq!(run.place("unix"), "unix:s");
@@ -187,7 +187,7 @@ fn subscribers_come_and_go_and_get_what_is_saved() {
 
 #[test]
 fn a_subscriber_that_never_reads_loses_frames_and_holds_nobody_up() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::for_sockets();
     let mut run = Run::start(&sandbox, &["--publish", "unix:s"]);
     run.place("unix");
     let mut slow = Subscriber::unix(&sandbox.path("s"));
@@ -221,7 +221,7 @@ fn a_subscriber_that_never_reads_loses_frames_and_holds_nobody_up() {
 
 #[test]
 fn more_than_sixteen_are_refused_until_one_leaves() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::for_sockets();
     let socket = sandbox.path("s");
     let mut run = Run::start(&sandbox, &["--publish", "unix:s"]);
     run.place("unix");
@@ -247,7 +247,7 @@ fn more_than_sixteen_are_refused_until_one_leaves() {
 
 #[test]
 fn sockets_are_taken_over_from_the_dead_only() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::for_sockets();
     let refused = |to: &str, words: &[&str]| {
         let mut command = sandbox.hsg();
         // A model that is not there: what is said about the socket comes before.
@@ -281,7 +281,7 @@ fn sockets_are_taken_over_from_the_dead_only() {
 
 #[test]
 fn ports_in_use_and_contradictions_are_refused() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::for_sockets();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = format!("tcp:{}", listener.local_addr().unwrap());
     let attempt = |arguments: &[&str]| {
@@ -300,7 +300,7 @@ fn ports_in_use_and_contradictions_are_refused() {
 
 #[test]
 fn settings_files_and_the_environment_name_places() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::for_sockets();
     let places = "publish = [\"unix:/run/hsg/frames.sock\", \"tcp:[::1]:5555\"]";
     fs::write(sandbox.path("a.toml"), format!("[run]\n{places}\n")).unwrap();
     let shown = |command: &mut assert_cmd::Command| {
@@ -318,7 +318,7 @@ fn settings_files_and_the_environment_name_places() {
 
 #[test]
 fn a_signal_ends_the_stream_with_a_whole_frame() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::for_sockets();
     let mut run = Run::start(&sandbox, &["--publish", "unix:s"]);
     run.place("unix");
     let mut subscriber = Subscriber::unix(&sandbox.path("s"));
@@ -335,7 +335,7 @@ fn a_signal_ends_the_stream_with_a_whole_frame() {
 #[test]
 fn standard_output_loses_nothing_however_late_it_is_read() {
     const FRAMES: u32 = 300;
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::for_sockets();
     let (mut run, output) = Run::start_with(&sandbox, &["--publish", "stdout"], Stdio::piped());
     let partial = sandbox.path("out/.frames.hsg.partial");
     let (mut bytes, stderr) = (Vec::new(), run.stderr.clone());
@@ -366,7 +366,7 @@ fn standard_output_loses_nothing_however_late_it_is_read() {
 
 #[test]
 fn a_signal_ends_a_run_that_waits_for_its_reader() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::for_sockets();
     let (run, output) = Run::start_with(&sandbox, &["--publish", "stdout"], Stdio::piped());
     // Held and never read.
     let output = output.unwrap();
@@ -390,7 +390,7 @@ fn a_signal_ends_a_run_that_waits_for_its_reader() {
 
 #[test]
 fn a_reader_that_has_enough_ends_the_run_quietly() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::for_sockets();
     let (mut run, output) = Run::start_with(&sandbox, &["--publish", "stdout"], Stdio::piped());
     let mut output = output.unwrap();
     run.give();
@@ -409,7 +409,7 @@ fn a_reader_that_has_enough_ends_the_run_quietly() {
 
 #[test]
 fn output_that_cannot_be_written_is_an_error() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::for_sockets();
     let full = File::options().write(true).open("/dev/full").unwrap();
     let (mut run, _) = Run::start_with(&sandbox, &["--publish", "stdout"], Stdio::from(full));
     let start = Instant::now();
@@ -422,7 +422,7 @@ fn output_that_cannot_be_written_is_an_error() {
 
 #[test]
 fn sources_share_a_place_and_keep_their_names() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::for_sockets();
     for (name, count) in [("front", 5), ("rear", 7)] {
         street_folder(sandbox.path(name), count);
     }
@@ -464,7 +464,7 @@ fn python_of_file(path: &Path) -> String {
 #[test]
 fn python_reads_sockets() {
     for kind in ["tcp:127.0.0.1:0", "unix:s"] {
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::for_sockets();
         let mut run = Run::start(&sandbox, &["-v", "--publish", kind]);
         let mut place = run.place(&kind[..kind.find(':').unwrap()]);
         if kind == "unix:s" {
@@ -487,7 +487,7 @@ fn python_reads_sockets() {
 
 #[test]
 fn python_reads_the_pipe() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::for_sockets();
     let (run, output) = Run::start_with(&sandbox, &["--publish", "stdout"], Stdio::piped());
     let Some(python) = python("-", Stdio::from(output.unwrap())) else { return };
     let output = std::thread::scope(|scope| {
@@ -504,7 +504,7 @@ fn python_reads_the_pipe() {
 
 #[test]
 fn tcp_subscribers_get_what_is_saved() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::for_sockets();
     let mut run = Run::start(&sandbox, &["--publish", "tcp:127.0.0.1:0"]);
     let place = run.place("tcp");
     let mut subscribers = [Subscriber::tcp(&place), Subscriber::tcp(&place)];
@@ -562,7 +562,7 @@ fn examples(sandbox: &Sandbox) -> Vec<Command> {
 
 #[test]
 fn the_examples_of_the_documentation_work() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::for_sockets();
     let mut run = Run::start(&sandbox, &["-v", "--publish", "unix:s"]);
     run.place("unix");
     let mut started = Vec::new();

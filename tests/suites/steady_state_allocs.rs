@@ -367,7 +367,7 @@ fn a_frame_allocates_nothing() {
     if std::env::var_os("HSG_TEST_STAND_INS").is_some() {
         return on_the_gpu();
     }
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tests::folders::socket_folder();
     let model = model_with_bank(folder.path());
     let fake = FakeBackend::default().deploy(&model, 2);
 

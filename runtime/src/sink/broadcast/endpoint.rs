@@ -1,7 +1,7 @@
 //! The list after `--publish`, and listening there.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,6 +9,10 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::SinkError;
 
@@ -16,6 +20,8 @@ use super::SinkError;
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 /// Who may connect to a Unix socket: its owner and group.
 const SOCKET_MODE: u32 = 0o660;
+/// How long another program may hold the lock of the socket's folder; ours do for less than a millisecond.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// Where frames are published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +83,12 @@ impl fmt::Display for PublishTo {
 /// Where we listen.
 #[derive(Debug)]
 pub(super) enum Listener {
-    Unix { listener: UnixListener, _file: SocketFile },
+    /// The file is first, and so removed first: while nobody listens at it yet, or any more, another program may take it
+    /// over, and we would remove that one's.
+    Unix {
+        _file: SocketFile,
+        listener: UnixListener,
+    },
     Tcp(TcpListener),
 }
 
@@ -147,6 +158,8 @@ fn tcp_refused(source: &io::Error) -> String {
 
 /// Listens at `path`. A socket that a program left there when it died is replaced; anything else stays as it is.
 fn listen_at(path: &Path) -> Result<Listener, String> {
+    // Until we listen: two that start at once would both find the dead socket, and the second remove the first one's.
+    let _lock = lock_folder_of(path);
     match fs::symlink_metadata(path) {
         Err(source) if source.kind() == io::ErrorKind::NotFound => {}
         Err(source) => return Err(format!("cannot look there: {source}; check the path")),
@@ -156,13 +169,16 @@ fn listen_at(path: &Path) -> Result<Listener, String> {
                 "expected a new path, or a socket that a program left behind, got {what}; name another path"
             ));
         }
-        Ok(_) => match UnixStream::connect(path) {
-            Err(source) if source.kind() == io::ErrorKind::ConnectionRefused => {
+        Ok(_) => match probe(path) {
+            Err(Errno::CONNREFUSED) => {
                 fs::remove_file(path)
                     .map_err(|source| format!("the socket that a program left there cannot be removed: {source}"))?;
             }
-            Err(source) if source.kind() == io::ErrorKind::NotFound => {}
-            Ok(_) => return Err("another program listens there; end it, or name another path".to_owned()),
+            Err(Errno::NOENT) => {}
+            // AGAIN: as many wait to be accepted as may; the program may be stopped.
+            Ok(()) | Err(Errno::AGAIN) => {
+                return Err("another program listens there; end it, or name another path".to_owned());
+            }
             Err(source) => {
                 return Err(format!("the socket that is there does not answer: {source}; name another path"));
             }
@@ -181,7 +197,32 @@ fn listen_at(path: &Path) -> Result<Listener, String> {
         .set_nonblocking(true)
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE)))
         .map_err(|source| format!("cannot listen there: {source}"))?;
-    Ok(Listener::Unix { listener, _file: file })
+    Ok(Listener::Unix { _file: file, listener })
+}
+
+/// Connects to the socket at `path`, without waiting, and hangs up.
+fn probe(path: &Path) -> Result<(), Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
+}
+
+/// Locks the folder that `path` is in, until the file is dropped; a lock file would be left behind. None when the folder
+/// cannot be locked (it may not be read, its file system has no locks) or another program keeps it locked: two of ours that
+/// start within the same moment can then still take each other's socket.
+fn lock_folder_of(path: &Path) -> Option<File> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let folder = File::open(parent.unwrap_or(Path::new("."))).ok()?;
+    let start = Instant::now();
+    loop {
+        match folder.try_lock() {
+            Ok(()) => return Some(folder),
+            Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_WAIT => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(_) => return None,
+        }
+    }
 }
 
 /// The file of a Unix socket, removed when it is dropped if it is still the one that we made.
@@ -245,9 +286,14 @@ mod tests {
         assert!(format!("unix:/{}", "x".repeat(106)).parse::<PublishTo>().is_ok());
     }
 
+    /// A folder with a path that is short enough for sockets, however long `TMPDIR` is.
+    fn folder() -> tempfile::TempDir {
+        tempfile::Builder::new().prefix("hsg").tempdir_in("/tmp").unwrap()
+    }
+
     #[test]
     fn sockets_replace_only_dead_sockets() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder();
         let path = folder.path().join("s");
         let to = PublishTo::Unix(path.clone());
         let refused = |word: &str| {
@@ -282,6 +328,40 @@ mod tests {
         assert!(path.exists());
         let to = PublishTo::Unix(folder.path().join("none/s"));
         assert!(Listener::open(&to).unwrap_err().to_string().contains("make its folder"));
+    }
+
+    #[test]
+    fn a_program_that_accepts_nobody_is_alive() {
+        let folder = folder();
+        let path = folder.path().join("s");
+        let alive = UnixListener::bind(&path).unwrap();
+        // Nobody more than one may wait.
+        rustix::net::listen(&alive, 0).unwrap();
+        let _waiting = UnixStream::connect(&path).unwrap();
+        assert_eq!(probe(&path), Err(Errno::AGAIN));
+        let message = Listener::open(&PublishTo::Unix(path.clone())).unwrap_err().to_string();
+        assert!(message.contains("another program listens there") && path.exists(), "{message}");
+    }
+
+    #[test]
+    fn one_of_many_takes_a_dead_socket_over() {
+        let folder = folder();
+        let to = PublishTo::Unix(folder.path().join("s"));
+        for _ in 0..20 {
+            drop(UnixListener::bind(folder.path().join("s")).unwrap());
+            let start = std::sync::Barrier::new(4);
+            let open = || {
+                start.wait();
+                Listener::open(&to).ok()
+            };
+            let opened: Vec<_> = std::thread::scope(|scope| {
+                let threads = [(); 4].map(|()| scope.spawn(open));
+                threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(opened.len(), 1);
+            let _subscriber = UnixStream::connect(folder.path().join("s")).unwrap();
+            assert!(opened[0].0.as_ref().unwrap().accept().is_ok());
+        }
     }
 
     #[test]
