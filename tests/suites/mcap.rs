@@ -353,6 +353,18 @@ fn sizes_that_no_recorder_writes_take_no_memory() {
         assert_eq!(read.frames.len(), 1, "{promised}: the message behind the chunk");
         assert!(!read.is_complete(), "{promised}");
     }
+    // Names are kept as long as the file is read: none of a megabyte, and not of all sixty-five thousand channels.
+    let (long, names) = ("n".repeat(1 << 20), (0..5000).map(|id| format!("{id:04000}")).collect::<Vec<_>>());
+    let many = names.iter().map(|name| (name.as_str(), "x", "cdr"));
+    for others in [vec![(long.as_str(), "x", "cdr")], vec![("/x", long.as_str(), "cdr")], many.collect()] {
+        let channels = [vec![("/camera", IMAGE, "cdr")], others].concat();
+        let mut bag = Bag::new(&channels);
+        bag.message(1, START, &message.2);
+        bag.save(&path);
+        let assert = run(&sandbox, &path).args(["--out", "out", "--save", "none"]).assert().code(1);
+        let text = stderr(&assert);
+        assert!(text.contains("hostile.mcap") && text.contains("expected names of 4096 bytes"), "{text}");
+    }
     // A message whose image promises more than it has.
     let mut long = message.2.clone();
     let at = long.len() - street(0).as_raw().len() - 4;

@@ -225,6 +225,17 @@ fn json_image(kind: Format, message: &[u8]) -> Result<ImageMessage<'_>, String> 
 
 /// Seconds and nanoseconds in one number; 0 for times before 1970 and after 2554.
 fn stamp(secs: i64, nanos: u64) -> u64 {
-    let secs = u64::try_from(secs).unwrap_or(0);
-    secs.checked_mul(1_000_000_000).and_then(|sum| sum.checked_add(nanos)).unwrap_or(0)
+    let whole = u64::try_from(secs).ok().and_then(|secs| secs.checked_mul(1_000_000_000));
+    whole.and_then(|whole| whole.checked_add(nanos)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stamp;
+
+    #[test]
+    fn times_that_do_not_fit_are_none() {
+        assert_eq!(stamp(2, 5), 2_000_000_005);
+        assert_eq!((stamp(-1, 5), stamp(i64::MAX, 5), stamp(18_446_744_073, u64::MAX)), (0, 0, 0));
+    }
 }

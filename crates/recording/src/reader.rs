@@ -10,12 +10,14 @@ use crate::RecordingError;
 use crate::chunk::{MAX_BYTES, Unpacker};
 use crate::message::{Format, Kind, kind_of};
 use crate::records::{
-    Channel, ChunkHeader, ChunkIndex, Fields, MAGIC, MessageHeader, RECORD_HEADER_BYTES, Schema, Statistics, opcode,
-    records,
+    Channel, ChunkHeader, ChunkIndex, Fields, MAGIC, MAX_NAME_BYTES, MAX_NAMES_END, MessageHeader, RECORD_HEADER_BYTES,
+    Schema, Statistics, opcode, records,
 };
 
-/// Largest summary, and largest single record of a schema or channel, that is read, bytes.
+/// Largest summary that is read, bytes.
 const MAX_SUMMARY_BYTES: u64 = 1 << 28;
+/// Most that the names of all schemas and channels take together, bytes. A bag of ROS 2 has some kilobytes of them.
+const MAX_NAMES_BYTES: usize = 1 << 24;
 /// A footer with its header and the magic behind it, bytes.
 const TAIL_BYTES: u64 = RECORD_HEADER_BYTES + 8 + 8 + 4 + MAGIC.len() as u64;
 
@@ -275,6 +277,8 @@ struct Walk {
     is_at_end: bool,
     schemas: BTreeMap<u16, Schema>,
     channels: BTreeMap<u16, Channel>,
+    /// What the names in `schemas` and `channels` take, bytes.
+    names_bytes: usize,
     /// Channels whose messages are looked for; none = all.
     wanted: Option<Vec<u16>>,
     /// Offsets of chunks that have nothing that is looked for, ascending.
@@ -302,6 +306,7 @@ impl Walk {
             is_at_end: false,
             schemas: BTreeMap::new(),
             channels: BTreeMap::new(),
+            names_bytes: 0,
             wanted: None,
             passed_over: Vec::new(),
             chunk_starts: Vec::new(),
@@ -388,6 +393,9 @@ impl Walk {
         if statistics.is_none() {
             self.channels.clear();
             self.schemas.clear();
+            self.names_bytes = 0;
+            // Seen again where the records themselves are read.
+            self.fault = None;
         }
         Ok(statistics.map(|statistics| (statistics, chunks)))
     }
@@ -427,19 +435,44 @@ impl Walk {
 
     /// Takes note of a schema or channel; the first of a number counts.
     fn note(&mut self, kind: u8, body: &[u8]) {
-        match kind {
-            opcode::SCHEMA => {
-                if let Some(schema) = Schema::parse(body) {
-                    self.schemas.entry(schema.id).or_insert(schema);
+        // Writers repeat these records in every chunk: nothing is allocated for what is known.
+        let id = Fields(body).u16();
+        let is_noted = match kind {
+            opcode::SCHEMA if id.is_some_and(|id| self.schemas.contains_key(&id)) => true,
+            opcode::CHANNEL if id.is_some_and(|id| self.channels.contains_key(&id)) => true,
+            opcode::SCHEMA => Schema::parse(body).is_some_and(|schema| {
+                let has_room = self.has_room_for(schema.name.len());
+                if has_room {
+                    self.schemas.insert(schema.id, schema);
                 }
-            }
-            opcode::CHANNEL => {
-                if let Some(channel) = Channel::parse(body) {
-                    self.channels.entry(channel.id).or_insert(channel);
+                has_room
+            }),
+            opcode::CHANNEL => Channel::parse(body).is_some_and(|channel| {
+                let has_room = self.has_room_for(channel.topic.len() + channel.encoding.len());
+                if has_room {
+                    self.channels.insert(channel.id, channel);
                 }
-            }
-            _ => {}
+                has_room
+            }),
+            _ => true,
+        };
+        if !is_noted {
+            let kind = if kind == opcode::SCHEMA { "schema" } else { "channel" };
+            let id = id.map_or_else(|| "without a number".to_owned(), |id| id.to_string());
+            self.note_fault(format!(
+                "{kind} {id} is left out: expected names of {MAX_NAME_BYTES} bytes at most, {MAX_NAMES_BYTES} bytes in all, got \
+                 longer ones or a record that is cut; the file is damaged or was not made by a recorder"
+            ));
         }
+    }
+
+    /// Counts a name of `bytes`; false when there is no room for it.
+    fn has_room_for(&mut self, bytes: usize) -> bool {
+        let has_room = self.names_bytes + bytes <= MAX_NAMES_BYTES;
+        if has_room {
+            self.names_bytes += bytes;
+        }
+        has_room
     }
 
     /// Goes on to the next record with messages and fills `found`, perhaps with none; false at the end.
@@ -490,10 +523,12 @@ impl Walk {
                     self.note_fault(why);
                     false
                 }
-                opcode::SCHEMA | opcode::CHANNEL if length <= MAX_SUMMARY_BYTES => {
-                    let mut body = Vec::new();
-                    self.read_at(body_at, length, &mut body)?;
+                opcode::SCHEMA | opcode::CHANNEL => {
+                    let mut body = std::mem::take(&mut self.buffer);
+                    let read = self.read_at(body_at, length.min(MAX_NAMES_END), &mut body);
                     self.note(kind, &body);
+                    self.buffer = body;
+                    read?;
                     false
                 }
                 _ => false,
@@ -520,9 +555,11 @@ impl Walk {
 
     /// Unpacks the chunk whose record's body lies at `at`. False when there is nothing in it.
     fn load_chunk(&mut self, at: u64, length: u64, is_cut: bool) -> io::Result<bool> {
-        let mut start = Vec::new();
-        self.read_at(at, length.min(ChunkHeader::MAX_BYTES), &mut start)?;
-        let Some(header) = ChunkHeader::parse(&start) else {
+        let mut start = [0; ChunkHeader::MAX_BYTES];
+        let start = &mut start[..usize::try_from(length).unwrap_or(usize::MAX).min(ChunkHeader::MAX_BYTES)];
+        self.seek(at)?;
+        self.file.read_exact(start)?;
+        let Some(header) = ChunkHeader::parse(start) else {
             if !is_cut {
                 self.note_fault(format!("the chunk at byte {at} is damaged: its header is none"));
             }
@@ -575,7 +612,10 @@ impl Walk {
         for (kind, body) in records {
             let Some(bytes) = buffer.get(body.clone()) else { continue };
             if kind != opcode::MESSAGE {
-                self.note(kind, bytes);
+                // What a damaged chunk says about topics is not to be trusted either.
+                if self.chunk_fault.is_none() {
+                    self.note(kind, bytes);
+                }
                 continue;
             }
             let Some(MessageHeader { channel, log_nanos }) = MessageHeader::parse(bytes) else { continue };

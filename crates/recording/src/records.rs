@@ -1,10 +1,17 @@
 //! The records of an MCAP file (<https://mcap.dev/spec>): fields in little-endian order, strings with their length before them.
 
+use std::borrow::Cow;
+
 /// The bytes at a file's beginning, and at its end if it has one.
 pub const MAGIC: [u8; 8] = *b"\x89MCAP0\r\n";
 
 /// Bytes before a record's body: its kind, the body's length.
 pub(crate) const RECORD_HEADER_BYTES: u64 = 9;
+
+/// Longest name of a schema, topic, encoding or compression, bytes. They are kept for as long as the file is read.
+pub(crate) const MAX_NAME_BYTES: usize = 4096;
+/// How much of the body of a schema or channel record can be of interest, bytes: numbers and names. Definitions are not.
+pub(crate) const MAX_NAMES_END: u64 = 2 + 2 + 2 * (4 + MAX_NAME_BYTES as u64);
 
 /// Kinds of record.
 pub(crate) mod opcode {
@@ -51,8 +58,14 @@ impl<'a> Fields<'a> {
         self.bytes(count)
     }
 
-    pub fn string(&mut self) -> Option<String> {
-        self.prefixed().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    /// A name; none, too, when it is longer than [`MAX_NAME_BYTES`].
+    pub fn name(&mut self) -> Option<Cow<'a, str>> {
+        let bytes = self.prefixed().filter(|bytes| bytes.len() <= MAX_NAME_BYTES)?;
+        Some(String::from_utf8_lossy(bytes))
+    }
+
+    fn owned_name(&mut self) -> Option<String> {
+        self.name().map(Cow::into_owned)
     }
 }
 
@@ -66,7 +79,7 @@ pub(crate) struct Schema {
 impl Schema {
     pub fn parse(body: &[u8]) -> Option<Self> {
         let mut fields = Fields(body);
-        Some(Self { id: fields.u16()?, name: fields.string()? })
+        Some(Self { id: fields.u16()?, name: fields.owned_name()? })
     }
 }
 
@@ -82,7 +95,12 @@ pub(crate) struct Channel {
 impl Channel {
     pub fn parse(body: &[u8]) -> Option<Self> {
         let mut fields = Fields(body);
-        Some(Self { id: fields.u16()?, schema_id: fields.u16()?, topic: fields.string()?, encoding: fields.string()? })
+        Some(Self {
+            id: fields.u16()?,
+            schema_id: fields.u16()?,
+            topic: fields.owned_name()?,
+            encoding: fields.owned_name()?,
+        })
     }
 }
 
@@ -107,25 +125,25 @@ impl MessageHeader {
 
 /// What a chunk record says before its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ChunkHeader {
+pub(crate) struct ChunkHeader<'a> {
     pub unpacked_bytes: u64,
     /// CRC-32 of the unpacked content; 0 = not computed.
     pub crc: u32,
-    pub compression: String,
+    pub compression: Cow<'a, str>,
     /// Bytes of the content as it is in the file.
     pub packed_bytes: u64,
     /// Bytes of this header.
     pub header_bytes: u64,
 }
 
-impl ChunkHeader {
+impl<'a> ChunkHeader<'a> {
     /// Most bytes that a header takes: fixed fields and a short name.
-    pub const MAX_BYTES: u64 = 8 + 8 + 8 + 4 + 4 + 32 + 8;
+    pub const MAX_BYTES: usize = 8 + 8 + 8 + 4 + 4 + 32 + 8;
 
-    pub fn parse(start: &[u8]) -> Option<Self> {
+    pub fn parse(start: &'a [u8]) -> Option<Self> {
         let mut fields = Fields(start);
         fields.bytes(16)?;
-        let (unpacked_bytes, crc, compression) = (fields.u64()?, fields.u32()?, fields.string()?);
+        let (unpacked_bytes, crc, compression) = (fields.u64()?, fields.u32()?, fields.name()?);
         let packed_bytes = fields.u64()?;
         let header_bytes = (start.len() - fields.0.len()) as u64;
         Some(Self { unpacked_bytes, crc, compression, packed_bytes, header_bytes })

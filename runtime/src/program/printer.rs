@@ -139,11 +139,16 @@ fn level_word(level: log::Level) -> &'static str {
     }
 }
 
-/// A table for people: columns padded to their widest cell, the first one left-aligned.
+/// Widest that a column is padded to, characters. Names in files of others can be of any length, and `format!` panics on a
+/// width of more than 65 535.
+const MAX_WIDTH: usize = 200;
+
+/// A table for people: columns padded to their widest cell, the first one left-aligned. Cells of more than 200 characters stand
+/// as they are.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0).min(MAX_WIDTH)).collect();
     let mut text = String::new();
     for row in rows {
         let cells: Vec<String> = row
@@ -159,4 +164,17 @@ pub fn table(rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::table;
+
+    #[test]
+    fn cells_may_have_any_length() {
+        let long = "x".repeat(70_000);
+        let text = table(&[vec!["a".to_owned(), long.clone()], vec![long.clone(), "b".to_owned()]]);
+        let lines: Vec<usize> = text.lines().map(str::len).collect();
+        assert_eq!(lines, [200 + 2 + 70_000, 70_000 + 2 + 200]);
+    }
 }
