@@ -165,6 +165,15 @@ fn the_rate_of_the_messages_decides_about_tracking() {
     let slow = info(path.to_str().unwrap());
     assert_eq!((slow.rate_hz, slow.is_sequence, slow.frames_promised), (Some(1.0), false, Some(3)));
     assert!(info(&format!("{}?rate=10", path.display())).is_sequence);
+    // A clock that was set while recording: the first message is of 1970.
+    let mut bag = Bag::new(&[("/camera", IMAGE, "cdr")]);
+    for time in [5, START, START + STEP] {
+        bag.message(1, time, &ros_image(time, SIZE, "rgb8", 3 * SIZE.0, street(0).as_raw()));
+    }
+    bag.save(&sandbox.path("set.mcap"));
+    let set = info(sandbox.path("set.mcap").to_str().unwrap());
+    assert_eq!((set.rate_hz, set.is_sequence), (None, false));
+    assert_refused(run(&sandbox, "set.mcap").arg("--realtime").assert(), &["set.mcap", "?rate="]);
     let fast = info(fixture("zstd.mcap").to_str().unwrap());
     assert!(fast.is_sequence && fast.rate_hz.is_some_and(|rate| (rate - 10.0).abs() < 0.1), "{fast:?}");
     assert_eq!((fast.size, fast.is_live), (Some(ImageSize::new(96, 64)), false));
@@ -178,7 +187,7 @@ fn topics_have_to_be_named_where_there_are_several() {
     assert_refused(run(&sandbox, fixture("lz4.mcap")).assert(), &words);
     assert_refused(run(&sandbox, topic("/camera")).assert(), &["`/camera`", "/camera/image (", "/camera/compressed ("]);
     let words = format!("{}?topic=/words", fixture("zstd.mcap").display());
-    assert_refused(run(&sandbox, words).assert(), &["/words", "std_msgs/msg/String"]);
+    assert_refused(run(&sandbox, words).assert(), &["/words", "std_msgs/msg/String", "?topic=", "/camera/image ("]);
     let video = format!("{}?topic=/camera", sandbox.path("images").display());
     street_folder(sandbox.path("images"), 1);
     assert_refused(run(&sandbox, video).assert(), &["for recordings"]);
@@ -210,10 +219,16 @@ fn what_is_no_recording_says_so() {
 fn images_that_are_not_read_are_named() {
     let sandbox = Sandbox::new();
     let raw = |encoding: &str| ros_image(START, SIZE, encoding, 2 * SIZE.0, &[0; 2 * 96 * 64]);
-    for encoding in ["16UC1", "bayer_rggb8", "mono16", "rgb16", "\u{1b}[31m"] {
+    for (encoding, remedy) in [
+        ("16UC1", "?topic="),
+        ("bayer_rggb8", "image_proc"),
+        ("mono16", "as rgb8"),
+        ("rgb16", "as rgb8"),
+        ("\u{1b}[31m", "as rgb8"),
+    ] {
         let assert = run(&sandbox, bag_of(&sandbox, IMAGE, &[raw(encoding)])).assert();
         let named = encoding.escape_debug().to_string();
-        assert_refused(assert, &["/camera", &named, "yuv422_yuy2", "nv12"]);
+        assert_refused(assert, &["/camera", &named, "yuv422_yuy2", "nv12", remedy]);
     }
     for format in ["h264", "webp", "16UC1; compressedDepth png", ""] {
         let bag = bag_of(&sandbox, COMPRESSED, &[ros_compressed_image(START, format, &[1, 2, 3, 4])]);
@@ -294,7 +309,7 @@ fn every_encoding_is_read_whatever_its_rows() {
             assert!(read.frames[0].pixels == expected, "{encoding}, {padding} bytes of padding");
         }
     }
-    for size in [(0, 0), (0, 64), (96, 0), (u32::MAX, u32::MAX), (40_000, 2)] {
+    for size in [(0, 0), (0, 64), (96, 0), (u32::MAX, u32::MAX), (40_000, 2), (16_384, 8193)] {
         let message = ros_image(START, size, "rgb8", 288, street(0).as_raw());
         let read = read_path(&bag_of(&sandbox, IMAGE, &[message])).unwrap();
         assert_eq!((read.frames.len(), read.skipped.len()), (0, 1), "{size:?}");

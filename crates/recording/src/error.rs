@@ -30,7 +30,7 @@ pub enum RecordingError {
         found: &'static str,
     },
     /// None of its topics has images.
-    #[error("{path}: expected a topic with images, got {topics}", path = path.display())]
+    #[error("{path}: expected a topic with images, got {topics}; check the file, or record the camera's topic with it", path = path.display())]
     NoImages {
         /// The file.
         path: PathBuf,
@@ -77,7 +77,7 @@ pub enum RecordingError {
         topic: String,
         /// What is read.
         expected: &'static str,
-        /// What the images are.
+        /// What the images are, and what to do.
         found: String,
     },
 }

@@ -59,7 +59,9 @@ pub(crate) fn kind_of(schema: &str, encoding: &str) -> Kind {
             | "foxglove.RawImage"
             | "foxglove.CompressedImage",
             _,
-        ) => Kind::Unsupported("messages in another encoding than cdr (ROS 2), protobuf or json (Foxglove)"),
+        ) => Kind::Unsupported(
+            "messages in another encoding than cdr (ROS 2), protobuf or json (Foxglove); record or convert it in one of these",
+        ),
         _ => Kind::Other,
     }
 }

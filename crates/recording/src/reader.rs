@@ -18,6 +18,8 @@ use crate::records::{
 const MAX_SUMMARY_BYTES: u64 = 1 << 28;
 /// Most that the names of all schemas and channels take together, bytes. A bag of ROS 2 has some kilobytes of them.
 const MAX_NAMES_BYTES: usize = 1 << 24;
+/// Lowest mean rate that is believed, hertz.
+const MIN_RATE_HZ: f64 = 0.01;
 /// A footer with its header and the magic behind it, bytes.
 const TAIL_BYTES: u64 = RECORD_HEADER_BYTES + 8 + 8 + 4 + MAGIC.len() as u64;
 
@@ -46,11 +48,13 @@ impl Topic {
         }
     }
 
-    /// Mean rate of its messages, hertz; none for fewer than two, or where all have the same time.
+    /// Mean rate of its messages, hertz; none for fewer than two, where all have the same time, and below 0.01 Hz: there the
+    /// recorder's clock was most likely set while it recorded, from 1970 to today.
     pub fn rate_hz(&self) -> Option<f64> {
         let (first, last) = self.times?;
         let seconds = last.checked_sub(first)? as f64 / 1e9;
-        (self.messages > 1 && seconds > 0.0).then(|| (self.messages - 1) as f64 / seconds)
+        let rate = (self.messages > 1 && seconds > 0.0).then(|| (self.messages - 1) as f64 / seconds);
+        rate.filter(|rate| *rate >= MIN_RATE_HZ)
     }
 }
 
@@ -136,7 +140,15 @@ impl Recording {
             return match topic.kind {
                 Kind::Images(_) => Ok(topic),
                 Kind::Unsupported(found) => Err(unsupported(topic, format!("{}: {found}", topic.schema))),
-                Kind::Other => Err(unsupported(topic, format!("{} in {}", topic.schema, topic.encoding))),
+                Kind::Other => {
+                    let images = self.topics.iter().filter(|topic| matches!(topic.kind, Kind::Images(_)));
+                    let images = in_words(&images.collect::<Vec<_>>());
+                    let Topic { schema, encoding, .. } = topic;
+                    Err(unsupported(
+                        topic,
+                        format!("{schema} in {encoding}; name a topic with images in `?topic=`, here: {images}"),
+                    ))
+                }
             };
         }
         let images: Vec<&Topic> = self.topics.iter().filter(|topic| matches!(topic.kind, Kind::Images(_))).collect();

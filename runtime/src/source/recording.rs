@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ::recording::{Event, Format, ImageMessage, Messages, Picture, Recording, RecordingError, decode};
 use segcore::image::{CaptureTime, Frame, ImageSize, PixelFormat};
-use segcore::image_io::{decode_jpeg_into, decode_rgb};
+use segcore::image_io::{MAX_PIXELS, decode_jpeg_into, decode_rgb};
 use segcore::yuv::YuvColors;
 
 use super::pixels::{Delivery, PixelLayout, take};
@@ -56,6 +56,16 @@ impl RecordingFile {
         }
         let topic = recording.image_topic(topic)?.clone();
         let rate_hz = rate_hz.or_else(|| topic.rate_hz());
+        if let (None, Some((first, last)), 2..) = (rate_hz, topic.times, topic.messages) {
+            log::warn!(
+                "{}: {}: expected 0.01 messages a second at least, got {} in {} s (the clock may have been set while it was \
+                 recorded): their rate is not known, and they are not tracked; add it, for example ?rate=10",
+                path.display(),
+                topic.name.escape_debug(),
+                topic.messages,
+                last.saturating_sub(first) / 1_000_000_000,
+            );
+        }
         let mut source = Self {
             name: super::folder::name_of(path),
             info: SourceInfo {
@@ -182,6 +192,10 @@ fn picture(
                 )));
             }
             let size = ImageSize::new(width as usize, height as usize);
+            if size.num_pixels() > MAX_PIXELS {
+                let why = format!("expected an image of {MAX_PIXELS} pixels at most, got one of {width}×{height}");
+                return Err(Fault::Damaged(why));
+            }
             raw(size, step as usize, &encoding, &data, delivery, packed, frame)?;
         }
     }
@@ -201,6 +215,10 @@ fn coded(format: &str, data: &[u8], frame: &mut Frame) -> Result<(), Fault> {
         return Ok(());
     }
     let found = format!("format `{}`", format.escape_debug());
+    let remedy = match is_depth {
+        true => "this is depth: name the topic of a colour camera in `?topic=`",
+        false => "republish it as JPEG: ros2 run image_transport republish raw compressed",
+    };
     let is_known = ["jpeg", "jpg", "png"].iter().any(|known| format.to_ascii_lowercase().contains(known));
     if is_known && !is_depth {
         return Err(Fault::Damaged(format!(
@@ -208,7 +226,7 @@ fn coded(format: &str, data: &[u8], frame: &mut Frame) -> Result<(), Fault> {
             data.len()
         )));
     }
-    Err(Fault::Unsupported { expected: CODED_FORMATS, found })
+    Err(Fault::Unsupported { expected: CODED_FORMATS, found: format!("{found}; {remedy}") })
 }
 
 fn raw(
@@ -230,7 +248,14 @@ fn raw(
         "yuv422_yuy2" | "yuyv" => (PixelLayout::Yuyv, false),
         "nv12" => (PixelLayout::Nv12, false),
         other => {
-            let found = format!("encoding `{}`", other.escape_debug());
+            let remedy = if other.starts_with("bayer") {
+                "debayer it with image_proc and record its image_color"
+            } else if other.contains("C1") {
+                "this is depth or the like: name the topic of a colour camera in `?topic=`"
+            } else {
+                "record or republish it as rgb8"
+            };
+            let found = format!("encoding `{}`; {remedy}", other.escape_debug());
             return Err(Fault::Unsupported { expected: RAW_ENCODINGS, found });
         }
     };
