@@ -304,11 +304,11 @@ fn wrong_places_and_names_are_refused() {
     }
     // Options and `replay:` are no part of a path.
     let with_rate = format!("{}/?rate=10", trial.images.display());
-    let mut of_video = trial.bank(&["add", &with_rate, "--at", "5,5", "--name", "x", "--dry-run", "--preview"]);
-    assert_refused(of_video.arg(&own).assert(), &["--preview", "the source itself"]);
+    let mut of_video = trial.bank(&["add", &with_rate, "--at", "5,5", "--name", "x", "--dry-run"]);
+    assert_refused(of_video.arg("--preview").arg(&own).assert(), &["--preview", "the source itself"]);
     let replay = format!("replay:{}", own.display());
-    let mut of_replay = trial.bank(&["add", &replay, "--at", "5,5", "--name", "x", "--dry-run", "--preview"]);
-    assert_refused(of_replay.arg(&own).assert(), &["--preview", "the source itself"]);
+    let mut of_replay = trial.bank(&["add", &replay, "--at", "5,5", "--name", "x", "--dry-run"]);
+    assert_refused(of_replay.arg("--preview").arg(&own).assert(), &["--preview", "the source itself"]);
     for name in ["", " sky", "a\nb", "a\u{202e}b"] {
         assert_refused(trial.add(SKY, name, &[]).assert(), &["--name", "1 to 40 characters"]);
     }
